@@ -1,0 +1,67 @@
+"""The shape letters, and the tuples that pass from one floor of the package to another.
+
+Shapes, in annotations and docstrings:
+    B  images of a batch                   H, W  rows and columns of an image or a feature map
+    A  anchors of an image, all levels     K     anchors at one position (sizes x aspect ratios)
+    G  ground-truth slots of an image      P     proposal slots of an image
+A box is `x1, y1, x2, y2` in continuous pixel coordinates, float32: its width is `x2 - x1`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+# jaxtyping's own Array refuses NumPy arrays.
+Array = jax.Array | np.ndarray
+
+
+class GroundTruth(NamedTuple):
+    """What was annotated in one image, padded to G slots.
+
+    An *object* is a slot with `valid & ~ignore`. An *ignore region* (a difficult VOC object, a
+    COCO crowd) is a slot with `valid & ignore`: neither object nor background. A slot that is not
+    `valid` is padding and takes part in nothing, whatever its box holds.
+    """
+
+    boxes: Float[Array, "*B G 4"]
+    valid: Bool[Array, "*B G"]
+    ignore: Bool[Array, "*B G"]
+
+
+class Matches(NamedTuple):
+    """For each anchor: its label (see `ops.matching.Label`), its best object, their IoU.
+
+    `gt_index` is the slot of the object that a positive anchor regresses to; it is a valid index
+    (but without meaning) for an anchor that is not positive. `iou` is 0 without any object.
+    """
+
+    labels: Int[Array, "*B A"]
+    gt_index: Int[Array, "*B A"]
+    iou: Float[Array, "*B A"]
+
+
+class Targets(NamedTuple):
+    """What the heads should have said for each anchor of an image.
+
+    `labels` are those of the sampled mini-batch: an anchor that is not in it is IGNORE. `deltas`
+    are 0 but for positives. `matches` are the labels before sampling.
+    """
+
+    labels: Int[Array, "*B A"]
+    deltas: Float[Array, "*B A 4"]
+    matches: Matches
+
+
+class Proposals(NamedTuple):
+    """Boxes by falling score, padded to P slots.
+
+    `scores` are probabilities that the box holds an object; `level` is the index of the feature
+    level that proposed it. A slot that is not `valid` has a box and a score of 0.
+    """
+
+    boxes: Float[Array, "*B P 4"]
+    scores: Float[Array, "*B P"]
+    valid: Bool[Array, "*B P"]
+    level: Int[Array, "*B P"]
