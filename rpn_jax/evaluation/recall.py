@@ -1,0 +1,273 @@
+"""How many of the objects the proposals find: recall at IoU thresholds, and average recall (AR).
+
+Boxes, areas and counts are those of the *original* image, and everything is NumPy on the host.
+Each image gives integer counts, `RecallSums`, that add up over images, batches and hosts in any
+order; `RecallSums.result` turns them into ratios once, at the end.
+
+An object counts as found at threshold t among the top N if COCO's matching gives it one of the N
+best-scored proposals of its image: by falling score, each proposal takes the free object that it
+overlaps most, provided that IoU >= t (on equal IoU the later object). A proposal serves one object
+and an object needs one proposal. This is pycocotools with `useCats=0`, and `evaluation.coco` runs
+that beside it.
+
+Relation to the paper: Section 4 and Figure 4 there plot the recall-to-IoU of the top 300, 1000 and
+2000 proposals with the protocol of Hosang et al. (arXiv 1502.05082), who also match one to one, but
+by falling IoU instead of falling score. The two differ only where one proposal reaches the
+threshold with two objects, that is, in crowds. Hosang's AR integrates recall over IoU 0.5 to 1;
+COCO's, used here, is the mean over the ten thresholds 0.50, 0.55 ... 0.95, so it is a little
+higher for the same curve.
+
+Axes: S  size ranges (`SIZE_RANGES`)    T  IoU thresholds (`IOU_THRESHOLDS`)    N  entries of top_ns
+      P  proposals of an image          G  annotated boxes of an image
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Self
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Integer
+from pycocotools import mask as coco_mask
+
+from rpn_jax.typing import Array
+
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # as pycocotools spells them, to the last bit
+TOP_NS = (10, 50, 100, 300, 1000)
+# Smallest and largest area in original pixels, both inclusive: an object of exactly 32² is small
+# and medium. The upper end of "all" is COCO's too.
+SIZE_RANGES = {
+    "all": (0.0, 1e10),
+    "small": (0.0, 32.0**2),
+    "medium": (32.0**2, 96.0**2),
+    "large": (96.0**2, 1e10),
+}
+
+
+class ImageProposals(NamedTuple):
+    """The proposals of one image beside what was annotated in it, in original pixels.
+
+    Proposals come in any order. `gt_ignore` marks difficult and crowd boxes: they are not objects
+    to be found. `gt_areas` are the annotation's (COCO gives those of the masks), not the boxes'.
+    """
+
+    image_id: int
+    boxes: Float[Array, "P 4"]
+    scores: Float[Array, " P"]
+    gt_boxes: Float[Array, "G 4"]
+    gt_ignore: Bool[Array, " G"]
+    gt_areas: Float[Array, " G"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RecallSums:
+    """Counts of found objects, to be added up: `sums += image_recall(image)`.
+
+    `matched[s, t, n]` objects of size range s were found at threshold t among the top `top_ns[n]`,
+    of `total[s]` in all, in `images` images with `proposals` proposals (at most max(top_ns) each).
+    """
+
+    top_ns: tuple[int, ...]
+    matched: Int[np.ndarray, "S T N"]
+    total: Int[np.ndarray, " S"]
+    images: int
+    proposals: int
+
+    @classmethod
+    def empty(cls, top_ns: Sequence[int] = TOP_NS) -> Self:
+        """Returns the sums over no image, from which to start."""
+        S, T = len(SIZE_RANGES), len(IOU_THRESHOLDS)
+        zeros = np.zeros((S, T, len(top_ns)), np.int64)
+        return cls(tuple(top_ns), zeros, np.zeros(S, np.int64), 0, 0)
+
+    def __add__(self, other: "RecallSums") -> Self:
+        """Returns the sums over the images of both. Raises ValueError if their top_ns differ."""
+        if self.top_ns != other.top_ns:
+            raise ValueError(f"cannot add recall of the top {self.top_ns} and {other.top_ns}")
+        return type(self)(
+            self.top_ns,
+            self.matched + other.matched,
+            self.total + other.total,
+            self.images + other.images,
+            self.proposals + other.proposals,
+        )
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Returns the counts as arrays whose shapes are equal on all hosts: gather, add, go on.
+
+        For example `from_arrays(tree.map(lambda x: x.sum(0), process_allgather(sums.to_arrays())))`.
+        """
+        counts = dataclasses.asdict(self)
+        return {name: np.asarray(counts[name]) for name in counts if name != "top_ns"}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Array], top_ns: Sequence[int] = TOP_NS) -> Self:
+        """Returns the sums that `to_arrays` took apart."""
+        return cls(
+            tuple(top_ns),
+            np.asarray(arrays["matched"], np.int64),
+            np.asarray(arrays["total"], np.int64),
+            int(arrays["images"]),
+            int(arrays["proposals"]),
+        )
+
+    def result(self) -> "RecallResult":
+        """Returns the ratios; NaN for a size range without any object."""
+        total = np.where(self.total > 0, self.total, np.nan)
+        return RecallResult(
+            self.top_ns,
+            self.matched / total[:, None, None],
+            dict(zip(SIZE_RANGES, self.total.tolist(), strict=True)),
+            self.images,
+            self.proposals,
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RecallResult:
+    """Recall of every size range at every threshold for every top N; `str()` gives a table."""
+
+    top_ns: tuple[int, ...]
+    recall: Float[np.ndarray, "S T N"]
+    objects: dict[str, int]
+    images: int
+    proposals: int
+
+    def curve(self, top_n: int, size: str = "all") -> Float[np.ndarray, " T"]:
+        """Returns the recall of the top `top_n` at each of `IOU_THRESHOLDS`."""
+        return self.recall[list(SIZE_RANGES).index(size), :, self.top_ns.index(top_n)]
+
+    def average_recall(self, top_n: int, size: str = "all") -> float:
+        """Returns AR@top_n: the mean of the curve; NaN if there is no object of that size."""
+        return float(self.curve(top_n, size).mean())
+
+    def scalars(self) -> dict[str, float]:
+        """Returns `AR@N` and `AR_small@N` etc. by name, those that exist, to be logged."""
+        named = {
+            f"AR{'' if size == 'all' else '_' + size}@{n}": self.average_recall(n, size)
+            for size in SIZE_RANGES
+            for n in self.top_ns
+        }
+        return {name: value for name, value in named.items() if not np.isnan(value)}
+
+    def to_json(self) -> dict:
+        """Returns all figures as JSON types; null where there was no object to find."""
+        nulled = np.where(np.isnan(self.recall), None, self.recall)
+        return {
+            "images": self.images,
+            "proposals": self.proposals,
+            "objects": dict(self.objects),
+            "average_recall": self.scalars(),
+            "iou_thresholds": [round(t, 2) for t in IOU_THRESHOLDS.tolist()],
+            "recall": {
+                size: {str(n): nulled[s, :, i].tolist() for i, n in enumerate(self.top_ns)}
+                for s, size in enumerate(SIZE_RANGES)
+            },
+        }
+
+    @classmethod
+    def from_json(cls, figures: Mapping) -> Self:
+        """Returns the result that `to_json` wrote, e.g. to plot several runs together."""
+        by_size = [figures["recall"][size] for size in SIZE_RANGES]
+        recall = np.array([list(by_top_n.values()) for by_top_n in by_size], np.float64)
+        return cls(
+            tuple(int(n) for n in by_size[0]),
+            recall.transpose(0, 2, 1),
+            dict(figures["objects"]),
+            figures["images"],
+            figures["proposals"],
+        )
+
+    def __str__(self) -> str:
+        """Returns the table that `evaluate` prints, in per cent."""
+        ious = IOU_THRESHOLDS.tolist()
+        per_image = self.proposals / max(self.images, 1)
+        heading = (
+            f"{self.images} images, {self.objects['all']} objects "
+            f"({', '.join(f'{self.objects[size]} {size}' for size in list(SIZE_RANGES)[1:])}), "
+            f"{per_image:.0f} proposals per image; recall in %"
+        )
+        columns = ["top N", *(f"IoU {t:.2f}"[-4:] for t in ious), "AR", "small", "medium", "large"]
+        rows = [
+            [
+                str(n),
+                *map(_percent, self.curve(n)),
+                *(_percent(self.average_recall(n, size)) for size in SIZE_RANGES),
+            ]
+            for n in self.top_ns
+        ]
+        widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+        lines = (
+            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+            for row in [columns, *rows]
+        )
+        return "\n".join([heading, *lines])
+
+
+def _percent(ratio: float) -> str:
+    return "-" if np.isnan(ratio) else f"{100 * ratio:.1f}"
+
+
+def image_recall(image: ImageProposals, top_ns: Sequence[int] = TOP_NS) -> RecallSums:
+    """Returns the counts of one image.
+
+    Each size range is matched for itself, among its own objects only. That is COCO's rule too,
+    though it reads differently there: COCO also lets proposals take ignored objects (difficult,
+    crowd, out of range), but only those that no object wanted, so it changes no object's match.
+    """
+    order = np.argsort(-image.scores, kind="stable")[: max(top_ns)]
+    areas = np.asarray(image.gt_areas, np.float64)
+    ranges = np.array(list(SIZE_RANGES.values()))
+    in_range = (areas >= ranges[:, :1]) & (areas <= ranges[:, 1:])
+    objects = in_range & ~np.asarray(image.gt_ignore)
+    ranks = match_ranks(pairwise_iou(image.boxes[order], image.gt_boxes), objects)
+    found = ranks[..., None] < np.asarray(top_ns)
+    return RecallSums(
+        tuple(top_ns), found.sum(axis=2), objects.sum(axis=1), images=1, proposals=len(order)
+    )
+
+
+def match_ranks(
+    iou: Float[np.ndarray, "P G"], objects: Bool[np.ndarray, "S G"]
+) -> Integer[np.ndarray, "S T G"]:
+    """Returns, for each object, the place (0 = best score) of the proposal that COCO gives it.
+
+    `iou` has its rows by falling score; `objects[s]` says which boxes of the image take part in
+    size range s. Where nothing matched, the place is beyond any top N (int64's largest).
+
+    The matching is greedy, so the proposals after the N-th cannot change what the first N got:
+    one pass serves every top N at once.
+    """
+    unmatched = np.iinfo(np.int64).max
+    free = np.repeat(objects[:, None, :], len(IOU_THRESHOLDS), axis=1)
+    ranks = np.full(free.shape, unmatched)
+    # A column is never looked at if no range has it, a row if it reaches no object: of the top
+    # 1000 few hundred remain, and the loop below is all that evaluation costs.
+    reaches = (iou >= IOU_THRESHOLDS[0]) & objects.any(axis=0)[None, :]
+    for rank in np.flatnonzero(reaches.any(axis=1)):
+        eligible = free & (iou[rank] >= IOU_THRESHOLDS[:, None])
+        # The last of equals wins, argmax finds the first: hence the reversed view.
+        best = np.where(eligible, iou[rank], -1.0)[..., ::-1].argmax(axis=-1)
+        s, t = np.nonzero(eligible.any(axis=-1))
+        g = iou.shape[1] - 1 - best[s, t]
+        ranks[s, t, g] = rank
+        free[s, t, g] = False
+    return ranks
+
+
+def pairwise_iou(
+    boxes: Float[Array, "P 4"], gt_boxes: Float[Array, "G 4"]
+) -> Float[np.ndarray, "P G"]:
+    """Returns the IoU in float64 of xyxy boxes, computed by pycocotools itself.
+
+    A difference in the last bit decides which of two equals a proposal takes and whether it
+    reaches a threshold, so `ops.boxes.pairwise_iou` (float32) would not do.
+    """
+    if not len(boxes) or not len(gt_boxes):
+        return np.zeros((len(boxes), len(gt_boxes)))
+    return coco_mask.iou(to_xywh(boxes), to_xywh(gt_boxes), [0] * len(gt_boxes))
+
+
+def to_xywh(boxes: Float[Array, "P 4"]) -> Float[np.ndarray, "P 4"]:
+    """Returns xyxy boxes in float64 as COCO writes them: corner, then width and height."""
+    boxes = np.asarray(boxes, np.float64)
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)

@@ -1,0 +1,107 @@
+"""From the outputs of the two heads to proposals."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from rpn_jax.ops.anchors import centred_in_image
+from rpn_jax.ops.boxes import MAX_LOG_SCALE, clip_boxes, decode_boxes
+from rpn_jax.ops.nms import batched_nms, nms
+from rpn_jax.typing import Array, Proposals
+
+
+def propose(
+    logits_per_level: Sequence[Float[Array, " _"]],
+    deltas_per_level: Sequence[Float[Array, "_ 4"]],
+    anchors_per_level: Sequence[Float[Array, "_ 4"]],
+    image_hw: Float[Array, "2"],
+    *,
+    pre_nms_top_n: int,
+    post_nms_top_n: int,
+    nms_threshold: float | int | None = 0.7,
+    min_size: float | int = 0.0,
+    box_weights: Sequence[float | int] = (1, 1, 1, 1),
+    max_log_scale: float = MAX_LOG_SCALE,
+    keep_padding: bool = False,
+) -> Proposals:
+    """Returns the proposals of one image, clipped to it, by falling score.
+
+    Section 3.3 of the paper. Each level hands over its `pre_nms_top_n` best anchors; their boxes
+    are decoded, clipped, filtered and thinned by NMS within the level; the `post_nms_top_n` best of
+    all levels together are returned, as in detectron2 and torchvision. Boxes without area and those
+    from a logit or a delta that is not finite are never returned. Equal scores come in the order of
+    the levels and, within one, of the anchors. No gradient flows through a proposal.
+
+    Args:
+        logits_per_level: objectness of each anchor, finest level first.
+        deltas_per_level: box deltas of each anchor.
+        anchors_per_level: the anchors.
+        image_hw: height and width of the image inside its padded canvas.
+        pre_nms_top_n: how many anchors a level hands over, at most.
+        post_nms_top_n: P, how many proposals to return, padded.
+        nms_threshold: the highest IoU of two proposals of a level; None leaves out the NMS.
+        min_size: the least width and height of a proposal, after clipping, in input pixels.
+        box_weights: those the deltas were encoded with.
+        max_log_scale: see `decode_boxes`.
+        keep_padding: whether anchors with their centre in the canvas's padding propose too, as
+            they do in systems that do not look.
+    """
+    levels = zip(logits_per_level, deltas_per_level, anchors_per_level, strict=True)
+    candidates = [
+        _candidates(
+            *jax.lax.stop_gradient(level),
+            image_hw,
+            pre_nms_top_n,
+            min_size,
+            box_weights,
+            max_log_scale,
+            keep_padding,
+        )
+        for level in levels
+    ]
+    boxes, logits, valid = (jnp.concatenate(parts) for parts in zip(*candidates, strict=True))
+    level = jnp.repeat(
+        jnp.arange(len(candidates)),
+        jnp.array([len(logits) for _, logits, _ in candidates]),
+        total_repeat_length=len(logits),
+    )
+    # Logits, not probabilities, are ranked: the sigmoid rounds many high logits to the same 1.
+    if nms_threshold is None:
+        index, kept = _best(logits, post_nms_top_n, valid)
+    elif len(candidates) == 1:
+        index, kept = nms(boxes, logits, nms_threshold, post_nms_top_n, valid)
+    else:
+        index, kept = batched_nms(boxes, logits, level, nms_threshold, post_nms_top_n, valid)
+    return Proposals(
+        boxes=jnp.where(kept[:, None], boxes[index], 0),
+        scores=jnp.where(kept, jax.nn.sigmoid(logits[index]), 0),
+        valid=kept,
+        level=jnp.where(kept, level[index], 0),
+    )
+
+
+def _candidates(
+    logits: Float[Array, " A"],
+    deltas: Float[Array, "A 4"],
+    anchors: Float[Array, "A 4"],
+    image_hw: Float[Array, "2"],
+    top_n: int,
+    min_size: float | int,
+    box_weights: Sequence[float | int],
+    max_log_scale: float,
+    keep_padding: bool,
+) -> tuple[Float[Array, "N 4"], Float[Array, " N"], Bool[Array, " N"]]:
+    """Returns the boxes and logits of a level's best anchors, and which of them may propose."""
+    height, width = image_hw[0], image_hw[1]
+    eligible = jnp.isfinite(logits)
+    if not keep_padding:
+        eligible &= centred_in_image(anchors, height, width)
+    index, valid = _best(logits, min(top_n, logits.shape[0]), eligible)
+    deltas = deltas[index]
+    boxes = decode_boxes(anchors[index], deltas, box_weights, max_log_scale)
+    boxes = clip_boxes(boxes, height, width)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    valid &= jnp.all((sides >= min_size) & (sides > 0) & jnp.isfinite(deltas[:, :2]), axis=1)
+    return boxes, logits[index], valid & jnp.all(jnp.isfinite(deltas), axis=1)

@@ -1,0 +1,71 @@
+"""From anchors and ground truth to what the two heads should have said."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Float, PRNGKeyArray
+
+from rpn_jax.ops.anchors import centred_in_image, inside_image
+from rpn_jax.ops.boxes import encode_boxes
+from rpn_jax.ops.matching import Label, match_anchors
+from rpn_jax.ops.sampling import subsample_labels
+from rpn_jax.typing import Array, GroundTruth, Targets
+
+
+def assign_targets(
+    key: PRNGKeyArray,
+    anchors: Float[Array, "A 4"],
+    ground_truth: GroundTruth,
+    image_hw: Float[Array, "2"],
+    *,
+    fg_iou_threshold: float | int = 0.7,
+    bg_iou_threshold: float | int = 0.3,
+    allow_low_quality: bool = True,
+    ignore_ioa_threshold: float | int = 0.5,
+    drop_straddling: bool = True,
+    straddle_tolerance: float | int = 0.0,
+    batch_size_per_image: int = 256,
+    positive_fraction: float | int = 0.5,
+    box_weights: Sequence[float | int] = (1, 1, 1, 1),
+) -> Targets:
+    """Labels the anchors of one image, samples its mini-batch and encodes its boxes.
+
+    Sections 3.1.2 and 3.1.3 of the paper. An anchor that takes no part (below) is IGNORE and
+    cannot be an object's best, so that each object gets the best of those that do, as in
+    py-faster-rcnn; detectron2 matches first and drops afterwards, and loses such objects.
+
+    Args:
+        key: for the sampling.
+        anchors: the anchors of all levels.
+        ground_truth: of this image, in pixels of the network's input.
+        image_hw: height and width of the image inside its padded canvas. An anchor with its
+            centre in the padding takes no part.
+        fg_iou_threshold: see `match_anchors`, also for the next three.
+        bg_iou_threshold: as above.
+        allow_low_quality: as above.
+        ignore_ioa_threshold: as above.
+        drop_straddling: whether anchors that cross the border of the image take no part.
+        straddle_tolerance: by how many pixels they may cross it.
+        batch_size_per_image: how many anchors to sample.
+        positive_fraction: the largest part of them that is positive.
+        box_weights: see `encode_boxes`.
+    """
+    height, width = image_hw[0], image_hw[1]
+    takes_part = centred_in_image(anchors, height, width)
+    if drop_straddling:
+        takes_part &= inside_image(anchors, height, width, straddle_tolerance)
+    matches = match_anchors(
+        anchors,
+        ground_truth.boxes,
+        ground_truth.valid,
+        fg_iou_threshold=fg_iou_threshold,
+        bg_iou_threshold=bg_iou_threshold,
+        allow_low_quality=allow_low_quality,
+        gt_ignore=ground_truth.ignore,
+        ignore_ioa_threshold=ignore_ioa_threshold,
+        anchor_valid=takes_part,
+    )
+    labels = subsample_labels(key, matches.labels, batch_size_per_image, positive_fraction)
+    deltas = encode_boxes(anchors, ground_truth.boxes[matches.gt_index], box_weights)
+    deltas = jnp.where((labels == Label.POSITIVE)[:, None], deltas, 0)
+    return Targets(labels=labels, deltas=deltas, matches=matches)

@@ -1,0 +1,201 @@
+"""Every field of an experiment, with the paper's value as its default; reading and comparing them.
+
+A file in `configs/` starts from `default_config()` and changes what it needs. Section numbers are
+those of the paper (arXiv 1506.01497).
+"""
+
+import ast
+import difflib
+import functools
+import json
+import pathlib
+import runpy
+import sys
+from collections.abc import Sequence
+
+from ml_collections.config_dict import ConfigDict, placeholder
+
+from rpn_jax.errors import UserError
+
+
+def default_config() -> ConfigDict:
+    """Returns a config with every field that there is. A config can change them but not add any."""
+    config = ConfigDict()
+    config.seed = 0  # everything random follows from it
+    config.steps = 80_000
+    config.batch_size = 1  # images a step, over all devices and processes
+
+    config.data = ConfigDict()
+    config.data.dataset = "voc/2007"  # shapes, voc_folder, coco_json, voc/2007, voc/2012, coco/2017
+    config.data.source = placeholder(str)  # the folder that voc_folder and coco_json read
+    config.data.data_dir = "~/.cache/rpn_jax/datasets"  # where prepared datasets are kept
+    config.data.train_split = "train"
+    config.data.eval_split = "test"
+    config.data.shorter_side = 600  # pixels, section 3.3
+    config.data.longer_side = 1000
+    config.data.num_buckets = 3  # canvas shapes a side up; each one is compiled once
+    config.data.flip_probability = 0.5
+    config.data.max_objects = placeholder(int)  # ground-truth slots; none: what the data needs
+    config.data.num_threads = 4  # that decode images
+
+    config.model = ConfigDict()
+    config.model.backbone = "vgg16"
+    config.model.output_stage = placeholder(str)  # none: stride 16, c5 of VGG-16, c4 of a ResNet
+    config.model.norm = placeholder(str)  # frozen_batch_norm (none), sync_batch_norm, group_norm
+    config.model.stem = placeholder(str)  # of a ResNet: imagenet (none), small (half the stride)
+    config.model.stride_in_1x1 = placeholder(bool)  # of a ResNet of bottlenecks, as Caffe's are
+    config.model.frozen_stages = 0  # 2 tunes VGG-16 from conv3_1 up, as the paper does
+    config.model.head_channels = 512  # section 3.1: 512 for VGG-16, 256 for ZF
+    config.model.objectness = "sigmoid"  # k logistic scores, or softmax: 2k as in the paper
+    config.model.dtype = "float32"  # of the layers: or bfloat16; boxes and losses stay float32
+    config.model.input_convention = "caffe"  # what the weights expect: caffe, torchvision, centred
+    config.model.pretrained = placeholder(str)  # an .npz of VGG-16 convolutions
+
+    config.anchors = ConfigDict()
+    config.anchors.sizes = (128.0, 256.0, 512.0)  # sqrt of area in pixels of the resized image
+    config.anchors.aspect_ratios = (0.5, 1.0, 2.0)  # width / height
+    config.anchors.rounding = "none"  # or torchvision, caffe
+    config.anchors.offset = 0.5  # of the first anchor's centre, in strides
+
+    config.targets = ConfigDict()  # section 3.1.2 and 3.1.3
+    config.targets.fg_iou_threshold = 0.7
+    config.targets.bg_iou_threshold = 0.3
+    config.targets.allow_low_quality = True  # an object's best anchors are positive at any IoU
+    config.targets.ignore_ioa_threshold = 0.5
+    config.targets.drop_straddling = True  # anchors across the image's border, section 3.3
+    config.targets.straddle_tolerance = 0.0  # pixels
+    config.targets.batch_size_per_image = 256
+    config.targets.positive_fraction = 0.5
+
+    config.box_weights = (1.0, 1.0, 1.0, 1.0)  # multiply tx, ty, tw, th of the targets
+
+    config.loss = ConfigDict()
+    config.loss.normalizer = "paper"  # or sampled
+    config.loss.balance = 10.0  # lambda of equation 1
+    config.loss.beta = 1 / 9  # where smooth L1 turns from a square to a line
+
+    config.proposals = ConfigDict()
+    config.proposals.train = ConfigDict()  # those a detector on top would train on
+    config.proposals.train.pre_nms_top_n = 12_000
+    config.proposals.train.post_nms_top_n = 2000
+    config.proposals.test = ConfigDict()
+    config.proposals.test.pre_nms_top_n = 6000
+    config.proposals.test.post_nms_top_n = 300
+    config.proposals.nms_threshold = 0.7
+    config.proposals.min_size = 0.0  # pixels of the resized image
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 5e-4  # of kernels; biases and norms are spared
+    config.optimizer.clip_norm = 0.0  # of the whole gradient; 0: no clipping
+    config.optimizer.schedule = "step"  # or cosine
+    config.optimizer.decay_at = (60_000,)  # steps where "step" multiplies the rate by decay_factor
+    config.optimizer.decay_factor = 0.1
+    config.optimizer.warmup_steps = 0  # the rate grows linearly from 0
+
+    config.evaluation = ConfigDict()
+    config.evaluation.every = 5000  # steps between validations; 0: never
+    config.evaluation.batch_size = placeholder(int)  # none: as batch_size
+    config.evaluation.top_ns = (10, 50, 100, 300, 1000)
+    config.evaluation.pictures = 4  # images drawn at each validation
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 1000
+    config.checkpoint.keep = 3  # the newest ones
+
+    config.log_every = 20
+    return config
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Returns the config of a file with `--config.field=value` overrides applied, locked.
+
+    Raises:
+        UserError: no such file, one that fails, or an override of a field that there is not.
+    """
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise UserError(f"--config={path}: no such file; the project's own are in configs/")
+    # A variant imports its parent by name from the same folder.
+    sys.path.insert(0, str(file.resolve().parent))
+    try:
+        config = runpy.run_path(path)["get_config"]()
+    except Exception as error:
+        raise UserError(f"--config={path}: {type(error).__name__}: {_first_line(error)}") from error
+    finally:
+        sys.path.pop(0)
+    for override in overrides:
+        _apply_override(config, override)
+    config.lock()
+    return config
+
+
+def _apply_override(config: ConfigDict, override: str) -> None:
+    field, equals, text = override.removeprefix("--config.").partition("=")
+    known = flatten(config)
+    if not override.startswith("--config.") or field not in known:
+        close = difflib.get_close_matches(field.lstrip("-"), known, n=1, cutoff=0.5)
+        hint = f"did you mean --config.{close[0]}=…?" if close else "see --help"
+        raise UserError(f"{override.partition('=')[0]}: there is no such field; {hint}")
+    if not equals:
+        raise UserError(f"{override}: write --config.{field}=VALUE")
+    *groups, name = field.split(".")
+    group = functools.reduce(ConfigDict.__getitem__, groups, config)
+    kind = group.get_type(name)
+    try:
+        if kind is not str:
+            text = ast.literal_eval(text.capitalize() if kind is bool else text)
+        if kind is bool and not isinstance(text, bool):
+            raise TypeError
+        group[name] = text
+    except (TypeError, ValueError, SyntaxError) as error:
+        raise UserError(
+            f"{override}: give a value of type {kind.__name__}, such as {known[field]!r}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def flatten(config: ConfigDict) -> dict[str, object]:
+    """Returns the config as `{"data.shorter_side": 600, …}` with values as JSON has them."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat.update({f"{name}.{key}": inner for key, inner in flatten(value).items()})
+        else:
+            flat[name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def differences(ours: ConfigDict, saved: ConfigDict) -> list[str]:
+    """Returns a line for every field that differs, `batch_size: 2 here, 1 there`."""
+    ours, saved = flatten(ours), flatten(saved)
+    absent = "(absent)"
+    return [
+        f"{field}: {ours.get(field, absent)} here, {saved.get(field, absent)} there"
+        for field in sorted(ours.keys() | saved.keys())
+        if ours.get(field, absent) != saved.get(field, absent)
+    ]
+
+
+def to_json(config: ConfigDict) -> str:
+    """Returns the config as indented JSON, from which `from_json` makes an equal one."""
+    return json.dumps(config.to_dict(), indent=2)
+
+
+def from_json(text: str) -> ConfigDict:
+    """Returns a config with the types of `default_config()` and the values of a `to_json`.
+
+    Raises:
+        UserError: a field that this version of the project does not know.
+    """
+    config = default_config()
+    try:
+        config.update(ConfigDict(json.loads(text)))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"config.json: {_first_line(error)}") from error
+    config.lock()
+    return config

@@ -1,0 +1,55 @@
+"""Where arrays and computations live: state on every device, each device with its share of a batch."""
+
+import collections
+from collections.abc import Callable, Iterable, Iterator
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "data"
+
+
+def _local_sharding(*axes: str) -> NamedSharding:
+    return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(*axes))
+
+
+def replicate(tree):
+    """Returns the tree with every array on all local devices."""
+    return jax.device_put(tree, _local_sharding())
+
+
+def shard(tree):
+    """Returns host arrays `(B, …)` as `(local devices, B / local devices, …)`, one row a device."""
+    count = jax.local_device_count()
+    split = jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), tree)
+    return jax.device_put(split, _local_sharding(AXIS))
+
+
+def unshard(tree):
+    """Returns device arrays `(local devices, b, …)` as host arrays `(B, …)`."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(tree))
+
+
+def parallel_update(step: Callable) -> Callable:
+    """Returns `step(state, batch) -> (state, metrics)` run on all devices, the state donated.
+
+    `step` sees one device's share of the batch and averages over the axis `AXIS` by itself. State
+    and metrics are whole on every device, so neither has a device axis.
+    """
+    return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0)
+
+
+def parallel_map(function: Callable) -> Callable:
+    """Returns `function(state, batch) -> outputs` run on all devices, outputs with a device axis."""
+    return jax.pmap(function, AXIS, in_axes=(None, 0))
+
+
+def prefetch(batches: Iterable, put: Callable, ahead: int = 2) -> Iterator:
+    """Yields `(batch, put(batch))`, with the transfers of the next `ahead` batches begun."""
+    queue = collections.deque()
+    for batch in batches:
+        queue.append((batch, put(batch)))
+        if len(queue) > ahead:
+            yield queue.popleft()
+    yield from queue

@@ -1,0 +1,86 @@
+"""What a run writes as it goes: JSON lines and TensorBoard, from values that stay on the device."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import tensorboardX
+
+
+class MetricsWriter:
+    """Appends rows to `metrics.jsonl` and to TensorBoard; a resumed run goes on in the same files.
+
+    Rows of steps after `start_step`, left by a run that was cut off, are dropped, so that the file
+    of a run killed and resumed has each step once.
+    """
+
+    def __init__(self, workdir: pathlib.Path, start_step: int):
+        path = workdir / "metrics.jsonl"
+        kept = [row for row in read_metrics(path) if row["step"] <= start_step]
+        rewritten = path.with_suffix(".tmp")
+        rewritten.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        rewritten.replace(path)
+        self._file = path.open("a", buffering=1)
+        self._board = tensorboardX.SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=start_step + 1 if kept else None
+        )
+
+    def write(self, step: int, values: dict[str, float], prefix: str = "train") -> None:
+        """Writes a row `{"step": …, "train/loss": …}`."""
+        row = {f"{prefix}/{name}": float(value) for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **row}) + "\n")
+        for name, value in row.items():
+            self._board.add_scalar(name, value, step)
+
+    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Adds an RGB picture (H, W, 3) to TensorBoard."""
+        self._board.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
+    """Returns the rows of a `metrics.jsonl`; the half line that a killed run can leave is passed over."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+class PendingMetrics:
+    """Metrics of the steps since the last row, left on the device until somebody asks."""
+
+    def __init__(self):
+        self._steps = []
+
+    def add(self, step: int, images: np.ndarray, values: dict[str, jax.Array]) -> None:
+        """Keeps a step's metrics and the indices of its images."""
+        self._steps.append((step, images, values))
+
+    def fetch(self) -> dict[str, float]:
+        """Waits for the kept steps and returns the mean of each metric over them.
+
+        Raises:
+            NonFiniteLossError: a loss that is not finite, with its step and images.
+        """
+        steps, self._steps = self._steps, []
+        rows = jax.device_get([values for _, _, values in steps])
+        for (step, images, _), row in zip(steps, rows, strict=True):
+            if not np.isfinite(row["loss"]):
+                raise NonFiniteLossError(step, images.tolist(), row)
+        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+class NonFiniteLossError(Exception):
+    """The loss of a step was NaN or infinite: `step`, `images` (indices), `values` (its metrics)."""
+
+    def __init__(self, step: int, images: list[int], values: dict):
+        super().__init__(f"the loss of step {step} is {values['loss']}")
+        self.step, self.images, self.values = step, images, values

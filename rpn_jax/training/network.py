@@ -1,0 +1,119 @@
+"""From a config to its network, its anchors, and what it says of a batch of images."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from rpn_jax.data.loader import Batch
+from rpn_jax.errors import UserError
+from rpn_jax.models import RegionProposalNetwork, build_rpn
+from rpn_jax.models.inputs import input_convention, normalize_images
+from rpn_jax.models.pretrained import load_vgg16_npz
+from rpn_jax.ops.anchors import cell_anchors, grid_anchors
+from rpn_jax.proposals import propose
+from rpn_jax.typing import Array, GroundTruth, Proposals
+
+
+class DeviceBatch(NamedTuple):
+    """The part of a `Batch` that the devices see; B is the images of one device inside a step."""
+
+    images: Array  # (B, H, W, 3) uint8 RGB
+    image_hw: Array  # (B, 2) float32, the image's extent on its canvas
+    image_index: Array  # (B,) int32, in the split
+    ground_truth: GroundTruth
+
+
+def device_batch(batch: Batch) -> DeviceBatch:
+    """Returns what is sent to the devices of a host batch: pixels as bytes, no bookkeeping."""
+    return DeviceBatch(
+        images=batch.images,
+        image_hw=batch.image_hw,
+        image_index=batch.image_index.astype(np.int32),
+        ground_truth=GroundTruth(batch.gt_boxes, batch.gt_valid, batch.gt_ignore),
+    )
+
+
+def build_network(config: ConfigDict) -> RegionProposalNetwork:
+    """Returns the network of `config.model`; an impossible one is a `UserError`."""
+    input_convention(config.model.input_convention)
+    options = config.model.to_dict()
+    del options["pretrained"], options["input_convention"]
+    num_anchors = len(config.anchors.sizes) * len(config.anchors.aspect_ratios)
+    return build_rpn(num_anchors=num_anchors, **options)
+
+
+def initial_variables(config: ConfigDict, network: RegionProposalNetwork) -> dict:
+    """Returns variables drawn from the seed, with the pretrained backbone where there is one.
+
+    The weight file is read and held against the network's shapes before anything is compiled.
+    """
+
+    def init():
+        key = jax.random.fold_in(jax.random.key(config.seed), 0)
+        return network.init(key, np.zeros((1, 64, 64, 3), np.float32))
+
+    backbone = {}
+    if config.model.pretrained:
+        params = load_vgg16_npz(
+            config.model.pretrained, jax.eval_shape(init)["params"], config.model.input_convention
+        )
+        backbone = {"backbone": params["backbone"]}
+    variables = jax.jit(init)()
+    return {**variables, "params": {**variables["params"], **backbone}}
+
+
+def anchors_per_level(
+    config: ConfigDict, network: RegionProposalNetwork, height: int, width: int
+) -> tuple[Array, ...]:
+    """Returns the anchors (H_l * W_l * K, 4) of each level for a canvas of that size."""
+    fields = config.anchors
+    cells = cell_anchors(fields.sizes, fields.aspect_ratios, rounding=fields.rounding)
+    return tuple(
+        grid_anchors(cells, grid_hw, (stride, stride), offset=fields.offset)
+        for grid_hw, stride in zip(network.grid_hw(height, width), network.strides, strict=True)
+    )
+
+
+def forward(config: ConfigDict, network: RegionProposalNetwork, variables, batch, **kwargs):
+    """Returns the network's logits and deltas per level (and updated variables, if mutable)."""
+    convention = input_convention(config.model.input_convention)
+    images = normalize_images(batch.images, batch.image_hw, convention)
+    return network.apply(variables, images, **kwargs)
+
+
+def propose_batch(
+    config: ConfigDict, logits, deltas, anchors, image_hw, *, settings: str, min_outputs: int = 0
+) -> Proposals:
+    """Returns the proposals (B, P) of each image of a batch.
+
+    `settings` names the counts of `config.proposals`, "train" or "test"; P is at least
+    `min_outputs`, for measuring more proposals than a detector would use.
+    """
+    counts = config.proposals[settings]
+
+    def propose_image(logits, deltas, image_hw):
+        return propose(
+            logits,
+            deltas,
+            anchors,
+            image_hw,
+            pre_nms_top_n=max(counts.pre_nms_top_n, min_outputs),
+            post_nms_top_n=max(counts.post_nms_top_n, min_outputs),
+            nms_threshold=config.proposals.nms_threshold,
+            min_size=config.proposals.min_size,
+            box_weights=config.box_weights,
+        )
+
+    return jax.vmap(propose_image)(logits, deltas, image_hw)
+
+
+def check_batch_size(field: str, batch_size: int) -> None:
+    """Raises a `UserError` that names the field unless the devices can share the batch evenly."""
+    count = jax.device_count()
+    if batch_size < 1 or batch_size % count:
+        raise UserError(
+            f"{field}={batch_size}: {count} devices cannot share it evenly; "
+            f"give a multiple of {count}"
+        )

@@ -1,0 +1,53 @@
+"""Stochastic gradient descent as the paper runs it, with the options that others need."""
+
+import jax
+import optax
+
+from rpn_jax.errors import UserError
+
+
+def learning_rate_schedule(
+    *,
+    learning_rate: float,
+    schedule: str,
+    steps: int,
+    decay_at: tuple[int, ...] = (),
+    decay_factor: float = 0.1,
+    warmup_steps: int = 0,
+) -> optax.Schedule:
+    """Returns the learning rate of each step.
+
+    "step" multiplies it by `decay_factor` at each step of `decay_at`; "cosine" lets it fall to 0
+    at the end. Either way it first grows linearly from 0 over `warmup_steps`, which count as steps
+    of the schedule.
+
+    Raises:
+        UserError: another schedule.
+    """
+    if schedule == "step":
+        main = optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(decay_at, decay_factor))
+    elif schedule == "cosine":
+        main = optax.cosine_decay_schedule(learning_rate, steps)
+    else:
+        raise UserError(f"config.optimizer.schedule={schedule}: give step or cosine")
+    if not warmup_steps:
+        return main
+    return lambda step: main(step) * jax.numpy.minimum(1.0, (step + 1) / warmup_steps)
+
+
+def sgd(
+    schedule: optax.Schedule, *, momentum: float, weight_decay: float, clip_norm: float = 0.0
+) -> optax.GradientTransformation:
+    """Returns SGD with momentum; decay is added to the clipped gradient, as Caffe and torch do.
+
+    Kernels decay; biases and the scales of norms, which have one axis, do not.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        optax.add_decayed_weights(weight_decay, mask=_is_kernel),
+        optax.sgd(schedule, momentum=momentum),
+    )
+
+
+def _is_kernel(params):
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

@@ -1,0 +1,139 @@
+"""The training step and the evaluation step: what each device does with its share of a batch."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from ml_collections import ConfigDict
+
+from rpn_jax.models import RegionProposalNetwork, trainable_mask
+from rpn_jax.ops.losses import rpn_loss
+from rpn_jax.ops.matching import Label
+from rpn_jax.targets import assign_targets
+from rpn_jax.training.devices import AXIS
+from rpn_jax.training.network import DeviceBatch, anchors_per_level, forward, propose_batch
+from rpn_jax.training.state import TrainState, merge, partition
+from rpn_jax.typing import Array
+
+
+def image_losses(config: ConfigDict, keys, logits, deltas, anchors, batch: DeviceBatch):
+    """Returns each image's loss (B,), its parts and counts as a dict of (B,), and its `Targets`.
+
+    `logits` and `deltas` are tuples of levels; an image is labelled, sampled and judged by its own
+    key, wherever in the batch it stands.
+    """
+    num_positions = sum(len(a) for a in anchors) // _anchors_per_position(config)
+    anchors = jnp.concatenate(anchors)
+
+    def one_image(key, logits, deltas, ground_truth, image_hw):
+        logits, deltas = jnp.concatenate(logits), jnp.concatenate(deltas)
+        targets = assign_targets(
+            key, anchors, ground_truth, image_hw, box_weights=config.box_weights, **config.targets
+        )
+        loss, parts = rpn_loss(
+            logits,
+            deltas,
+            targets,
+            batch_size_per_image=config.targets.batch_size_per_image,
+            num_positions=num_positions,
+            **config.loss,
+        )
+        is_positive = targets.labels == Label.POSITIVE
+        is_sampled = targets.labels != Label.IGNORE
+        correct = is_sampled & ((logits > 0) == is_positive)
+        parts = {
+            "loss": loss,
+            **parts,
+            "objectness_accuracy": correct.sum() / jnp.maximum(is_sampled.sum(), 1),
+            "positives": (targets.matches.labels == Label.POSITIVE).sum(),
+            "sampled_positives": is_positive.sum(),
+            "sampled_negatives": (targets.labels == Label.NEGATIVE).sum(),
+        }
+        return loss, parts, targets
+
+    return jax.vmap(one_image)(keys, logits, deltas, batch.ground_truth, batch.image_hw)
+
+
+def _anchors_per_position(config: ConfigDict) -> int:
+    return len(config.anchors.sizes) * len(config.anchors.aspect_ratios)
+
+
+def image_keys(seed: int, step: Array, first: Array, count: int) -> Array:
+    """Returns a random key for each image: of (seed, step, index in the global batch) alone."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
+    return jax.vmap(functools.partial(jax.random.fold_in, key))(first + jnp.arange(count))
+
+
+def make_train_step(
+    config: ConfigDict,
+    network: RegionProposalNetwork,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+) -> Callable[[TrainState, DeviceBatch], tuple[TrainState, dict[str, Array]]]:
+    """Returns the training step, to be mapped over the axis "data" (see `devices`).
+
+    It sees the whole state and one device's share of the batch, and leaves every device with the
+    same new state and the metrics of the global batch.
+    """
+
+    def train_step(state: TrainState, batch: DeviceBatch):
+        _, height, width, _ = batch.images.shape
+        anchors = anchors_per_level(config, network, height, width)
+        count = batch.images.shape[0]
+        keys = image_keys(config.seed, state.step, lax.axis_index(AXIS) * count, count)
+        mask = trainable_mask(state.params, config.model.frozen_stages)
+        trainable, frozen = partition(state.params, mask)
+
+        def loss_of(trainable):
+            variables = {"params": merge(trainable, frozen), "batch_stats": state.batch_stats}
+            (logits, deltas), updated = forward(
+                config, network, variables, batch, train=True, mutable=["batch_stats"]
+            )
+            losses, parts, _ = image_losses(config, keys, logits, deltas, anchors, batch)
+            return losses.mean(), (parts, updated.get("batch_stats", state.batch_stats))
+
+        grads, (parts, batch_stats) = jax.grad(loss_of, has_aux=True)(trainable)
+        parts = jax.tree.map(lambda values: values.astype(jnp.float32).mean(), parts)
+        # Synchronised batch statistics are those of the global batch already.
+        grads, parts = lax.pmean((grads, parts), AXIS)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
+        metrics = {
+            **parts,
+            "grad_norm": optax.global_norm(grads),
+            "learning_rate": schedule(state.step),
+        }
+        params = merge(optax.apply_updates(trainable, updates), frozen)
+        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+    return train_step
+
+
+def make_eval_step(config: ConfigDict, network: RegionProposalNetwork) -> Callable:
+    """Returns `(variables, batch) -> (proposals, losses, targets)` for each image of a share.
+
+    Anchors are sampled by a key of the seed and the image's index in the split, so that the
+    validation loss of a state is always the same, however the images are batched.
+    """
+
+    def eval_step(variables, batch: DeviceBatch):
+        _, height, width, _ = batch.images.shape
+        anchors = anchors_per_level(config, network, height, width)
+        logits, deltas = forward(config, network, variables, batch)
+        proposals = propose_batch(
+            config,
+            logits,
+            deltas,
+            anchors,
+            batch.image_hw,
+            settings="test",
+            min_outputs=max(config.evaluation.top_ns),
+        )
+        key = jax.random.fold_in(jax.random.key(config.seed), 2)
+        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(batch.image_index)
+        _, parts, targets = image_losses(config, keys, logits, deltas, anchors, batch)
+        return proposals, parts, targets
+
+    return eval_step
