@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from rpn_jax.ops.anchors import centred_in_image
 from rpn_jax.ops.boxes import MAX_LOG_SCALE, clip_boxes, decode_boxes
@@ -48,10 +48,10 @@ def propose(
         keep_padding: whether anchors with their centre in the canvas's padding propose too, as
             they do in systems that do not look.
     """
-    levels = zip(logits_per_level, deltas_per_level, anchors_per_level, strict=True)
     candidates = [
         _candidates(
-            *jax.lax.stop_gradient(level),
+            # As JAX arrays: a NumPy array (of anchors, say) cannot be indexed by a traced value.
+            *(jax.lax.stop_gradient(jnp.asarray(x)) for x in level),
             image_hw,
             pre_nms_top_n,
             min_size,
@@ -59,7 +59,7 @@ def propose(
             max_log_scale,
             keep_padding,
         )
-        for level in levels
+        for level in zip(logits_per_level, deltas_per_level, anchors_per_level, strict=True)
     ]
     boxes, logits, valid = (jnp.concatenate(parts) for parts in zip(*candidates, strict=True))
     level = jnp.repeat(
@@ -103,5 +103,17 @@ def _candidates(
     boxes = decode_boxes(anchors[index], deltas, box_weights, max_log_scale)
     boxes = clip_boxes(boxes, height, width)
     sides = boxes[:, 2:] - boxes[:, :2]
-    valid &= jnp.all((sides >= min_size) & (sides > 0) & jnp.isfinite(deltas[:, :2]), axis=1)
-    return boxes, logits[index], valid & jnp.all(jnp.isfinite(deltas), axis=1)
+    # The decoder's cut-off and the clipping would make a box of an infinite delta look sound.
+    valid &= jnp.all(jnp.isfinite(deltas), axis=1)
+    valid &= jnp.all((sides >= min_size) & (sides > 0), axis=1)
+    return boxes, logits[index], valid
+
+
+def _best(
+    scores: Float[Array, " N"], top_n: int, valid: Bool[Array, " N"]
+) -> tuple[Int[Array, " P"], Bool[Array, " P"]]:
+    """Returns the indices of the `top_n` best valid scores, padded, and which are not padding."""
+    count = min(top_n, scores.shape[0])
+    best, index = jax.lax.top_k(jnp.where(valid, scores, -jnp.inf), count)
+    padding = (0, top_n - count)
+    return jnp.pad(index, padding), jnp.pad(best > -jnp.inf, padding)

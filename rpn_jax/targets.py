@@ -66,6 +66,6 @@ def assign_targets(
         anchor_valid=takes_part,
     )
     labels = subsample_labels(key, matches.labels, batch_size_per_image, positive_fraction)
-    deltas = encode_boxes(anchors, ground_truth.boxes[matches.gt_index], box_weights)
+    deltas = encode_boxes(anchors, jnp.asarray(ground_truth.boxes)[matches.gt_index], box_weights)
     deltas = jnp.where((labels == Label.POSITIVE)[:, None], deltas, 0)
     return Targets(labels=labels, deltas=deltas, matches=matches)

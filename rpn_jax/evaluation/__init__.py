@@ -1,0 +1,1 @@
+"""How good proposals are: recall at IoU thresholds, average recall, COCO's figures."""

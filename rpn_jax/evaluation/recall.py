@@ -23,7 +23,7 @@ Axes: S  size ranges (`SIZE_RANGES`)    T  IoU thresholds (`IOU_THRESHOLDS`)    
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
@@ -73,17 +73,17 @@ class RecallSums:
     proposals: int
 
     @classmethod
-    def empty(cls, top_ns: Sequence[int] = TOP_NS) -> Self:
+    def empty(cls, top_ns: Sequence[int] = TOP_NS) -> "RecallSums":
         """Returns the sums over no image, from which to start."""
         S, T = len(SIZE_RANGES), len(IOU_THRESHOLDS)
         zeros = np.zeros((S, T, len(top_ns)), np.int64)
         return cls(tuple(top_ns), zeros, np.zeros(S, np.int64), 0, 0)
 
-    def __add__(self, other: "RecallSums") -> Self:
+    def __add__(self, other: "RecallSums") -> "RecallSums":
         """Returns the sums over the images of both. Raises ValueError if their top_ns differ."""
         if self.top_ns != other.top_ns:
             raise ValueError(f"cannot add recall of the top {self.top_ns} and {other.top_ns}")
-        return type(self)(
+        return RecallSums(
             self.top_ns,
             self.matched + other.matched,
             self.total + other.total,
@@ -92,15 +92,17 @@ class RecallSums:
         )
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Returns the counts as arrays whose shapes are equal on all hosts: gather, add, go on.
+        """Returns the counts as arrays, whose shapes are equal on all hosts.
 
-        For example `from_arrays(tree.map(lambda x: x.sum(0), process_allgather(sums.to_arrays())))`.
+        With jax: `process_allgather` them, sum their new leading axis, `from_arrays`.
         """
         counts = dataclasses.asdict(self)
         return {name: np.asarray(counts[name]) for name in counts if name != "top_ns"}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Array], top_ns: Sequence[int] = TOP_NS) -> Self:
+    def from_arrays(
+        cls, arrays: Mapping[str, Array], top_ns: Sequence[int] = TOP_NS
+    ) -> "RecallSums":
         """Returns the sums that `to_arrays` took apart."""
         return cls(
             tuple(top_ns),
@@ -165,7 +167,7 @@ class RecallResult:
         }
 
     @classmethod
-    def from_json(cls, figures: Mapping) -> Self:
+    def from_json(cls, figures: Mapping) -> "RecallResult":
         """Returns the result that `to_json` wrote, e.g. to plot several runs together."""
         by_size = [figures["recall"][size] for size in SIZE_RANGES]
         recall = np.array([list(by_top_n.values()) for by_top_n in by_size], np.float64)
@@ -179,14 +181,14 @@ class RecallResult:
 
     def __str__(self) -> str:
         """Returns the table that `evaluate` prints, in per cent."""
-        ious = IOU_THRESHOLDS.tolist()
         per_image = self.proposals / max(self.images, 1)
         heading = (
             f"{self.images} images, {self.objects['all']} objects "
             f"({', '.join(f'{self.objects[size]} {size}' for size in list(SIZE_RANGES)[1:])}), "
-            f"{per_image:.0f} proposals per image; recall in %"
+            f"{per_image:.0f} proposals per image\n"
+            "recall in % at each IoU threshold, their mean AR, and AR by object size"
         )
-        columns = ["top N", *(f"IoU {t:.2f}"[-4:] for t in ious), "AR", "small", "medium", "large"]
+        columns = ["top N", *(f"{t:.2f}" for t in IOU_THRESHOLDS), "AR", *list(SIZE_RANGES)[1:]]
         rows = [
             [
                 str(n),

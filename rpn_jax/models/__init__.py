@@ -38,7 +38,7 @@ def build_rpn(
 ) -> RegionProposalNetwork:
     """Returns the network that the fields of `config.model` describe.
 
-    Args:
+    The fields:
       backbone: a name of `BACKBONES`.
       output_stage: "c1" to "c5", where the head sits; None is c5 (conv5_3) of VGG-16 and c4 of a
         ResNet, both at stride 16. The network's `strides` follow.

@@ -131,7 +131,7 @@ class _Stage(nn.Module):
 class ResNet(nn.Module):
     """Features of a ResNet at the ends of stages c1 to c5.
 
-    Attributes:
+    Fields:
       depths: residual blocks of c2, c3, c4 and c5.
       bottleneck: bottleneck blocks (ResNet-50 and deeper) or basic ones.
       norm: see `norms.normalize`.

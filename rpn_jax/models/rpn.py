@@ -35,7 +35,7 @@ class RPNHead(nn.Module):
     gradient with respect to both scores, are those of the softmax, and nothing after the head need
     know which it was. `"sigmoid"` has that logit as its only channel, as later systems do.
 
-    Attributes:
+    Fields:
       num_anchors: K.
       channels: of the 3x3 convolution; 512 for VGG-16, 256 for ZF and FPN.
       objectness: "sigmoid" or "softmax".
@@ -71,8 +71,8 @@ class RPNHead(nn.Module):
 class RegionProposalNetwork(nn.Module):
     """The backbone's levels under one shared head.
 
-    A backbone is a module that maps `(images, train)` to a tuple of feature maps, finest first,
-    and knows their `strides` and, for a canvas of any size, their `grid_hw`.
+    A backbone is a module that maps `(images, train)` to a tuple of feature maps, finest first and
+    all with as many channels, and knows their `strides` and, for any canvas, their `grid_hw`.
     """
 
     backbone: nn.Module

@@ -44,7 +44,7 @@ class VGGStage(nn.Module):
 class VGG16(nn.Module):
     """Features of VGG-16 at the ends of stages c1 (conv1_2) to c5 (conv5_3), without pool5.
 
-    Attributes:
+    Fields:
       frozen_stages: the first so many stages get no gradient. The paper trains from conv3_1 up: 2.
       output_stages: the stages whose features to return, finest first; none beyond is computed.
       dtype: what to compute in; parameters are float32.

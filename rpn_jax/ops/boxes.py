@@ -90,9 +90,7 @@ def clip_boxes(boxes: Float[Array, "*N 4"], height: Scalar, width: Scalar) -> Fl
     return jnp.clip(boxes, 0, _like_rows(upper, boxes))
 
 
-def _pairwise_intersection(
-    a: Float[Array, "M 4"], b: Float[Array, "N 4"]
-) -> Float[Array, "M N"]:
+def _pairwise_intersection(a: Float[Array, "M 4"], b: Float[Array, "N 4"]) -> Float[Array, "M N"]:
     # One coordinate at a time: an (M, N, 2) array would have a minor axis of 2, which neither a
     # CPU's nor a TPU's vector unit can fill.
     ax1, ay1, ax2, ay2 = (a[:, i][:, None] for i in range(4))

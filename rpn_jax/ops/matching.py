@@ -41,7 +41,7 @@ def match_anchors(
 
     Args:
         anchors: the anchors of all levels.
-        gt_boxes: annotated boxes, padded to G slots.
+        gt_boxes: annotated boxes, padded to G slots, of which there is at least one.
         gt_valid: which slots are not padding.
         fg_iou_threshold: from this IoU on an anchor is positive.
         bg_iou_threshold: below this IoU an anchor is negative.
@@ -63,12 +63,12 @@ def match_anchors(
             f"fg_iou_threshold ({fg_iou_threshold}) <= 1"
         )
     is_object = gt_valid if gt_ignore is None else gt_valid & ~gt_ignore
-    iou = jnp.where(is_object[:, None], pairwise_iou(gt_boxes, anchors), 0)
+    iou = jnp.where(is_object[None, :], pairwise_iou(anchors, gt_boxes), 0)
     # The ties below compare IoUs for equality. Without the barrier the compiler may compute them
     # twice, inside two fused loops that round differently, and an object would lose its anchor.
     iou = jax.lax.optimization_barrier(iou)
 
-    best_iou = jnp.max(iou, axis=0, initial=0)
+    best_iou = jnp.max(iou, axis=1)
     positive = (best_iou >= fg_iou_threshold) & (best_iou > 0)
     if allow_low_quality:
         positive |= _is_best_of_an_object(iou, anchor_valid)
@@ -79,16 +79,18 @@ def match_anchors(
     labels = jnp.where(positive, Label.POSITIVE, labels)
     if anchor_valid is not None:
         labels = jnp.where(anchor_valid, labels, Label.IGNORE)
-    return Matches(labels=labels, gt_index=jnp.argmax(iou, axis=0), iou=best_iou)
+    return Matches(labels=labels, gt_index=jnp.argmax(iou, axis=1), iou=best_iou)
 
 
 def _is_best_of_an_object(
-    iou: Float[Array, "G A"], anchor_valid: Bool[Array, " A"] | None
+    iou: Float[Array, "A G"], anchor_valid: Bool[Array, " A"] | None
 ) -> Bool[Array, " A"]:
     if anchor_valid is not None:
-        iou = jnp.where(anchor_valid[None, :], iou, 0)
-    best_of_object = jnp.max(iou, axis=1, keepdims=True, initial=0)
-    return jnp.any((iou == best_of_object) & (iou > 0), axis=0)
+        iou = jnp.where(anchor_valid[:, None], iou, 0)
+    best_of_object = jnp.max(iou, axis=0, initial=0)
+    # No IoU reaches 2: the best of an object that nothing touches must not be equalled by all.
+    best_of_object = jnp.where(best_of_object > 0, best_of_object, 2)
+    return jnp.any(iou >= best_of_object[None, :], axis=1)
 
 
 def _is_inside_a_region(

@@ -70,8 +70,8 @@ def batched_nms(
     block = min(_BLOCK, num_boxes)
     padding = -num_boxes % block if num_boxes else 0
     order = jnp.argsort(jnp.where(valid, -scores, jnp.inf), stable=True)
-    boxes = jnp.pad(boxes[order], ((0, padding), (0, 0)))
-    group = jnp.pad(group[order], (0, padding))
+    boxes = jnp.pad(jnp.asarray(boxes)[order], ((0, padding), (0, 0)))
+    group = jnp.pad(jnp.asarray(group)[order], (0, padding))
     slot = jnp.arange(max_outputs)
 
     def suppresses(i, j):
@@ -100,9 +100,7 @@ def batched_nms(
     return jnp.where(keep, order[kept], 0), keep
 
 
-def _survivors(
-    suppresses: Bool[Array, "N N"], candidates: Bool[Array, " N"]
-) -> Bool[Array, " N"]:
+def _survivors(suppresses: Bool[Array, "N N"], candidates: Bool[Array, " N"]) -> Bool[Array, " N"]:
     """Returns the candidates that no surviving candidate suppresses.
 
     `suppresses[i, j]` is False unless `i < j`: so the first candidate is right after one round,

@@ -24,9 +24,10 @@ def subsample_labels(
     `labels` change nothing (with JAX's default, partitionable Threefry).
     """
     num_candidates = min(num_samples, labels.shape[0])
-    # Each anchor draws a lot, and the highest lots win: no sort of all the anchors, and equal lots
-    # (which go to the lower index) are as rare as 31 bits make them.
-    lots = (jax.random.bits(key, labels.shape) >> 1).astype(jnp.int32)
+    # Each anchor draws a lot and the highest lots win. Lots are floats because XLA has a fast top_k
+    # on a CPU for nothing else (0.07 ms against 3 for 17,100 integers); of two equal ones, one pair
+    # in 8 million, the lower index wins.
+    lots = jax.random.uniform(key, labels.shape)
     _, positives = jax.lax.top_k(jnp.where(labels == Label.POSITIVE, lots, -1), num_candidates)
     _, negatives = jax.lax.top_k(jnp.where(labels == Label.NEGATIVE, lots, -1), num_candidates)
 

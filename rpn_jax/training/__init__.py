@@ -1,0 +1,1 @@
+"""Training and measuring: everything between a config and a work folder."""

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rpn_jax.errors import UserError
 from rpn_jax.training.devices import AXIS, replicate
@@ -51,12 +51,17 @@ class Checkpoints:
         step = self.latest_step() if step is None else step
         if step is None:
             raise UserError(f"{self.folder}: no checkpoint yet; train until one is written")
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _to_global(replicate(like)))
+        everywhere = NamedSharding(_global_mesh(), PartitionSpec())
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), like
+        )
         try:
             state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         except (ValueError, KeyError, FileNotFoundError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise UserError(f"{self.folder / str(step)}: does not fit this config: {reason}") from error
+            raise UserError(
+                f"{self.folder / str(step)}: does not fit this config: {reason}"
+            ) from error
         return _to_local(state)
 
     def close(self) -> None:
@@ -77,7 +82,8 @@ def _to_global(state):
 
 
 def _to_local(state):
-    if jax.process_count() == 1:
-        return replicate(state)
-    local = multihost_utils.global_array_to_host_local_array(state, _global_mesh(), PartitionSpec())
-    return replicate(local)
+    if jax.process_count() > 1:
+        state = multihost_utils.global_array_to_host_local_array(
+            state, _global_mesh(), PartitionSpec()
+        )
+    return replicate(state)

@@ -33,10 +33,10 @@ def default_config() -> ConfigDict:
     config.data.eval_split = "test"
     config.data.shorter_side = 600  # pixels, section 3.3
     config.data.longer_side = 1000
-    config.data.num_buckets = 3  # canvas shapes a side up; each one is compiled once
+    config.data.num_buckets = 4  # canvas shapes that images are padded to; each is compiled once
     config.data.flip_probability = 0.5
     config.data.max_objects = placeholder(int)  # ground-truth slots; none: what the data needs
-    config.data.num_threads = 4  # that decode images
+    config.data.num_threads = placeholder(int)  # that load batches; none: one for each CPU
 
     config.model = ConfigDict()
     config.model.backbone = "vgg16"
@@ -105,7 +105,7 @@ def default_config() -> ConfigDict:
     config.checkpoint.keep = 3  # the newest ones
 
     config.log_every = 20
-    return config
+    return config.lock()
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -125,9 +125,18 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
         raise UserError(f"--config={path}: {type(error).__name__}: {_first_line(error)}") from error
     finally:
         sys.path.pop(0)
+    return apply_overrides(config, overrides)
+
+
+def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """Returns the config with each `--config.field=value` in it, locked.
+
+    Raises:
+        UserError: a field that there is not (names the nearest that there is), or a value of
+            another type than the field has.
+    """
     for override in overrides:
         _apply_override(config, override)
-    config.lock()
     return config
 
 
@@ -197,5 +206,4 @@ def from_json(text: str) -> ConfigDict:
         config.update(ConfigDict(json.loads(text)))
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"config.json: {_first_line(error)}") from error
-    config.lock()
     return config

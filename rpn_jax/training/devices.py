@@ -1,4 +1,4 @@
-"""Where arrays and computations live: state on every device, each device with its share of a batch."""
+"""Where arrays and computations live: the state on every device, a share of a batch on each."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
@@ -41,7 +41,7 @@ def parallel_update(step: Callable) -> Callable:
 
 
 def parallel_map(function: Callable) -> Callable:
-    """Returns `function(state, batch) -> outputs` run on all devices, outputs with a device axis."""
+    """Returns `function(state, batch) -> outputs` on all devices; outputs have a device axis."""
     return jax.pmap(function, AXIS, in_axes=(None, 0))
 
 

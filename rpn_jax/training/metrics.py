@@ -44,7 +44,7 @@ class MetricsWriter:
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
-    """Returns the rows of a `metrics.jsonl`; the half line that a killed run can leave is passed over."""
+    """Returns the rows of a `metrics.jsonl`, without the half line that a killed run can leave."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -79,7 +79,7 @@ class PendingMetrics:
 
 
 class NonFiniteLossError(Exception):
-    """The loss of a step was NaN or infinite: `step`, `images` (indices), `values` (its metrics)."""
+    """The loss of `step` was NaN or infinite; `images` are its indices, `values` its metrics."""
 
     def __init__(self, step: int, images: list[int], values: dict):
         super().__init__(f"the loss of step {step} is {values['loss']}")

@@ -1,11 +1,13 @@
 """From a config to its network, its anchors, and what it says of a batch of images."""
 
+import pathlib
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from rpn_jax.data.datasets import Dataset, open_dataset
 from rpn_jax.data.loader import Batch
 from rpn_jax.errors import UserError
 from rpn_jax.models import RegionProposalNetwork, build_rpn
@@ -76,11 +78,12 @@ def anchors_per_level(
     )
 
 
-def forward(config: ConfigDict, network: RegionProposalNetwork, variables, batch, **kwargs):
+def forward(
+    config: ConfigDict, network: RegionProposalNetwork, variables, images, image_hw, **kwargs
+):
     """Returns the network's logits and deltas per level (and updated variables, if mutable)."""
     convention = input_convention(config.model.input_convention)
-    images = normalize_images(batch.images, batch.image_hw, convention)
-    return network.apply(variables, images, **kwargs)
+    return network.apply(variables, normalize_images(images, image_hw, convention), **kwargs)
 
 
 def propose_batch(
@@ -107,6 +110,17 @@ def propose_batch(
         )
 
     return jax.vmap(propose_image)(logits, deltas, image_hw)
+
+
+def open_split(config: ConfigDict, split: str) -> Dataset:
+    """Returns a split of the config's prepared dataset; it is a `UserError` if there is none."""
+    data = config.data
+    return open_dataset(
+        data.dataset,
+        split,
+        data_dir=pathlib.Path(data.data_dir).expanduser(),
+        source=data.source,
+    )
 
 
 def check_batch_size(field: str, batch_size: int) -> None:

@@ -1,9 +1,33 @@
 """Stochastic gradient descent as the paper runs it, with the options that others need."""
 
 import jax
+import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError
+
+
+def build_optimizer(
+    config: ConfigDict,
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """Returns the learning-rate schedule and the optimiser of `config.optimizer`."""
+    fields = config.optimizer
+    schedule = learning_rate_schedule(
+        learning_rate=fields.learning_rate,
+        schedule=fields.schedule,
+        steps=config.steps,
+        decay_at=fields.decay_at,
+        decay_factor=fields.decay_factor,
+        warmup_steps=fields.warmup_steps,
+    )
+    optimizer = sgd(
+        schedule,
+        momentum=fields.momentum,
+        weight_decay=fields.weight_decay,
+        clip_norm=fields.clip_norm,
+    )
+    return schedule, optimizer
 
 
 def learning_rate_schedule(
@@ -25,14 +49,16 @@ def learning_rate_schedule(
         UserError: another schedule.
     """
     if schedule == "step":
-        main = optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(decay_at, decay_factor))
+        main = optax.piecewise_constant_schedule(
+            learning_rate, dict.fromkeys(decay_at, decay_factor)
+        )
     elif schedule == "cosine":
         main = optax.cosine_decay_schedule(learning_rate, steps)
     else:
         raise UserError(f"config.optimizer.schedule={schedule}: give step or cosine")
     if not warmup_steps:
         return main
-    return lambda step: main(step) * jax.numpy.minimum(1.0, (step + 1) / warmup_steps)
+    return lambda step: main(step) * jnp.minimum(1.0, (step + 1) / warmup_steps)
 
 
 def sgd(

@@ -90,7 +90,13 @@ def make_train_step(
         def loss_of(trainable):
             variables = {"params": merge(trainable, frozen), "batch_stats": state.batch_stats}
             (logits, deltas), updated = forward(
-                config, network, variables, batch, train=True, mutable=["batch_stats"]
+                config,
+                network,
+                variables,
+                batch.images,
+                batch.image_hw,
+                train=True,
+                mutable=["batch_stats"],
             )
             losses, parts, _ = image_losses(config, keys, logits, deltas, anchors, batch)
             return losses.mean(), (parts, updated.get("batch_stats", state.batch_stats))
@@ -121,7 +127,7 @@ def make_eval_step(config: ConfigDict, network: RegionProposalNetwork) -> Callab
     def eval_step(variables, batch: DeviceBatch):
         _, height, width, _ = batch.images.shape
         anchors = anchors_per_level(config, network, height, width)
-        logits, deltas = forward(config, network, variables, batch)
+        logits, deltas = forward(config, network, variables, batch.images, batch.image_hw)
         proposals = propose_batch(
             config,
             logits,
@@ -137,3 +143,18 @@ def make_eval_step(config: ConfigDict, network: RegionProposalNetwork) -> Callab
         return proposals, parts, targets
 
     return eval_step
+
+
+def make_propose_step(
+    config: ConfigDict, network: RegionProposalNetwork, settings: str
+) -> Callable:
+    """Returns `(variables, (images, image_hw)) -> proposals`, for images without annotations."""
+
+    def propose_step(variables, batch):
+        images, image_hw = batch
+        _, height, width, _ = images.shape
+        anchors = anchors_per_level(config, network, height, width)
+        logits, deltas = forward(config, network, variables, images, image_hw)
+        return propose_batch(config, logits, deltas, anchors, image_hw, settings=settings)
+
+    return propose_step

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError
@@ -39,7 +40,9 @@ def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         write_text(file, to_json(config))
     except OSError as error:
-        raise UserError(f"--workdir={workdir}: {error.strerror}; give a folder to write to") from error
+        raise UserError(
+            f"--workdir={workdir}: {error.strerror}; give a folder to write to"
+        ) from error
 
 
 def load_workdir_config(workdir: pathlib.Path) -> ConfigDict:
@@ -79,7 +82,17 @@ def _git(*arguments: str) -> str | None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file that is there whole or not at all."""
+    """Writes a file that is there whole or not at all, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text)
+    temporary.replace(path)
+
+
+def write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:
+    """Writes an `.npz` that is there whole or not at all, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
     temporary.replace(path)

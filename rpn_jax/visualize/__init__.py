@@ -1,0 +1,1 @@
+"""Pictures of anchors, matches and proposals; plots of recall and losses."""

@@ -1,0 +1,44 @@
+"""Blood cells: a ResNet-18 from scratch on the 364 microscope images of BCCD (VOC layout).
+
+    python -m rpn_jax prepare --config=configs/bccd.py --config.data.source=FOLDER
+    python -m rpn_jax train --config=configs/bccd.py --config.data.source=FOLDER \
+        --workdir=runs/bccd
+"""
+
+from rpn_jax.training.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.data.dataset = "voc_folder"
+    config.data.train_split = "train"
+    config.data.eval_split = "test"
+    config.data.shorter_side = 240
+    config.data.longer_side = 320
+
+    config.model.backbone = "resnet18"
+    config.model.norm = "group_norm"
+    config.model.output_stage = "c4"
+    config.model.head_channels = 256
+    config.model.input_convention = "centred"
+
+    config.anchors.sizes = (24.0, 48.0, 96.0)
+    config.targets.drop_straddling = False
+    config.targets.batch_size_per_image = 128
+    config.box_weights = (10.0, 10.0, 5.0, 5.0)
+    config.loss.normalizer = "sampled"
+    config.loss.balance = 1.0
+    config.loss.beta = 1.0
+
+    config.batch_size = 4
+    config.steps = 1500
+    config.optimizer.learning_rate = 0.01
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 100
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.clip_norm = 10.0
+
+    config.proposals.test.pre_nms_top_n = 2000
+    config.evaluation.every = 500
+    config.checkpoint.every = 250
+    return config

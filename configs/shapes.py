@@ -1,0 +1,44 @@
+"""The quick start: a ResNet-18 from scratch on generated shapes, a few minutes on two CPU cores.
+
+    python -m rpn_jax prepare --config=configs/shapes.py
+    python -m rpn_jax train --config=configs/shapes.py --workdir=runs/shapes
+"""
+
+from rpn_jax.training.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.data.dataset = "shapes"
+    config.data.train_split = "train"
+    config.data.eval_split = "test"
+    config.data.shorter_side = 128
+    config.data.longer_side = 128
+
+    config.model.backbone = "resnet18"
+    config.model.norm = "group_norm"
+    config.model.output_stage = "c3"  # stride 8
+    config.model.head_channels = 128
+    config.model.input_convention = "centred"
+
+    config.anchors.sizes = (16.0, 32.0, 64.0)
+    config.targets.drop_straddling = False
+    config.targets.batch_size_per_image = 64
+    config.box_weights = (10.0, 10.0, 5.0, 5.0)
+    config.loss.normalizer = "sampled"
+    config.loss.balance = 1.0
+    config.loss.beta = 1.0
+
+    config.batch_size = 16
+    config.steps = 800
+    config.optimizer.learning_rate = 0.02
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 50
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.clip_norm = 10.0
+
+    config.proposals.test.pre_nms_top_n = 1000
+    config.proposals.test.post_nms_top_n = 100
+    config.evaluation.every = 400
+    config.checkpoint.every = 200
+    return config

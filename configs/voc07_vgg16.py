@@ -1,0 +1,43 @@
+"""The paper's recipe: VGG-16 on PASCAL VOC 2007, section 3.1.3 and 3.3.
+
+    python -m rpn_jax prepare --config=configs/voc07_vgg16.py
+    python -m rpn_jax train --config=configs/voc07_vgg16.py --workdir=runs/voc07_vgg16 \
+        --config.model.pretrained=vgg16.npz
+
+One image a step; on N devices give --config.batch_size=N, and scale the learning rate and the steps
+with it. `vgg16.npz` holds the convolutions of an ImageNet VGG-16 (see the README, "Weights").
+
+Expected time and score: not measured here, as neither the data nor a GPU was at hand.
+"""
+
+from rpn_jax.training.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.data.dataset = "voc/2007"
+    config.data.train_split = "train+validation"
+    config.data.eval_split = "test"
+    config.data.shorter_side = 600
+    config.data.longer_side = 1000
+
+    config.model.backbone = "vgg16"
+    config.model.frozen_stages = 2  # tunes conv3_1 and up
+    config.model.head_channels = 512
+    config.model.objectness = "softmax"
+    config.model.input_convention = "caffe"
+
+    config.loss.normalizer = "paper"
+    config.loss.balance = 10.0
+
+    config.batch_size = 1
+    config.steps = 80_000
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.decay_at = (60_000,)
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 5e-4
+
+    config.proposals.nms_threshold = 0.7
+    config.proposals.train.post_nms_top_n = 2000
+    config.proposals.test.post_nms_top_n = 300
+    return config

@@ -1,0 +1,55 @@
+"""`python -m rpn_jax COMMAND …`: the command line, also installed as `rpn-jax`."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from rpn_jax.commands import evaluate, prepare, propose, train
+from rpn_jax.errors import UserError
+
+COMMANDS = {"prepare": prepare, "train": train, "evaluate": evaluate, "propose": propose}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 0, 1 for an error, 130 when interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rpn_jax",
+        description="Region Proposal Networks in JAX: prepare a dataset, train on it, "
+        "measure recall, propose boxes for any image.",
+        epilog="python -m rpn_jax COMMAND --help says more about a command.",
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name,
+            help=command.__doc__.splitlines()[0],
+            description=command.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.add_arguments(subparser)
+        subparser.add_argument(
+            "--traceback", action="store_true", help="show where in the code an error arose"
+        )
+    arguments, overrides = parser.parse_known_args(argv)
+    # Compiled programs are kept, so that the second start of a run begins at once.
+    os.environ.setdefault(
+        "JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/rpn_jax/compiled")
+    )
+    try:
+        COMMANDS[arguments.command].run(arguments, overrides)
+    except UserError as error:
+        if arguments.traceback:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""Prepare a dataset: read, check and store it, and report what is in it.
+
+  python -m rpn_jax prepare --config=configs/shapes.py
+  python -m rpn_jax prepare --config=configs/bccd.py --config.data.source=FOLDER
+
+Every image is decoded once. Boxes that are clipped or dropped are listed by file. An image or
+annotation that cannot be read ends the preparation, or is left out and listed with --skip-bad.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's flags."""
+    parser.add_argument("--config", required=True, metavar="FILE", help="names the dataset")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave unreadable images and annotations out"
+    )
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Prepares the dataset of the config and prints the report."""
+    import pathlib
+
+    from rpn_jax.data.datasets import prepare_dataset
+    from rpn_jax.training.config import load_config
+
+    data = load_config(arguments.config, overrides).data
+    report = prepare_dataset(
+        data.dataset,
+        data_dir=pathlib.Path(data.data_dir).expanduser(),
+        source=data.source,
+        skip_bad=arguments.skip_bad,
+    )
+    print(report)

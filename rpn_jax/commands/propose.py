@@ -1,0 +1,73 @@
+"""Propose boxes for any images with a trained network.
+
+  python -m rpn_jax propose --workdir=runs/shapes photo.jpg --out=proposals
+  python -m rpn_jax propose --workdir=runs/voc --folder=photos --out=proposals --format=npz
+
+OUT/proposals.json is a list in COCO's results layout (bbox is x, y, width, height in pixels of the
+original image), with the file's name in each entry; --format=npz writes OUT/NAME.npz instead, with
+`boxes` (x1, y1, x2, y2) and `scores`. OUT/pictures has every image with its best boxes drawn.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+
+IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's flags."""
+    parser.add_argument("images", nargs="*", type=pathlib.Path, metavar="IMAGE")
+    parser.add_argument(
+        "--workdir", required=True, type=pathlib.Path, metavar="DIR", help="of the training run"
+    )
+    parser.add_argument(
+        "--folder", type=pathlib.Path, metavar="DIR", help="all images in it and below"
+    )
+    parser.add_argument("--out", required=True, type=pathlib.Path, metavar="DIR")
+    parser.add_argument("--format", choices=("json", "npz"), default="json")
+    parser.add_argument("--step", type=int, help="of the checkpoint; the newest by default")
+    parser.add_argument(
+        "--settings",
+        choices=("train", "test"),
+        default="test",
+        help="how many: config.proposals.test (for use) or .train (to train a detector on)",
+    )
+    parser.add_argument(
+        "--draw", type=int, default=20, metavar="N", help="boxes in a picture; 0: no pictures"
+    )
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Writes proposals and pictures."""
+    from rpn_jax.errors import UserError
+    from rpn_jax.training.config import apply_overrides
+    from rpn_jax.training.trained import write_proposals
+    from rpn_jax.training.workdir import load_workdir_config
+
+    paths = list(arguments.images)
+    if arguments.folder:
+        if not arguments.folder.is_dir():
+            raise UserError(f"--folder={arguments.folder}: no such folder")
+        found = arguments.folder.rglob("*")
+        paths += sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise UserError(
+            f"no images given; name image files, or a --folder that holds "
+            f"{', '.join(sorted(IMAGE_SUFFIXES))} files"
+        )
+    if missing := [path for path in paths if not path.is_file()]:
+        raise UserError(f"{missing[0]}: no such image file; leave it out or correct the path")
+    config = apply_overrides(load_workdir_config(arguments.workdir), overrides)
+    failures = write_proposals(
+        config,
+        arguments.workdir,
+        paths,
+        arguments.out,
+        step=arguments.step,
+        settings=arguments.settings,
+        file_format=arguments.format,
+        draw=arguments.draw,
+    )
+    if failures:
+        raise UserError(f"{len(failures)} of {len(paths)} images: {'; '.join(failures)}")

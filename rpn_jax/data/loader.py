@@ -1,0 +1,222 @@
+"""Batches for the host: plan + dataset -> decoded, resized, mirrored, padded arrays.
+
+Grain reads ahead in threads, a batch to a thread; OpenCV lets go of the interpreter while it works.
+A process is given its contiguous share of every global batch, on the same canvas as the others.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import cv2
+import grain
+import numpy as np
+from jaxtyping import Bool, Float, Int64, UInt8
+
+from rpn_jax.data import transforms
+from rpn_jax.data.datasets import Dataset, Record
+from rpn_jax.data.plan import BatchPlan, Buckets, PlannedBatch
+from rpn_jax.errors import UserError
+
+# As good as endless: at 1000 steps a second this is 35 years.
+_ENDLESS = 2**40
+_SLOT_MULTIPLE = 8
+
+
+class Batch(NamedTuple):
+    """A process's share of a global batch.
+
+    Images are RGB, padded with 0 at the bottom and right to the canvas of the batch's bucket;
+    `image_hw` is what they fill of it. Boxes are x1, y1, x2, y2 in pixels of the canvas, padded to
+    G slots; see `rpn_jax.typing.GroundTruth` for `gt_valid` and `gt_ignore`. `image_index` is the
+    index in the split. `image_valid` is False for an image that only fills up an evaluation's last
+    batch of a bucket: all zeros but for `image_hw`, which is the canvas, and an index of 0.
+    """
+
+    images: UInt8[np.ndarray, "B H W 3"]
+    image_hw: Float[np.ndarray, "B 2"]
+    gt_boxes: Float[np.ndarray, "B G 4"]
+    gt_valid: Bool[np.ndarray, "B G"]
+    gt_ignore: Bool[np.ndarray, "B G"]
+    image_index: Int64[np.ndarray, " B"]
+    image_valid: Bool[np.ndarray, " B"]
+
+
+def train_batches(
+    dataset: Dataset,
+    plan: BatchPlan,
+    buckets: Buckets,
+    *,
+    shorter_side: int,
+    longer_side: int,
+    start_step: int = 0,
+    num_steps: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    max_objects: int | None = None,
+    num_threads: int | None = None,
+    prefetch: int = 4,
+) -> Iterator[Batch]:
+    """Yields the batches of steps `start_step`, `start_step + 1`, …, endlessly by default.
+
+    Args:
+      dataset: what is read.
+      plan: which of its images make up a step; made from `buckets.of_example`.
+      buckets: from `choose_buckets` with the same two sides.
+      shorter_side: length of the images' shorter side, in pixels.
+      longer_side: which their longer side may not exceed.
+      start_step: the first step; to resume is to start at the next one.
+      num_steps: how many batches to yield.
+      process_index: which share of each global batch to load.
+      process_count: in how many shares it is cut; must divide the batch size.
+      max_objects: G; by default the most that any image of the dataset has, rounded up to 8.
+      num_threads: that load batches; one per CPU by default, 16 at most.
+      prefetch: batches loaded ahead.
+
+    Raises:
+      UserError: an image has more boxes than `max_objects`.
+    """
+    share = _share(plan.batch_size, process_index, process_count)
+    slots = _num_slots(dataset, max_objects)
+
+    def load(step: int) -> Batch:
+        planned = plan.batch(step)
+        return _load_batch(
+            dataset,
+            PlannedBatch(planned.examples[share], planned.flips[share], planned.bucket),
+            buckets.canvases[planned.bucket],
+            shorter_side=shorter_side,
+            longer_side=longer_side,
+            num_slots=slots,
+        )
+
+    stop = _ENDLESS if num_steps is None else start_step + num_steps
+    steps = grain.MapDataset.range(start_step, stop)
+    return _read_ahead(steps.map(load), num_threads, prefetch)
+
+
+def eval_batches(
+    dataset: Dataset,
+    batch_size: int,
+    buckets: Buckets,
+    *,
+    shorter_side: int,
+    longer_side: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    max_objects: int | None = None,
+    num_threads: int | None = None,
+    prefetch: int = 4,
+) -> Iterator[Batch]:
+    """Yields every image once, unmirrored, bucket by bucket in the order of the split.
+
+    The last batch of each bucket is filled up with images that are not valid, so that all
+    processes see equally many batches of equal shape. For the arguments see `train_batches`.
+    """
+    share = _share(batch_size, process_index, process_count)
+    slots = _num_slots(dataset, max_objects)
+    batches = list(_eval_plan(buckets, batch_size))
+
+    def load(planned: PlannedBatch) -> Batch:
+        return _load_batch(
+            dataset,
+            PlannedBatch(planned.examples[share], planned.flips[share], planned.bucket),
+            buckets.canvases[planned.bucket],
+            shorter_side=shorter_side,
+            longer_side=longer_side,
+            num_slots=slots,
+        )
+
+    return _read_ahead(grain.MapDataset.source(batches).map(load), num_threads, prefetch)
+
+
+def _eval_plan(buckets: Buckets, batch_size: int) -> Iterator[PlannedBatch]:
+    """Yields global batches; -1 stands for an image that only fills up."""
+    for bucket in range(len(buckets.canvases)):
+        members = np.flatnonzero(buckets.of_example == bucket)
+        for start in range(0, len(members), batch_size):
+            examples = np.full(batch_size, -1, np.int64)
+            present = members[start : start + batch_size]
+            examples[: len(present)] = present
+            yield PlannedBatch(examples, np.zeros(batch_size, bool), bucket)
+
+
+def _share(batch_size: int, process_index: int, process_count: int) -> slice:
+    if batch_size % process_count:
+        raise UserError(
+            f"batch_size: {batch_size} images cannot be shared by {process_count} processes; "
+            f"take a multiple of {process_count}"
+        )
+    size = batch_size // process_count
+    return slice(process_index * size, (process_index + 1) * size)
+
+
+def _num_slots(dataset: Dataset, max_objects: int | None) -> int:
+    """Returns G, having made sure that every image's boxes fit."""
+    most = int(dataset.num_objects.max())
+    if max_objects is None:
+        return max(1, -(-most // _SLOT_MULTIPLE)) * _SLOT_MULTIPLE
+    if most > max_objects:
+        crowded = dataset[int(dataset.num_objects.argmax())].filename
+        raise UserError(
+            f"{crowded}: has {most} boxes, but max_objects is {max_objects}; raise it to {most}"
+        )
+    return max_objects
+
+
+def _read_ahead(
+    batches: grain.MapDataset, num_threads: int | None, prefetch: int
+) -> Iterator[Batch]:
+    # OpenCV's own threads would only compete with Grain's.
+    cv2.setNumThreads(1)
+    threads = num_threads or min(os.cpu_count() or 1, 16)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
+    return iter(batches.to_iter_dataset(options))
+
+
+def _load_batch(
+    dataset: Dataset,
+    planned: PlannedBatch,
+    canvas_hw: tuple[int, int],
+    *,
+    shorter_side: int,
+    longer_side: int,
+    num_slots: int,
+) -> Batch:
+    size = len(planned.examples)
+    batch = Batch(
+        images=np.zeros((size, *canvas_hw, 3), np.uint8),
+        image_hw=np.tile(np.array(canvas_hw, np.float32), (size, 1)),
+        gt_boxes=np.zeros((size, num_slots, 4), np.float32),
+        gt_valid=np.zeros((size, num_slots), bool),
+        gt_ignore=np.zeros((size, num_slots), bool),
+        image_index=np.maximum(planned.examples, 0),
+        image_valid=planned.examples >= 0,
+    )
+    for i in np.flatnonzero(batch.image_valid):
+        record = dataset[int(planned.examples[i])]
+        image, boxes = load_example(
+            record,
+            flip=bool(planned.flips[i]),
+            shorter_side=shorter_side,
+            longer_side=longer_side,
+        )
+        height, width = image.shape[:2]
+        batch.images[i, :height, :width] = image
+        batch.image_hw[i] = height, width
+        batch.gt_boxes[i, : len(boxes)] = boxes
+        batch.gt_valid[i, : len(boxes)] = True
+        batch.gt_ignore[i, : len(boxes)] = record.ignore
+    return batch
+
+
+def load_example(
+    record: Record, *, flip: bool = False, shorter_side: int, longer_side: int
+) -> tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "n 4"]]:
+    """Returns a record's image at the network's input size, and its boxes in those pixels."""
+    image = transforms.decode_image(record.image_bytes, record.filename)
+    new_hw = transforms.resized_hw(
+        record.height, record.width, shorter_side=shorter_side, longer_side=longer_side
+    )
+    image, boxes = transforms.resize(image, record.boxes, new_hw)
+    return transforms.flip_horizontally(image, boxes) if flip else (image, boxes)

@@ -1,0 +1,172 @@
+"""Which examples make up step s, and on which canvas: pure functions of (sizes, seed, step)."""
+
+import bisect
+import functools
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from rpn_jax.data.transforms import resized_hw
+
+# What a random stream is for; part of its seed.
+_OFFSETS, _SCHEDULE, _ORDER, _FLIPS = range(4)
+
+
+class Buckets(NamedTuple):
+    """The canvases (height, width) that a dataset needs, and the one that each example goes on."""
+
+    canvases: tuple[tuple[int, int], ...]
+    of_example: Int[np.ndarray, " N"]
+
+
+def choose_buckets(
+    heights: Int[np.ndarray, " N"],
+    widths: Int[np.ndarray, " N"],
+    *,
+    shorter_side: int,
+    longer_side: int,
+    count: int = 4,
+    multiple: int = 16,
+) -> Buckets:
+    """Returns at most `count` canvases for a dataset, chosen so that little of them is padding.
+
+    Images are ordered by aspect ratio and cut into runs; a run's canvas is as high and as wide as
+    its largest image after resizing, rounded up to `multiple`. Of all ways to cut, the one with
+    the least total canvas area is taken (dynamic programming over the distinct sizes). Every
+    image then goes on the smallest canvas that holds it. Every canvas is used.
+    """
+    originals, original_of = np.unique(
+        np.stack([heights, widths], axis=1), axis=0, return_inverse=True
+    )
+    sides = dict(shorter_side=shorter_side, longer_side=longer_side)
+    resized = np.array([resized_hw(int(h), int(w), **sides) for h, w in originals])
+    rounded = -(-resized // multiple) * multiple
+    sizes, size_of = np.unique(rounded, axis=0, return_inverse=True)
+    size_of_example = size_of.reshape(-1)[original_of.reshape(-1)]
+    weights = np.bincount(size_of_example, minlength=len(sizes))
+
+    candidates = _cut_into_runs(sizes, weights, count)
+    areas = candidates.prod(axis=1)
+    fits = (sizes[:, None, :] <= candidates[None, :, :]).all(axis=2)
+    chosen = np.where(fits, areas[None, :], np.iinfo(np.int64).max).argmin(axis=1)
+    used, canvas_of_size = np.unique(chosen, return_inverse=True)
+    canvases = tuple((int(h), int(w)) for h, w in candidates[used])
+    return Buckets(canvases, canvas_of_size.reshape(-1)[size_of_example].astype(np.int64))
+
+
+def _cut_into_runs(
+    sizes: Int[np.ndarray, "S 2"], weights: Int[np.ndarray, " S"], count: int
+) -> Int[np.ndarray, "C 2"]:
+    """Returns the canvases of the best cut of `sizes`, in order of aspect ratio, into runs."""
+    order = np.argsort(sizes[:, 1] / sizes[:, 0], kind="stable")
+    sizes, weights = sizes[order], weights[order]
+    total = len(sizes)
+    # cost[i, j]: canvas area, over all its images, of the run i..j (j included).
+    cost = np.full((total, total), np.inf)
+    for i in range(total):
+        areas = np.maximum.accumulate(sizes[i:], axis=0).prod(axis=1)
+        cost[i, i:] = areas * np.cumsum(weights[i:])
+    # best[j]: least cost of the first j sizes in as many runs as there were rounds.
+    best = np.concatenate([[0.0], cost[0]])
+    starts = [np.zeros(total + 1, int)]
+    for _ in range(min(count, total) - 1):
+        through = best[:-1, None] + cost  # the last run starts at i and ends with j
+        starts.append(np.concatenate([[0], through.argmin(axis=0)]))
+        best = np.concatenate([[0.0], through.min(axis=0)])
+    canvases, end = [], total
+    for start_of in reversed(starts):
+        if end:
+            start = start_of[end]
+            canvases.append(sizes[start:end].max(axis=0))
+            end = start
+    return np.array(canvases)
+
+
+class PlannedBatch(NamedTuple):
+    """The examples of one global batch, whether each is mirrored, and their common bucket."""
+
+    examples: Int[np.ndarray, " B"]
+    flips: Bool[np.ndarray, " B"]
+    bucket: int
+
+
+class BatchPlan:
+    """The endless order of a training run: `batch(step)` depends on the arguments and `step` only.
+
+    All examples of a batch are of one bucket. Within a bucket, batches read on from one shuffled
+    pass to the next, so its images are shown equally often to within one. An epoch e is the run
+    of steps in which bucket b is given `floor((e+1) n_b/B + u_b) - floor(e n_b/B + u_b)` batches
+    (u_b in [0, 1) from the seed) in shuffled order: over many epochs each bucket, however small,
+    gets its share and no more, where rounding every epoch's batches up would favour rare shapes.
+    Epochs therefore differ by a few steps; their mean length is N / B.
+
+    Nothing is stored from one call to the next but a cache, so resuming at a step is asking for it.
+    """
+
+    def __init__(
+        self,
+        bucket_of_example: Int[np.ndarray, " N"],
+        batch_size: int,
+        seed: int,
+        *,
+        flip_probability: float = 0.5,
+    ):
+        if len(bucket_of_example) == 0:
+            raise ValueError("a BatchPlan needs at least one example")
+        self.batch_size = batch_size
+        self._seed = seed
+        self._flip_probability = flip_probability
+        self._buckets = np.unique(bucket_of_example)
+        self._members = [np.flatnonzero(bucket_of_example == b) for b in self._buckets]
+        self._sizes = [len(members) for members in self._members]
+        self._offsets = self._rng(_OFFSETS).integers(batch_size, size=len(self._sizes)).tolist()
+        # Steps come in order, so the last few passes and epochs are all that is asked for again.
+        self._pass = functools.lru_cache(maxsize=2 * len(self._sizes) + 2)(self._shuffled_pass)
+        self._schedule = functools.lru_cache(maxsize=4)(self._shuffled_schedule)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which as many images are shown as there are, rounded up."""
+        return -(-sum(self._sizes) // self.batch_size)
+
+    def batch(self, step: int) -> PlannedBatch:
+        """Returns the global batch of a step (0, 1, …)."""
+        epoch = self._epoch_of(step)
+        slot = step - self._steps_before(epoch)
+        schedule = self._schedule(epoch)
+        b = int(schedule[slot])
+        earlier = self._batches_before(b, epoch) + int(np.sum(schedule[:slot] == b))
+        positions = earlier * self.batch_size + np.arange(self.batch_size)
+        passes, within = np.divmod(positions, self._sizes[b])
+        examples = np.array(
+            [self._pass(b, int(p))[i] for p, i in zip(passes, within, strict=True)], np.int64
+        )
+        draws = self._rng(_FLIPS, step).random(self.batch_size)
+        return PlannedBatch(examples, draws < self._flip_probability, int(self._buckets[b]))
+
+    def _batches_before(self, b: int, epoch: int) -> int:
+        return (epoch * self._sizes[b] + self._offsets[b]) // self.batch_size
+
+    def _steps_before(self, epoch: int) -> int:
+        return sum(self._batches_before(b, epoch) for b in range(len(self._sizes)))
+
+    def _epoch_of(self, step: int) -> int:
+        # An epoch's first step is within one batch per bucket of its mean, epoch * N / B.
+        total, slack = sum(self._sizes), len(self._sizes) + 1
+        low = max(0, (step - slack) * self.batch_size // total)
+        high = (step + slack) * self.batch_size // total + 2
+        return low + bisect.bisect_right(range(low, high), step, key=self._steps_before) - 1
+
+    def _shuffled_schedule(self, epoch: int) -> Int[np.ndarray, " S"]:
+        batches = [
+            self._batches_before(b, epoch + 1) - self._batches_before(b, epoch)
+            for b in range(len(self._sizes))
+        ]
+        return self._rng(_SCHEDULE, epoch).permutation(np.repeat(np.arange(len(batches)), batches))
+
+    def _shuffled_pass(self, b: int, number: int) -> Int[np.ndarray, " n"]:
+        return self._rng(_ORDER, b, number).permutation(self._members[b])
+
+    def _rng(self, *what: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, *what])

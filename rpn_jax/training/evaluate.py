@@ -1,0 +1,128 @@
+"""Running a trained network over a split: its proposals, its recall, its validation loss."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from rpn_jax.data.datasets import Dataset
+from rpn_jax.data.loader import Batch, eval_batches
+from rpn_jax.data.plan import Buckets, choose_buckets
+from rpn_jax.evaluation.recall import ImageProposals, RecallResult, RecallSums, image_recall
+from rpn_jax.progress import progress_bar
+from rpn_jax.training.devices import prefetch, shard, unshard
+from rpn_jax.training.network import check_batch_size, device_batch
+
+
+class ImageResult(NamedTuple):
+    """All that the network says of one image of a split."""
+
+    index: int  # in the split
+    proposals: ImageProposals  # beside what was annotated, in original pixels
+    original_hw: np.ndarray  # (2,)
+    losses: dict[str, float]
+    batch: Batch  # the batch and the place in it that the image had,
+    place: int
+    labels: np.ndarray  # and how its anchors were labelled and sampled
+
+
+def split_results(
+    config: ConfigDict, eval_step: Callable, variables, dataset: Dataset, *, description: str
+) -> Iterator[ImageResult]:
+    """Yields this process's share of the split, image by image, with a progress bar.
+
+    `eval_step` is `step.make_eval_step` mapped over the local devices.
+    """
+    batches = eval_batches(
+        dataset, eval_batch_size(config), buckets(config, dataset), **loader_fields(config)
+    )
+    bar = progress_bar(
+        total=-(-len(dataset) // jax.process_count()),
+        description=description,
+        unit="image",
+        leave=False,
+        disable=jax.process_index() > 0,
+    )
+    with bar:
+        for batch, on_device in prefetch(batches, lambda batch: shard(device_batch(batch))):
+            proposals, losses, targets = unshard(eval_step(variables, on_device))
+            for place in np.flatnonzero(batch.image_valid):
+                index = int(batch.image_index[place])
+                record = dataset[index]
+                valid = proposals.valid[place]
+                original_hw = np.array([record.height, record.width])
+                scale = (original_hw / batch.image_hw[place])[[1, 0, 1, 0]]
+                boxes = proposals.boxes[place][valid] * scale[None, :]
+                yield ImageResult(
+                    index,
+                    ImageProposals(
+                        record.image_id,
+                        boxes.astype(np.float32),
+                        proposals.scores[place][valid],
+                        record.boxes,
+                        record.ignore,
+                        record.areas,
+                    ),
+                    original_hw,
+                    {name: float(values[place]) for name, values in losses.items()},
+                    batch,
+                    int(place),
+                    targets.labels[place],
+                )
+                bar.update()
+
+
+def evaluate(
+    config: ConfigDict, results: Iterator[ImageResult]
+) -> tuple[RecallResult, dict[str, float]]:
+    """Returns the recall and the mean of each loss over all images of all processes."""
+    sums = RecallSums.empty(config.evaluation.top_ns)
+    losses: dict[str, float] = {}
+    for result in results:
+        sums += image_recall(result.proposals, config.evaluation.top_ns)
+        for name, value in result.losses.items():
+            losses[name] = losses.get(name, 0.0) + value
+    if jax.process_count() > 1:
+        gathered = multihost_utils.process_allgather((sums.to_arrays(), losses))
+        arrays, losses = jax.tree.map(lambda rows: rows.sum(axis=0), gathered)
+        sums = RecallSums.from_arrays(arrays, config.evaluation.top_ns)
+    return sums.result(), {name: float(total) / sums.images for name, total in losses.items()}
+
+
+def eval_batch_size(config: ConfigDict) -> int:
+    """Returns the images an evaluation step, over all devices and processes."""
+    return config.evaluation.batch_size or config.batch_size
+
+
+def loader_fields(config: ConfigDict) -> dict[str, object]:
+    """Returns what the batches of training and of evaluation have in common."""
+    data = config.data
+    return {
+        "shorter_side": data.shorter_side,
+        "longer_side": data.longer_side,
+        "max_objects": data.max_objects,
+        "num_threads": data.num_threads,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+
+
+def buckets(config: ConfigDict, dataset: Dataset) -> Buckets:
+    """Returns the canvases on which the images of a split go."""
+    data = config.data
+    return choose_buckets(
+        dataset.heights,
+        dataset.widths,
+        shorter_side=data.shorter_side,
+        longer_side=data.longer_side,
+        count=data.num_buckets,
+    )
+
+
+def check_devices(config: ConfigDict) -> None:
+    """Raises a `UserError` unless the devices can share the batches of the config evenly."""
+    check_batch_size("config.batch_size", config.batch_size)
+    check_batch_size("config.evaluation.batch_size", eval_batch_size(config))

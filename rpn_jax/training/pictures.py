@@ -1,0 +1,60 @@
+"""The pictures that a training run leaves: how anchors were labelled, what was proposed."""
+
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from rpn_jax.models import RegionProposalNetwork
+from rpn_jax.training.evaluate import ImageResult
+from rpn_jax.training.metrics import MetricsWriter
+from rpn_jax.training.network import anchors_per_level
+from rpn_jax.visualize.boxes import draw_matches, draw_proposals, write_image
+
+
+def draw_first(
+    config: ConfigDict,
+    network: RegionProposalNetwork,
+    results: Iterator[ImageResult],
+    folder: pathlib.Path,
+    writer: MetricsWriter | None = None,
+    step: int = 0,
+) -> Iterator[ImageResult]:
+    """Passes the results on and draws the first `config.evaluation.pictures` of them.
+
+    They go to `folder`, and to TensorBoard where there is a writer.
+    """
+    for number, result in enumerate(results):
+        if number < config.evaluation.pictures and jax.process_index() == 0:
+            for kind, image in image_pictures(config, network, result).items():
+                write_image(folder / f"{number}_{kind}.png", image)
+                if writer:
+                    writer.write_image(step, f"{kind}/{number}", image)
+        yield result
+
+
+def image_pictures(
+    config: ConfigDict, network: RegionProposalNetwork, result: ImageResult
+) -> dict[str, np.ndarray]:
+    """Returns the image with its labelled anchors and with its proposals, as the network saw it."""
+    batch, place = result.batch, result.place
+    height, width = batch.image_hw[place].astype(int)
+    anchors = np.concatenate(
+        [np.asarray(a) for a in anchors_per_level(config, network, *batch.images.shape[1:3])]
+    )
+    image = batch.images[place, :height, :width]
+    valid = batch.gt_valid[place]
+    gt_boxes, gt_ignore = batch.gt_boxes[place][valid], batch.gt_ignore[place][valid]
+    scale = (batch.image_hw[place] / result.original_hw)[[1, 0, 1, 0]]
+    return {
+        "matches": draw_matches(image, anchors, result.labels, gt_boxes, gt_ignore),
+        "proposals": draw_proposals(
+            image,
+            result.proposals.boxes * scale[None, :],
+            result.proposals.scores,
+            gt_boxes=gt_boxes,
+            gt_ignore=gt_ignore,
+        ),
+    }

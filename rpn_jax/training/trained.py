@@ -1,0 +1,171 @@
+"""A trained network taken from its work folder: to measure it, and to use it on any image."""
+
+import collections
+import json
+import pathlib
+from collections.abc import Sequence
+
+import jax
+from ml_collections import ConfigDict
+
+from rpn_jax.evaluation.coco import coco_recall, to_coco_results
+from rpn_jax.evaluation.recall import RecallResult, RecallSums
+from rpn_jax.models import RegionProposalNetwork, trainable_mask
+from rpn_jax.training import devices
+from rpn_jax.training.checkpoint import Checkpoints
+from rpn_jax.training.evaluate import check_devices, evaluate, split_results
+from rpn_jax.training.network import build_network, open_split
+from rpn_jax.training.optimizer import build_optimizer
+from rpn_jax.training.pictures import draw_first
+from rpn_jax.training.propose import propose_images
+from rpn_jax.training.state import initial_state
+from rpn_jax.training.step import make_eval_step
+from rpn_jax.training.workdir import write_npz, write_text
+from rpn_jax.visualize.boxes import draw_proposals, write_image
+from rpn_jax.visualize.plots import plot_recall_to_iou
+
+IMAGES_AT_ONCE = 50  # for pycocotools, whose dicts of a whole split would fill the memory
+
+
+def load_trained(
+    config: ConfigDict, workdir: pathlib.Path, step: int | None = None
+) -> tuple[RegionProposalNetwork, dict, int]:
+    """Returns the network, its trained variables on all local devices, and their step.
+
+    Raises:
+        UserError: the folder holds no checkpoint (of that step), or one of another network.
+    """
+    checkpoints = Checkpoints(workdir, read_only=True)
+    network = build_network(config)
+    _, optimizer = build_optimizer(config)
+
+    def abstract_state():
+        variables = network.init(jax.random.key(0), jax.numpy.zeros((1, 64, 64, 3)))
+        mask = trainable_mask(variables["params"], config.model.frozen_stages)
+        return initial_state(variables, mask, optimizer)
+
+    state = checkpoints.restore(jax.eval_shape(abstract_state), step)
+    checkpoints.close()
+    return network, {"params": state.params, "batch_stats": state.batch_stats}, int(state.step)
+
+
+def evaluate_workdir(
+    config: ConfigDict, workdir: pathlib.Path, split: str | None = None, step: int | None = None
+) -> str:
+    """Measures a run on a split; writes JSON, plot and pictures, and returns the table.
+
+    They go to `workdir/evaluation/SPLIT`.
+    """
+    split = split or config.data.eval_split
+    check_devices(config)
+    dataset = open_split(config, split)
+    network, variables, step = load_trained(config, workdir, step)
+    folder = workdir / "evaluation" / split
+    eval_step = devices.parallel_map(make_eval_step(config, network))
+    results = split_results(config, eval_step, variables, dataset, description="evaluating")
+    results = draw_first(config, network, results, folder / "pictures")
+
+    peer = PeerRecall(config.evaluation.top_ns)
+    recall, losses = evaluate(config, peer.watch(results))
+    peer_recall = peer.result()
+    figures = {
+        "dataset": config.data.dataset,
+        "split": split,
+        "step": step,
+        **recall.to_json(),
+        "pycocotools_average_recall": peer_recall.scalars(),
+        "losses": losses,
+    }
+    if jax.process_index() == 0:
+        write_text(folder / "recall.json", json.dumps(figures, indent=2))
+        for suffix in (".png", ".svg"):
+            plot_recall_to_iou({f"step {step}": recall}, folder / f"recall_to_iou{suffix}")
+    return f"{config.data.dataset} {split}, step {step}\n{recall}\n{_beside(recall, peer_recall)}"
+
+
+class PeerRecall:
+    """Counts the same recall by pycocotools, of the images that pass by."""
+
+    def __init__(self, top_ns: tuple[int, ...]):
+        self._sums = RecallSums.empty(top_ns)
+        self._waiting = []
+
+    def watch(self, results):
+        """Passes the results on and counts them."""
+        for result in results:
+            self._waiting.append(result.proposals)
+            if len(self._waiting) == IMAGES_AT_ONCE:
+                self._count()
+            yield result
+
+    def _count(self):
+        self._sums += coco_recall(self._waiting, self._sums.top_ns)
+        self._waiting = []
+
+    def result(self) -> RecallResult:
+        """Returns the ratios over all that were counted."""
+        if self._waiting:
+            self._count()
+        return self._sums.result()
+
+
+def _beside(ours: RecallResult, theirs: RecallResult) -> str:
+    pairs = zip(ours.scalars().items(), theirs.scalars().values(), strict=True)
+    rows = [
+        f"{name:>6}  {100 * value:7.3f}  {100 * peer:7.3f}"
+        for (name, value), peer in pairs
+        if "_" not in name
+    ]
+    return "\n".join([f"{'':>6}  {'ours':>7}  {'pycocotools':>7}", *rows])
+
+
+def write_proposals(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    paths: Sequence[pathlib.Path],
+    out: pathlib.Path,
+    *,
+    step: int | None = None,
+    settings: str = "test",
+    file_format: str = "json",
+    draw: int = 20,
+) -> list[str]:
+    """Writes the proposals of image files, and pictures of the best `draw`, into the folder `out`.
+
+    Returns a line for each file that could not be read; the others are written all the same.
+    """
+    network, variables, _ = load_trained(config, workdir, step)
+    names = output_names(paths)
+    failures, rows = [], {}
+    for result in propose_images(config, network, variables, paths, settings):
+        name = names[result.path]
+        if result.error:
+            failures.append(result.error)
+            continue
+        if file_format == "npz":
+            write_npz(out / f"{name}.npz", boxes=result.boxes, scores=result.scores)
+        else:
+            rows[result.path] = [
+                {**row, "file_name": str(result.path)}
+                for row in to_coco_results(
+                    paths.index(result.path) + 1, result.boxes, result.scores
+                )
+            ]
+        if draw:
+            picture = draw_proposals(result.image, result.boxes, result.scores, top_n=draw)
+            write_image(out / "pictures" / f"{name}.jpg", picture)
+    if file_format == "json":
+        in_order = [row for path in paths for row in rows.get(path, [])]
+        write_text(out / "proposals.json", json.dumps(in_order))
+    return failures
+
+
+def output_names(paths: Sequence[pathlib.Path]) -> dict[pathlib.Path, str]:
+    """Returns a file name for each path: its stem, or all of the path where stems are equal."""
+    stems = collections.Counter(path.stem for path in paths)
+    return {
+        path: path.stem
+        if stems[path.stem] == 1
+        else "_".join(path.with_suffix("").parts).strip("/")
+        for path in paths
+    }

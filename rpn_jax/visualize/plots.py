@@ -1,0 +1,113 @@
+"""Plots of recall and of losses, as PNG or SVG by the suffix of the path.
+
+They use Matplotlib's objects without pyplot, so they need no display, leave no state behind and
+may be drawn from any thread. Lines differ by style and marker as well as by colour.
+"""
+
+import io
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rpn_jax.errors import UserError
+from rpn_jax.evaluation.recall import IOU_THRESHOLDS, RecallResult
+from rpn_jax.visualize.files import write_bytes
+
+# Okabe and Ito's palette without its yellow, which is too light on white.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def plot_recall_to_iou(
+    results: Mapping[str, RecallResult],
+    path: str | os.PathLike,
+    *,
+    top_ns: Sequence[int] | None = None,
+) -> None:
+    """Plots recall against the IoU threshold, a line for each top N of each named result.
+
+    The paper's Figure 4 has the same axes (for how its protocol differs see `evaluation.recall`).
+    AR beside its name is the mean of a line. `top_ns` chooses among those that the
+    results hold. Colour and marker say which result if there are several, else which N; the line
+    style always says which N. A result without any object has no line.
+    """
+    figure, axes = _figure(7.2, 5.0)
+    several = len(results) > 1
+    for r, (name, result) in enumerate(results.items()):
+        for n, top_n in enumerate(sorted(top_ns or result.top_ns, reverse=True)):
+            look = r if several else n
+            label = f"top {top_n}: AR {100 * result.average_recall(top_n):.1f} %"
+            axes.plot(
+                IOU_THRESHOLDS,
+                100 * result.curve(top_n),
+                label=f"{name}, {label}" if several else label,
+                color=_COLORS[look % len(_COLORS)],
+                marker=_MARKERS[look % len(_MARKERS)],
+                linestyle=_LINES[n % len(_LINES)],
+                linewidth=1.8,
+                markersize=5.5,
+                clip_on=False,  # whole markers at 0 and 100 %
+            )
+    axes.set(xlabel="IoU threshold", ylabel="Recall (%)", xlim=(0.49, 0.96), ylim=(0, 100))
+    axes.set_xticks(IOU_THRESHOLDS)
+    axes.set_title("Recall of objects" + ("" if several else "".join(f", {n}" for n in results)))
+    axes.legend(frameon=False, handlelength=3.5)
+    _save(figure, path)
+
+
+def plot_losses(
+    rows: Sequence[Mapping[str, float | int]],
+    path: str | os.PathLike,
+    *,
+    names: Sequence[str] = ("loss", "loss_objectness", "loss_box"),
+) -> None:
+    """Plots the losses in rows of metrics against their `step`, on a logarithmic scale.
+
+    The faint line is what was logged, the strong one its mean over a window of a fiftieth of the
+    rows. Rows without a name, or without a finite value for it, have no point of it.
+    """
+    figure, axes = _figure(7.2, 4.2)
+    for i, name in enumerate(names):
+        points = [(row["step"], row[name]) for row in rows if np.isfinite(row.get(name, np.nan))]
+        if not points:
+            continue
+        steps, values = np.array(points, np.float64).T
+        color, line = _COLORS[i % len(_COLORS)], _LINES[i % len(_LINES)]
+        axes.plot(steps, values, color=color, linewidth=0.8, alpha=0.3)
+        axes.plot(steps, _smooth(values), color=color, linestyle=line, linewidth=1.8, label=name)
+    axes.set(xlabel="Step", ylabel="Loss", title="Training losses", yscale="log")
+    if axes.lines:
+        axes.legend(frameon=False, handlelength=3.5)
+    _save(figure, path)
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Returns the mean over the rows at most a hundredth of all away, fewer at the ends."""
+    reach = len(values) // 100
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    start = np.maximum(np.arange(len(values)) - reach, 0)
+    stop = np.minimum(np.arange(len(values)) + reach + 1, len(values))
+    return (sums[stop] - sums[start]) / (stop - start)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _save(figure: Figure, path: str | os.PathLike) -> None:
+    suffix = pathlib.Path(path).suffix.lower()
+    if suffix not in (".png", ".svg"):
+        raise UserError(f"{path}: cannot write a {suffix or 'suffixless'} plot; use .png or .svg")
+    content = io.BytesIO()
+    figure.savefig(content, format=suffix[1:], dpi=160)
+    write_bytes(path, content.getvalue())

@@ -1,0 +1,122 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rpn_jax.models import BACKBONES
+from rpn_jax.models.norms import EPSILON
+from rpn_jax.models.resnet import ResidualBlock, ResNet
+
+# XLA takes several times as long to compile the default generator.
+KEY = jax.random.key(0, impl="rbg")
+TINY = {"depths": (1, 1, 1, 1), "bottleneck": False}
+
+
+def shapes(model, height=32, width=48):
+    image = jax.ShapeDtypeStruct((2, height, width, 3), jnp.float32)
+    return jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x), image)
+
+
+# torchvision 0.28: parameters of conv1, bn1, layer1, layer2 and layer3 of each model.
+@pytest.mark.parametrize(
+    ("name", "channels", "size"),
+    [
+        ("resnet18", 256, 2_782_784),
+        ("resnet34", 256, 8_170_304),
+        ("resnet50", 1024, 8_543_296),
+        ("resnet101", 1024, 27_535_424),
+    ],
+)
+def test_they_are_the_published_networks(name, channels, size):
+    (output,), variables = shapes(BACKBONES[name](norm="group_norm"))
+    assert output.shape == (2, 2, 3, channels)
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == size
+
+
+@pytest.mark.parametrize(
+    ("stem", "strides"), [("imagenet", (4, 4, 8, 16, 32)), ("small", (2, 2, 4, 8, 16))]
+)
+@pytest.mark.parametrize(("height", "width"), [(32, 64), (37, 65), (33, 31)])
+def test_strides_and_grid_describe_the_outputs(stem, strides, height, width):
+    model = ResNet(**TINY, stem=stem, output_stages=("c1", "c2", "c3", "c4", "c5"))
+    outputs, _ = shapes(model, height, width)
+    assert model.strides == strides
+    assert tuple(output.shape[1:3] for output in outputs) == model.grid_hw(height, width)
+
+
+def test_the_stem_pads_three_then_one_pixel(random_variables):
+    # A kernel that copies the pixel under its centre: with padding 3 the convolution samples
+    # pixels 0, 2, 4, …; the pool then takes the maximum of samples 2i-1, 2i and 2i+1.
+    image = np.random.default_rng(0).uniform(1, 2, (1, 10, 13, 3)).astype(np.float32)
+    model = ResNet(**TINY, output_stages=("c1",))
+    variables = random_variables(model, image)
+    kernel = np.zeros((7, 7, 3, 64), np.float32)
+    kernel[3, 3, 0, 0] = 1
+    variables["params"]["c1"]["conv1"]["conv"]["kernel"] = jnp.asarray(kernel)
+    (output,) = jax.jit(model.apply)(variables, image)
+    sampled = np.pad(image[0, ::2, ::2, 0], 1)
+    rows, columns = output.shape[1:3]
+    expected = [
+        [sampled[2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max() for j in range(columns)]
+        for i in range(rows)
+    ]
+    np.testing.assert_allclose(output[0, :, :, 0], expected / np.sqrt(1 + EPSILON), rtol=1e-5)
+
+
+@pytest.mark.parametrize("stride_in_1x1", [False, True])
+def test_where_a_bottleneck_strides(random_variables, stride_in_1x1):
+    # Pixels in odd rows are lost to a 1x1 convolution of stride 2, but not to the 3x3.
+    block = ResidualBlock(8, 2, True, stride_in_1x1, "sync_batch_norm", jnp.float32)
+    x = np.random.default_rng(1).normal(size=(1, 6, 6, 4)).astype(np.float32)
+    variables = random_variables(block, x, False)
+    gradient = jax.jit(jax.grad(lambda x: block.apply(variables, x, False).sum()))(x)
+    assert gradient.shape == x.shape
+    assert (gradient[:, ::2, ::2] != 0).any()
+    assert bool((gradient[:, 1::2] != 0).any()) == (not stride_in_1x1)
+
+
+@pytest.mark.parametrize("norm", ["sync_batch_norm", "group_norm"])
+def test_an_untrained_block_passes_its_input_on(norm):
+    block = ResidualBlock(32, 1, False, False, norm, jnp.float32)
+    x = np.random.default_rng(1).normal(size=(1, 4, 5, 32)).astype(np.float32)
+    variables = jax.jit(block.init, static_argnums=2)(KEY, x, False)
+    y = jax.jit(block.apply, static_argnums=2)(variables, x, False)
+    np.testing.assert_array_equal(y, np.maximum(x, 0))
+
+
+def test_frozen_norms_let_a_block_learn(random_variables):
+    block = ResidualBlock(32, 1, False, False, "frozen_batch_norm", jnp.float32)
+    x = np.random.default_rng(1).normal(size=(1, 4, 5, 32)).astype(np.float32)
+    variables = random_variables(block, x, False)
+
+    def loss(params):
+        return block.apply({**variables, "params": params}, x, False).sum()
+
+    gradients = jax.jit(jax.grad(loss))(variables["params"])
+    assert all((leaf != 0).any() for leaf in jax.tree.leaves(gradients))
+
+
+def test_frozen_stages_keep_their_statistics_and_get_no_gradient(random_variables):
+    model = ResNet(**TINY, norm="sync_batch_norm", frozen_stages=1, output_stages=("c2",))
+    images = np.random.default_rng(1).normal(size=(2, 1, 16, 16, 3)).astype(np.float32)
+    variables = random_variables(model, images[0])
+
+    def loss(params, image):
+        (c2,), updated = model.apply(
+            {**variables, "params": params}, image, True, mutable=["batch_stats"]
+        )
+        return (c2**2).sum(), updated["batch_stats"]
+
+    gradients, statistics = jax.jit(
+        jax.vmap(
+            jax.grad(loss, has_aux=True),
+            in_axes=(None, 0),
+            out_axes=(0, None),
+            axis_name="data",
+        )
+    )(variables["params"], images)
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), statistics, variables["batch_stats"])
+    assert not any(jax.tree.leaves(changed["c1"]))
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradients["c1"]))
+    assert all(jax.tree.leaves(changed["c2"]))
+    assert all((leaf != 0).any() for leaf in jax.tree.leaves(gradients["c2"]))

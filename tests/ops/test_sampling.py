@@ -1,0 +1,86 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rpn_jax.ops.matching import Label
+from rpn_jax.ops.sampling import subsample_labels
+
+_sample = jax.jit(subsample_labels, static_argnums=(2, 3))
+
+
+def labels_of(positives, negatives, ignored=0, seed=0):
+    labels = np.repeat([1, 0, -1], [positives, negatives, ignored])
+    return np.random.default_rng(seed).permutation(labels)
+
+
+def count(labels):
+    return int((labels == Label.POSITIVE).sum()), int((labels == Label.NEGATIVE).sum())
+
+
+@pytest.mark.parametrize(
+    ("have", "num_samples", "fraction", "expected"),
+    [
+        ((50, 200), 64, 0.5, (32, 32)),
+        ((5, 200), 64, 0.5, (5, 59)),  # negatives fill up
+        ((50, 10), 64, 0.5, (32, 10)),  # positives do not
+        ((50, 200), 9, 0.5, (4, 5)),  # the share of positives is rounded down
+        ((50, 200), 64, 0.25, (16, 48)),
+        ((50, 200), 64, 0.0, (0, 64)),
+        ((50, 200), 64, 1.0, (50, 14)),
+        ((0, 0), 64, 0.5, (0, 0)),
+        ((3, 2), 1000, 0.5, (3, 2)),  # more than there are anchors
+    ],
+)
+def test_how_many_of_each_are_sampled(have, num_samples, fraction, expected):
+    labels = labels_of(*have, ignored=30)
+    sampled = np.asarray(_sample(jax.random.key(0), labels, num_samples, fraction))
+    assert count(sampled) == expected
+    kept = sampled != Label.IGNORE
+    np.testing.assert_array_equal(sampled[kept], labels[kept])
+
+
+def test_no_anchors():
+    assert subsample_labels(jax.random.key(0), np.zeros(0, np.int32)).shape == (0,)
+
+
+def test_the_key_decides_eager_jitted_and_batched():
+    labels = labels_of(20, 60)
+    keys = jax.random.split(jax.random.key(0), 2)
+
+    def sample(key, labels):
+        return subsample_labels(key, labels, 16)
+
+    first, second = (sample(key, labels) for key in keys)
+    assert (first != second).any()
+    np.testing.assert_array_equal(jax.jit(sample)(keys[0], labels), first)
+    batched = jax.jit(jax.vmap(sample))(keys, np.stack([labels, labels]))
+    np.testing.assert_array_equal(batched, [first, second])
+
+
+def test_every_anchor_is_as_likely_as_any_other():
+    labels = labels_of(20, 40)
+    draws = 4000
+    keys = jax.random.split(jax.random.key(3), draws)
+    sampled = jax.jit(jax.vmap(lambda key: subsample_labels(key, labels, 10) != Label.IGNORE))(keys)
+    frequency = np.asarray(sampled).mean(axis=0)
+    # 5 of 20 positives and 5 of 40 negatives; five standard deviations of a binomial mean.
+    probability = np.where(labels == Label.POSITIVE, 5 / 20, 5 / 40)
+    deviation = np.sqrt(probability * (1 - probability) / draws)
+    assert (np.abs(frequency - probability) < 5 * deviation).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.sampled_from(list(Label)), min_size=30, max_size=30), st.integers(0, 2**31 - 1))
+def test_padding_changes_nothing(labels, seed):
+    labels = np.array(labels, np.int32)
+    padded = np.concatenate([labels, np.full(7, Label.IGNORE, np.int32)])
+    key = jax.random.key(seed)
+    plain = _sample(key, labels, 12, 0.5)
+    np.testing.assert_array_equal(_sample(key, padded, 12, 0.5)[:30], plain)
+    positives, negatives = count(labels)
+    expected = min(positives, 6)
+    assert count(plain) == (expected, min(negatives, 12 - expected))
+    assert jnp.all((plain == labels) | (plain == Label.IGNORE))

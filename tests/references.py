@@ -1,0 +1,104 @@
+"""Slow, obvious NumPy versions of the operations, to compare with. One loop per "for every"."""
+
+import numpy as np
+
+
+def iou(a, b):
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return np.float32(0)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
+    return np.float32(width * height / union)
+
+
+def pairwise_iou(a, b):
+    return np.array([[iou(x, y) for y in b] for x in a], np.float32).reshape(len(a), len(b))
+
+
+def pairwise_ioa(a, b):
+    out = np.zeros((len(a), len(b)), np.float32)
+    for i, x in enumerate(a):
+        for j, y in enumerate(b):
+            width = min(x[2], y[2]) - max(x[0], y[0])
+            height = min(x[3], y[3]) - max(x[1], y[1])
+            if width > 0 and height > 0:
+                out[i, j] = width * height / ((x[2] - x[0]) * (x[3] - x[1]))
+    return out
+
+
+def nms(boxes, scores, threshold, max_outputs, valid=None, group=None):
+    """Indices of the boxes that the greedy algorithm keeps, by falling score."""
+    kept = []
+    for i in np.argsort(-scores, kind="stable"):
+        if valid is not None and not valid[i]:
+            continue
+        rivals = [j for j in kept if group is None or group[i] == group[j]]
+        if all(iou(boxes[i], boxes[j]) <= np.float32(threshold) for j in rivals):
+            kept.append(i)
+    return kept[:max_outputs]
+
+
+def match(anchors, objects, regions=(), fg=0.7, bg=0.3, low_quality=True, ioa=0.5, takes_part=None):
+    """Labels (1, 0, -1) of the anchors, with the objects and ignore regions given without padding.
+
+    Returns them with the index of each anchor's best object and their IoU.
+    """
+    takes_part = np.ones(len(anchors), bool) if takes_part is None else takes_part
+    overlaps = pairwise_iou(anchors, objects)
+    labels, index = np.full(len(anchors), -1), np.zeros(len(anchors), int)
+    best = np.zeros(len(anchors), np.float32)
+    for a in range(len(anchors)):
+        if len(objects):
+            index[a], best[a] = np.argmax(overlaps[a]), np.max(overlaps[a])
+        if best[a] < np.float32(bg):
+            labels[a] = 0
+        if len(regions) and pairwise_ioa(anchors[a : a + 1], regions).max() > ioa:
+            labels[a] = -1
+        if best[a] >= np.float32(fg):
+            labels[a] = 1
+    if low_quality:
+        for g in range(len(objects)):
+            best_of_object = max(overlaps[takes_part, g], default=0)
+            if best_of_object > 0:
+                labels[overlaps[:, g] == best_of_object] = 1
+    labels[~takes_part] = -1
+    return labels, index, best
+
+
+def decode(anchor, delta):
+    width, height = anchor[2] - anchor[0], anchor[3] - anchor[1]
+    x = anchor[0] + width / 2 + delta[0] * width
+    y = anchor[1] + height / 2 + delta[1] * height
+    width, height = (
+        side * np.exp(min(log, np.log(1000 / 16)))
+        for side, log in zip((width, height), delta[2:], strict=True)
+    )
+    return np.array([x - width / 2, y - height / 2, x + width / 2, y + height / 2], np.float32)
+
+
+def propose(logits, deltas, anchors, image_hw, pre_nms_top_n, post_nms_top_n, nms_threshold):
+    """Boxes, logits and levels of the proposals, from one list entry per level."""
+    boxes, scores, level = [], [], []
+    for index, (level_logits, level_deltas, level_anchors) in enumerate(
+        zip(logits, deltas, anchors, strict=True)
+    ):
+        centres = (level_anchors[:, :2] + level_anchors[:, 2:]) / 2
+        eligible = np.flatnonzero(((centres >= 0) & (centres <= image_hw[::-1])).all(axis=1))
+        order = eligible[np.argsort(-level_logits[eligible], kind="stable")][:pre_nms_top_n]
+        for i in order:
+            box = decode(level_anchors[i], level_deltas[i])
+            box = np.clip(box, 0, np.tile(image_hw[::-1], 2))
+            if box[2] > box[0] and box[3] > box[1]:
+                boxes.append(box)
+                scores.append(level_logits[i])
+                level.append(index)
+    boxes, scores, level = np.array(boxes), np.array(scores), np.array(level)
+    kept = nms(boxes, scores, nms_threshold, post_nms_top_n, group=level)
+    return boxes[kept], scores[kept], level[kept]
+
+
+def random_boxes(rng, count, extent=100.0, largest=40.0):
+    corner = rng.uniform(0, extent, (count, 2))
+    sides = rng.uniform(1, largest, (count, 2))
+    return np.concatenate([corner, corner + sides], axis=1).astype(np.float32)

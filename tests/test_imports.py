@@ -1,0 +1,78 @@
+"""The floors of the package: a module imports only from floors below its own."""
+
+import ast
+import pathlib
+
+import rpn_jax
+
+ROOT = pathlib.Path(rpn_jax.__file__).parent
+FLOORS = {
+    "errors": 0, "progress": 0, "typing": 0,
+    "ops": 1, "data": 1,
+    "targets": 2, "proposals": 2, "models": 2, "evaluation": 2, "visualize": 2,
+    "training": 3,
+    "sweeps": 4,
+    "commands": 5,
+    "__main__": 6,
+}  # fmt: skip
+CORE = ("ops", "models", "targets", "proposals")
+
+
+def part_of(path: pathlib.Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported_modules(path: pathlib.Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def modules():
+    return [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]
+
+
+def test_every_part_of_the_package_has_a_floor():
+    assert {part_of(path) for path in modules()} <= FLOORS.keys()
+
+
+def test_no_import_runs_upward():
+    upward = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in modules()
+        for name in imported_modules(path)
+        if name.startswith("rpn_jax.")
+        and (part := name.split(".")[1]) != part_of(path)
+        and FLOORS.get(part, 0) >= FLOORS[part_of(path)] > 0
+        and not {part, part_of(path)} <= {"evaluation", "visualize"}
+    ]
+    assert upward == []
+
+
+def test_data_never_imports_jax():
+    for path in modules():
+        if part_of(path) == "data":
+            roots = {name.split(".")[0] for name in imported_modules(path)}
+            assert not roots & {"jax", "flax", "optax"}, path
+            assert "rpn_jax.typing" not in imported_modules(path), path
+
+
+def test_the_core_needs_only_jax_numpy_and_flax():
+    import sys
+
+    allowed = {"jax", "jaxtyping", "numpy", "flax", "rpn_jax"} | sys.stdlib_module_names
+    for path in modules():
+        if part_of(path) in CORE:
+            assert {name.split(".")[0] for name in imported_modules(path)} <= allowed, path
+
+
+def test_only_training_and_above_see_a_config_dict():
+    for path in modules():
+        if FLOORS[part_of(path)] < FLOORS["training"]:
+            roots = {name.split(".")[0] for name in imported_modules(path)}
+            assert "ml_collections" not in roots, path

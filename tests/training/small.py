@@ -1,0 +1,48 @@
+"""A network and a batch small enough that a training step compiles in a few seconds."""
+
+import numpy as np
+
+from rpn_jax.training.config import apply_overrides, default_config
+from rpn_jax.training.network import DeviceBatch
+from rpn_jax.typing import GroundTruth
+
+FIELDS = (
+    "--config.model.backbone=resnet18",
+    "--config.model.norm=group_norm",
+    "--config.model.output_stage=c2",
+    "--config.model.head_channels=16",
+    "--config.model.input_convention=centred",
+    "--config.anchors.sizes=(12.0,24.0)",
+    "--config.targets.drop_straddling=false",
+    "--config.targets.batch_size_per_image=32",
+    "--config.data.shorter_side=48",
+    "--config.data.longer_side=64",
+    "--config.evaluation.top_ns=(10,50)",
+    "--config.proposals.test.pre_nms_top_n=100",
+    "--config.proposals.test.post_nms_top_n=20",
+    "--config.optimizer.learning_rate=0.02",
+)
+
+
+def small_config(*overrides: str):
+    return apply_overrides(default_config(), [*FIELDS, *overrides])
+
+
+def small_batch(size: int, seed: int = 0, objects: int = 3) -> DeviceBatch:
+    """Returns random images, each with a bright box for an object, an ignore region and padding."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 90, (size, 48, 64, 3), np.uint8)
+    corners = rng.uniform(0, 30, (size, objects, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(8, 18, corners.shape)], axis=2)
+    for image, image_boxes in zip(images, boxes.astype(int), strict=True):
+        for x1, y1, x2, y2 in image_boxes[:-2]:
+            image[y1:y2, x1:x2] = 230
+    slots = np.arange(objects)[None, :].repeat(size, axis=0)
+    return DeviceBatch(
+        images=images,
+        image_hw=np.tile(np.float32([[48, 60]]), (size, 1)),
+        image_index=np.arange(size, dtype=np.int32),
+        ground_truth=GroundTruth(
+            boxes.astype(np.float32), slots < objects - 1, slots == objects - 2
+        ),
+    )

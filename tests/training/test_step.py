@@ -1,0 +1,171 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from training.small import small_batch, small_config
+
+from rpn_jax.models import trainable_mask
+from rpn_jax.ops.matching import Label
+from rpn_jax.training import devices
+from rpn_jax.training.network import anchors_per_level, build_network, forward, initial_variables
+from rpn_jax.training.optimizer import build_optimizer
+from rpn_jax.training.state import initial_state, merge, partition
+from rpn_jax.training.step import image_keys, image_losses, make_eval_step, make_train_step
+
+BATCH = 4
+
+
+def setup(*overrides):
+    config = small_config(f"--config.batch_size={BATCH}", *overrides)
+    network = build_network(config)
+    schedule, optimizer = build_optimizer(config)
+    variables = initial_variables(config, network)
+    mask = trainable_mask(variables["params"], config.model.frozen_stages)
+    state = initial_state(variables, mask, optimizer)
+    return config, network, state, make_train_step(config, network, optimizer, schedule)
+
+
+def split(batch, count):
+    return jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), batch)
+
+
+def run_on(count, train_step, state, steps=2):
+    """Steps as `devices.parallel_update` does, on the first `count` devices."""
+    update = jax.pmap(
+        train_step,
+        devices.AXIS,
+        in_axes=(None, 0),
+        out_axes=(None, None),
+        devices=jax.devices()[:count],
+    )
+    for seed in range(steps):
+        state, metrics = update(state, split(small_batch(BATCH, seed), count))
+    return jax.device_get((state, metrics))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    config, _, state, train_step = setup()
+    return config, state, train_step, run_on(1, train_step, state)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_any_number_of_devices_gives_the_same_step(trained, count):
+    _, state, train_step, (expected, expected_metrics) = trained
+    actual, metrics = run_on(count, train_step, state)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=1e-6),
+        actual.params,
+        expected.params,
+    )
+    for name, value in metrics.items():
+        np.testing.assert_allclose(value, expected_metrics[name], rtol=1e-4, err_msg=name)
+    for name in ("positives", "sampled_positives", "sampled_negatives"):
+        assert metrics[name] == expected_metrics[name]
+
+
+def test_a_forgotten_mean_over_devices_would_raise(trained):
+    # Under pmap, out_axes=None takes the first device's value unseen; vmap refuses a varying one.
+    _, state, train_step, _ = trained
+    mapped = jax.vmap(train_step, in_axes=(None, 0), out_axes=(None, None), axis_name="data")
+    out_state, metrics = jax.eval_shape(mapped, state, split(small_batch(BATCH), 2))
+    assert out_state.step.shape == metrics["loss"].shape == ()
+
+    forgetful = jax.vmap(
+        lambda state, batch: batch.images.mean(dtype=jnp.float32),
+        in_axes=(None, 0),
+        out_axes=None,
+        axis_name="data",
+    )
+    with pytest.raises(ValueError, match="out_axes"):
+        jax.eval_shape(forgetful, state, split(small_batch(BATCH), 2))
+
+
+def test_loss_falls_on_one_batch():
+    _, _, state, train_step = setup()
+    update = jax.pmap(
+        train_step,
+        devices.AXIS,
+        in_axes=(None, 0),
+        out_axes=(None, None),
+        devices=jax.devices()[:1],
+    )
+    losses = []
+    for _ in range(20):
+        state, metrics = update(state, split(small_batch(BATCH), 1))
+        losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-5:]) < 0.7 * losses[0]
+    assert int(state.step) == 20
+
+
+def test_frozen_stages_stay_bit_identical_and_have_no_momentum():
+    _, _, state, train_step = setup("--config.model.frozen_stages=1")
+    after, _ = run_on(1, train_step, state)
+    before, after_params = state.params["backbone"], after.params["backbone"]
+    jax.tree.map(np.testing.assert_array_equal, before["c1"], after_params["c1"])
+    changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), before["c2"], after_params["c2"])
+    assert all(jax.tree.leaves(changed))
+    trainable, _ = partition(state.params, trainable_mask(state.params, 1))
+    momentum = [x for x in jax.tree.leaves(state.opt_state) if x.ndim]
+    assert len(momentum) == len(jax.tree.leaves(trainable))
+
+
+def test_partition_and_merge_are_inverse():
+    tree = {"a": {"x": jnp.ones(2), "y": jnp.zeros(3)}, "b": jnp.arange(4)}
+    mask = {"a": {"x": True, "y": False}, "b": True}
+    trainable, frozen = partition(tree, mask)
+    assert len(jax.tree.leaves(trainable)) == 2
+    assert len(jax.tree.leaves(frozen)) == 1
+    jax.tree.map(np.testing.assert_array_equal, merge(trainable, frozen), tree)
+
+
+def test_a_key_is_of_the_image_and_not_of_its_device():
+    whole = image_keys(3, 7, 0, 8)
+    halves = jnp.concatenate([image_keys(3, 7, 0, 4), image_keys(3, 7, 4, 4)])
+    np.testing.assert_array_equal(jax.random.key_data(whole), jax.random.key_data(halves))
+    assert len(np.unique(jax.random.key_data(whole), axis=0)) == 8
+    other_step = jax.random.key_data(image_keys(3, 8, 0, 8))
+    assert not (other_step == jax.random.key_data(whole)).all(axis=1).any()
+
+
+def test_ignore_regions_and_canvas_padding_are_neither_object_nor_background(trained):
+    config, state, _, _ = trained
+    network = build_network(config)
+    batch = small_batch(2)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    logits, deltas = forward(config, network, variables, batch.images, batch.image_hw)
+    anchors = anchors_per_level(config, network, 48, 64)
+    keys = image_keys(0, 0, 0, 2)
+    _, parts, targets = image_losses(config, keys, logits, deltas, anchors, batch)
+    labels = np.asarray(targets.matches.labels)
+    boxes = np.concatenate(anchors)
+    centre_x = (boxes[:, 0] + boxes[:, 2]) / 2
+    assert (labels[:, centre_x > 60] == Label.IGNORE).all()
+    for image in range(2):
+        x1, y1, x2, y2 = batch.ground_truth.boxes[image, 1]  # the ignore region
+        width = np.minimum(boxes[:, 2], x2) - np.maximum(boxes[:, 0], x1)
+        height = np.minimum(boxes[:, 3], y2) - np.maximum(boxes[:, 1], y1)
+        inside = np.clip(width, 0, None) * np.clip(height, 0, None)
+        area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        covered = inside > 0.5 * area
+        assert covered.any()
+        assert (labels[image, covered] != Label.NEGATIVE).all()
+    assert parts["loss"].shape == (2,)
+
+
+def test_evaluation_does_not_depend_on_the_batch_an_image_is_in(trained):
+    config, state, _, _ = trained
+    eval_step = jax.jit(make_eval_step(config, build_network(config)))
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    batch = small_batch(BATCH)
+    whole = eval_step(variables, batch)
+    order = np.array([2, 0, 3, 1])
+    shuffled = eval_step(variables, jax.tree.map(lambda x: x[order], batch))
+    proposals, losses, targets = jax.tree.map(lambda x: np.asarray(x)[order], whole)
+    np.testing.assert_array_equal(shuffled[2].labels, targets.labels)
+    np.testing.assert_allclose(shuffled[1]["loss"], losses["loss"], rtol=1e-5)
+    np.testing.assert_allclose(shuffled[0].boxes, proposals.boxes, atol=1e-3)
+    assert proposals.boxes.shape == (BATCH, 50, 4)
+    assert (np.diff(proposals.scores, axis=1) <= 0).all()

@@ -1,0 +1,70 @@
+import cv2
+import matplotlib
+import numpy as np
+import pytest
+
+from rpn_jax.errors import UserError
+from rpn_jax.evaluation.recall import ImageProposals, RecallSums, image_recall
+from rpn_jax.visualize.plots import plot_losses, plot_recall_to_iou
+
+
+def result(height):
+    """One object of 100 x 100 and a proposal that covers so many of its hundredths."""
+    box = np.array([[0, 0, 100, height]], np.float32)
+    one = np.array([0.9], np.float32)
+    gt_box = np.array([[0, 0, 100, 100]], np.float32)
+    return image_recall(ImageProposals(1, box, one, gt_box, one < 0, 1e4 * one)).result()
+
+
+@pytest.fixture
+def svg_text():
+    """SVG with its text as text instead of outlines."""
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        yield
+
+
+def test_recall_of_one_result(tmp_path, svg_text):
+    plot_recall_to_iou({"VOC 2007 test": result(71)}, tmp_path / "recall.svg")
+    svg = (tmp_path / "recall.svg").read_text()
+    for text in ["VOC 2007 test", "IoU threshold", "Recall (%)", "top 300: AR 50.0 %"]:
+        assert text in svg
+    assert svg.count(": AR ") == 5
+
+
+def test_recall_of_several_results(tmp_path, svg_text):
+    results = {"one": result(71), "other": result(96), "nothing": RecallSums.empty().result()}
+    plot_recall_to_iou(results, tmp_path / "recall.svg", top_ns=(300, 1000))
+    svg = (tmp_path / "recall.svg").read_text()
+    assert "one, top 1000: AR 50.0 %" in svg
+    assert "other, top 300: AR 100.0 %" in svg
+    assert "top 10:" not in svg
+
+
+def test_losses(tmp_path, svg_text):
+    rows = [
+        {"step": 0, "loss": 2.0, "loss_box": 1.0},
+        {"step": 5, "recall": 0.3},
+        {"step": 10, "loss": float("nan"), "loss_box": 0.5},
+        {"step": 20, "loss": 1.0, "loss_box": 0.25},
+    ]
+    plot_losses(rows, tmp_path / "losses.svg")
+    svg = (tmp_path / "losses.svg").read_text()
+    assert ">loss<" in svg
+    assert ">loss_box<" in svg
+    assert "loss_objectness" not in svg
+
+
+def test_png(tmp_path):
+    plot_losses([], tmp_path / "empty.png")
+    rows = [{"step": s, "loss": np.exp(-s / 50)} for s in range(300)]
+    plot_losses(rows, tmp_path / "losses.png")
+    empty, losses = (
+        cv2.imread(str(tmp_path / name)).astype(int) for name in ["empty.png", "losses.png"]
+    )
+    assert losses.shape == empty.shape
+    assert (losses != empty).any()
+
+
+def test_other_suffixes_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"use \.png or \.svg"):
+        plot_losses([], tmp_path / "losses.pdf")
