@@ -10,6 +10,7 @@ from rpn_jax.training.config import default_config
 def get_config():
     config = default_config()
     config.data.dataset = "shapes"
+    config.data.options = {"seed": 0, "image_size": 128, "num_train": 2000, "num_test": 300}
     config.data.train_split = "train"
     config.data.eval_split = "test"
     config.data.shorter_side = 128

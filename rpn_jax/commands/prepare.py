@@ -32,5 +32,6 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         data_dir=pathlib.Path(data.data_dir).expanduser(),
         source=data.source,
         skip_bad=arguments.skip_bad,
+        **data.options,
     )
     print(report)

@@ -60,10 +60,10 @@ def build_rpn(
     options = {name: value for name, value in of_resnets.items() if value is not None}
     if constructor is VGG16:
         stages, last_stage = tuple(vgg.STAGES), "c5"
-        for name in options:
+        if options:
             raise UserError(
-                f"config.model.{name}: vgg16 has no such option; set it to None, or "
-                "config.model.backbone to a ResNet"
+                f"config.model.{next(iter(options))}: vgg16 has no such option; set it to None, "
+                "or config.model.backbone to a ResNet"
             )
     else:
         stages, last_stage = resnet.STAGES, "c4"

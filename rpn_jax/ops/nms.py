@@ -62,13 +62,15 @@ def batched_nms(
     """
     if not 0 <= iou_threshold <= 1:
         raise ValueError(f"iou_threshold {iou_threshold} is not between 0 and 1")
+    num_boxes = scores.shape[0]
+    if num_boxes == 0:
+        return jnp.zeros(max_outputs, jnp.int32), jnp.zeros(max_outputs, bool)
     boxes, scores = jax.lax.stop_gradient((boxes, scores))
     valid = (scores > -jnp.inf) if valid is None else valid & (scores > -jnp.inf)
     num_valid = jnp.sum(valid)
 
-    num_boxes = scores.shape[0]
     block = min(_BLOCK, num_boxes)
-    padding = -num_boxes % block if num_boxes else 0
+    padding = -num_boxes % block
     order = jnp.argsort(jnp.where(valid, -scores, jnp.inf), stable=True)
     boxes = jnp.pad(jnp.asarray(boxes)[order], ((0, padding), (0, 0)))
     group = jnp.pad(jnp.asarray(group)[order], (0, padding))
@@ -93,8 +95,6 @@ def batched_nms(
         return start + block, kept, jnp.minimum(num_kept + jnp.sum(keep), max_outputs)
 
     start, kept = jnp.zeros((), jnp.int32), jnp.zeros(max_outputs, jnp.int32)
-    if num_boxes == 0:
-        return kept, jnp.zeros(max_outputs, bool)
     _, kept, num_kept = jax.lax.while_loop(unfinished, add_block, (start, kept, start))
     keep = slot < num_kept
     return jnp.where(keep, order[kept], 0), keep

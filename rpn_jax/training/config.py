@@ -28,6 +28,7 @@ def default_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.dataset = "voc/2007"  # shapes, voc_folder, coco_json, voc/2007, voc/2012, coco/2017
     config.data.source = placeholder(str)  # the folder that voc_folder and coco_json read
+    config.data.options = ConfigDict()  # of the dataset, such as num_train of shapes
     config.data.data_dir = "~/.cache/rpn_jax/datasets"  # where prepared datasets are kept
     config.data.train_split = "train"
     config.data.eval_split = "test"
@@ -203,7 +204,9 @@ def from_json(text: str) -> ConfigDict:
     """
     config = default_config()
     try:
-        config.update(ConfigDict(json.loads(text)))
+        fields = json.loads(text)
+        config.data.options = fields["data"].pop("options")
+        config.update(ConfigDict(fields))
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"config.json: {_first_line(error)}") from error
     return config

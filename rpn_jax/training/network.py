@@ -56,14 +56,14 @@ def initial_variables(config: ConfigDict, network: RegionProposalNetwork) -> dic
         key = jax.random.fold_in(jax.random.key(config.seed), 0)
         return network.init(key, np.zeros((1, 64, 64, 3), np.float32))
 
-    backbone = {}
-    if config.model.pretrained:
-        params = load_vgg16_npz(
-            config.model.pretrained, jax.eval_shape(init)["params"], config.model.input_convention
-        )
-        backbone = {"backbone": params["backbone"]}
-    variables = jax.jit(init)()
-    return {**variables, "params": {**variables["params"], **backbone}}
+    if not config.model.pretrained:
+        return jax.jit(init)()
+    params = load_vgg16_npz(
+        config.model.pretrained, jax.eval_shape(init)["params"], config.model.input_convention
+    )
+    # What is not returned is not computed: the backbone is never drawn.
+    head = jax.jit(lambda: init()["params"]["head"])()
+    return {"params": {"backbone": params["backbone"], "head": head}}
 
 
 def anchors_per_level(
@@ -120,6 +120,7 @@ def open_split(config: ConfigDict, split: str) -> Dataset:
         split,
         data_dir=pathlib.Path(data.data_dir).expanduser(),
         source=data.source,
+        **data.options,
     )
 
 

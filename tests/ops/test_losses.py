@@ -38,20 +38,20 @@ def test_smooth_l1():
 @pytest.mark.parametrize("beta", [0, 1 / 9, 1])
 def test_smooth_l1_has_a_finite_gradient_everywhere(beta):
     x = jnp.array([0, beta, -beta, 1e30])
-    gradient = jax.vmap(jax.grad(lambda x: smooth_l1(x, beta)))(x)
+    gradient = jax.jit(jax.vmap(jax.grad(lambda x: smooth_l1(x, beta))))(x)
     assert (jnp.abs(gradient) <= 1).all()
 
 
 def test_objectness_loss_sums_the_cross_entropy_of_the_sampled():
     np.testing.assert_allclose(objectness_loss(LOGITS, LABELS), OBJECTNESS, rtol=1e-5)
-    gradient = jax.grad(objectness_loss)(LOGITS, LABELS)
+    gradient = jax.jit(jax.grad(objectness_loss))(LOGITS, LABELS)
     sigmoid = 1 / (1 + np.exp(-LOGITS))
     np.testing.assert_allclose(gradient, [sigmoid[0] - 1, sigmoid[1], 0, -0.5], rtol=1e-5)
 
 
 def test_objectness_loss_of_extreme_logits_is_finite():
     logits = jnp.array([1e4, -1e4, 1e4, -1e4])
-    loss, gradient = jax.value_and_grad(objectness_loss)(logits, jnp.array([1, 1, 0, 0]))
+    loss, gradient = jax.jit(jax.value_and_grad(objectness_loss))(logits, jnp.array([1, 1, 0, 0]))
     np.testing.assert_allclose(loss, 2e4)
     np.testing.assert_allclose(gradient, [0, -1, 1, 0], atol=1e-6)
 
@@ -69,8 +69,9 @@ def test_ignored_anchors_add_exactly_nothing_whatever_the_network_said(bad):
     def loss(logits, deltas):
         return rpn_loss(logits, deltas, TARGETS, num_positions=4)[0]
 
-    value, gradients = jax.value_and_grad(loss, (0, 1))(logits, deltas)
-    clean, clean_gradients = jax.value_and_grad(loss, (0, 1))(LOGITS, DELTAS)
+    loss = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    value, gradients = loss(logits, deltas)
+    clean, clean_gradients = loss(LOGITS, DELTAS)
     assert value == clean
     for gradient, expected in zip(gradients, clean_gradients, strict=True):
         np.testing.assert_array_equal(gradient, expected)
@@ -118,7 +119,7 @@ def test_rpn_loss_is_float32_for_bfloat16_outputs_and_the_same_jitted_and_batche
     np.testing.assert_allclose(jax.jit(loss)(logits, deltas, TARGETS)[0], eager, rtol=1e-6)
     pair = jax.tree.map(lambda x: np.stack([x, x]), (LOGITS, DELTAS, TARGETS))
     expected = loss(LOGITS, DELTAS, TARGETS)[0]
-    np.testing.assert_allclose(jax.vmap(loss)(*pair)[0], [expected, expected], rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.vmap(loss))(*pair)[0], [expected, expected], rtol=1e-6)
 
 
 _loss = jax.jit(lambda *x: rpn_loss(*x, num_positions=4)[0])

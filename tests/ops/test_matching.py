@@ -15,6 +15,18 @@ from rpn_jax.typing import Matches
 SQUARE = np.array([[0, 0, 10, 10]], np.float32)
 
 
+_match = jax.jit(
+    match_anchors,
+    static_argnames=(
+        "fg_iou_threshold",
+        "bg_iou_threshold",
+        "allow_low_quality",
+        "ignore_ioa_threshold",
+    ),
+)
+_match_at_half = functools.partial(_match, fg_iou_threshold=0.5, bg_iou_threshold=0.5)
+
+
 def squares(*widths):
     """Anchors of height 10 in the corner: the IoU of width w <= 10 with SQUARE is w / 10."""
     return np.array([[0, 0, width, 10] for width in widths], np.float32)
@@ -26,7 +38,7 @@ def test_labels_are_ordered_so_that_a_maximum_prefers_a_say():
 
 def test_thresholds_are_reached_from_above_and_missed_from_below():
     # IoU 1, 0.75 (reaches 0.75), 0.5 (between), 0.25 (reaches 0.25), 0.125 (below).
-    matches = match_anchors(
+    matches = _match(
         squares(10, 7.5, 5, 2.5, 1.25),
         SQUARE,
         np.array([True]),
@@ -40,25 +52,25 @@ def test_thresholds_are_reached_from_above_and_missed_from_below():
 
 def test_low_quality_makes_every_best_anchor_positive_ties_included():
     anchors = squares(2, 5, 5, 4)
-    matches = match_anchors(anchors, SQUARE, np.array([True]))
+    matches = _match(anchors, SQUARE, np.array([True]))
     np.testing.assert_array_equal(matches.labels, [0, 1, 1, -1])
-    strict = match_anchors(anchors, SQUARE, np.array([True]), allow_low_quality=False)
+    strict = _match(anchors, SQUARE, np.array([True]), allow_low_quality=False)
     np.testing.assert_array_equal(strict.labels, [0, -1, -1, -1])
 
 
 def test_a_low_quality_positive_regresses_to_the_object_it_overlaps_most():
     anchors = np.array([[0, 0, 10, 10]], np.float32)
     gt_boxes = np.array([[0, 0, 2, 10], [0, 0, 10, 9]], np.float32)
-    matches = match_anchors(anchors, gt_boxes, np.array([True, True]))
+    matches = _match(anchors, gt_boxes, np.array([True, True]))
     assert matches.labels[0] == Label.POSITIVE
     assert matches.gt_index[0] == 1
 
 
 def test_an_object_out_of_reach_makes_nothing_positive():
     far = np.array([[500, 500, 510, 510]], np.float32)
-    matches = match_anchors(squares(10, 5), far, np.array([True]))
+    matches = _match(squares(10, 5), far, np.array([True]))
     np.testing.assert_array_equal(matches.labels, [0, 0])
-    zero_thresholds = match_anchors(
+    zero_thresholds = _match(
         squares(10, 5), far, np.array([True]), fg_iou_threshold=0, bg_iou_threshold=0
     )
     assert not (zero_thresholds.labels == Label.POSITIVE).any()
@@ -66,13 +78,13 @@ def test_an_object_out_of_reach_makes_nothing_positive():
 
 def test_all_padding_makes_everything_negative_whatever_the_boxes_hold():
     for box in (SQUARE, SQUARE * np.nan, SQUARE * 0):
-        matches = match_anchors(squares(10, 5), box, np.array([False]))
+        matches = _match(squares(10, 5), box, np.array([False]))
         np.testing.assert_array_equal(matches.labels, [0, 0])
         np.testing.assert_array_equal(matches.iou, [0, 0])
 
 
 def test_no_anchors():
-    matches = match_anchors(np.zeros((0, 4), np.float32), SQUARE, np.array([True]))
+    matches = _match(np.zeros((0, 4), np.float32), SQUARE, np.array([True]))
     assert matches.labels.shape == matches.gt_index.shape == matches.iou.shape == (0,)
 
 
@@ -88,11 +100,9 @@ def test_an_ignore_region_is_no_object_and_silences_negatives_inside_it():
         ],
         np.float32,
     )
-    matches = match_anchors(
-        anchors, gt_boxes, np.array([True, True]), gt_ignore=np.array([False, True])
-    )
+    matches = _match(anchors, gt_boxes, np.array([True, True]), gt_ignore=np.array([False, True]))
     np.testing.assert_array_equal(matches.labels, [1, -1, 0, 0, -1])
-    stricter = match_anchors(
+    stricter = _match(
         anchors,
         gt_boxes,
         np.array([True, True]),
@@ -101,20 +111,16 @@ def test_an_ignore_region_is_no_object_and_silences_negatives_inside_it():
     )
     np.testing.assert_array_equal(stricter.labels, [1, -1, -1, -1, -1])
     # A slot that is not valid is padding, also when it says "ignore".
-    padded = match_anchors(
-        anchors, gt_boxes, np.array([True, False]), gt_ignore=np.array([False, True])
-    )
+    padded = _match(anchors, gt_boxes, np.array([True, False]), gt_ignore=np.array([False, True]))
     np.testing.assert_array_equal(padded.labels, [1, 0, 0, 0, 0])
 
 
 def test_an_excluded_anchor_is_ignored_and_leaves_the_object_to_the_next_best():
-    matches = match_anchors(
+    matches = _match(
         squares(10, 5, 2), SQUARE, np.array([True]), anchor_valid=np.array([False, True, True])
     )
     np.testing.assert_array_equal(matches.labels, [-1, 1, 0])
-    none = match_anchors(
-        squares(10, 5, 2), SQUARE, np.array([True]), anchor_valid=np.zeros(3, bool)
-    )
+    none = _match(squares(10, 5, 2), SQUARE, np.array([True]), anchor_valid=np.zeros(3, bool))
     np.testing.assert_array_equal(none.labels, [-1, -1, -1])
 
 
@@ -172,9 +178,6 @@ def test_equals_the_reference_eager_jitted_and_batched(low_quality):
             np.testing.assert_array_equal(result.gt_index[positive], index[positive])
 
 
-_match = jax.jit(functools.partial(match_anchors, fg_iou_threshold=0.5, bg_iou_threshold=0.5))
-
-
 def grid_boxes(count):
     return hnp.arrays(np.float32, (count, 4), elements=st.integers(0, 12))
 
@@ -182,8 +185,8 @@ def grid_boxes(count):
 @settings(max_examples=25, deadline=None)
 @given(grid_boxes(10), grid_boxes(3), grid_boxes(4))
 def test_padding_changes_nothing(anchors, gt_boxes, junk):
-    plain = _match(anchors, gt_boxes, np.ones(3, bool), gt_ignore=np.zeros(3, bool))
-    padded = _match(
+    plain = _match_at_half(anchors, gt_boxes, np.ones(3, bool), gt_ignore=np.zeros(3, bool))
+    padded = _match_at_half(
         anchors,
         np.concatenate([gt_boxes, junk]),
         np.arange(7) < 3,
@@ -196,7 +199,7 @@ def test_padding_changes_nothing(anchors, gt_boxes, junk):
 @settings(max_examples=25, deadline=None)
 @given(grid_boxes(10), grid_boxes(3))
 def test_every_object_that_is_touched_has_a_positive_anchor(anchors, gt_boxes):
-    labels = _match(anchors, gt_boxes, np.ones(3, bool), gt_ignore=np.zeros(3, bool)).labels
+    labels = _match_at_half(anchors, gt_boxes, np.ones(3, bool), gt_ignore=np.zeros(3, bool)).labels
     overlaps = references.pairwise_iou(anchors, gt_boxes)
     for overlap in overlaps.T:
         if overlap.max() > 0:
@@ -205,6 +208,6 @@ def test_every_object_that_is_touched_has_a_positive_anchor(anchors, gt_boxes):
 
 def test_gradient_through_the_iou_is_finite_at_padding():
     gradient = jax.grad(
-        lambda anchors: match_anchors(anchors, jnp.zeros((2, 4)), jnp.zeros(2, bool)).iou.sum()
+        lambda anchors: _match(anchors, jnp.zeros((2, 4)), jnp.zeros(2, bool)).iou.sum()
     )(squares(10, 0))
     assert np.isfinite(gradient).all()

@@ -80,6 +80,7 @@ def test_json_keeps_every_field_and_its_type():
     config = apply_overrides(
         default_config(), ["--config.data.source=x", "--config.anchors.sizes=(8.0,)"]
     )
+    config.data.options = {"splits": {"train": ["a.json", "images"]}, "seed": 3}
     again = from_json(to_json(config))
     assert differences(config, again) == []
     assert isinstance(again.anchors.sizes, tuple)

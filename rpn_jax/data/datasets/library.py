@@ -9,7 +9,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -36,23 +36,22 @@ from rpn_jax.errors import UserError
 _PREPARE = "python -m rpn_jax prepare --config=…"
 # TFDS writes the metadata of our builders; beside its own datasets we put a file of our own.
 _METADATA, _INDEX = "metadata.json", "rpn_jax_index.json"
-
-
 Path = str | os.PathLike[str]
 
 
 class _Kind(NamedTuple):
+    """How a dataset of ours is made; one with a folder has it as the reader's first argument."""
+
     builder: type[SourceBuilder]
     read: Callable[..., Source]
+    has_folder: bool
     options: tuple[str, ...]
 
 
-_FOLDERS = {
-    "voc_folder": _Kind(VocFolder, read_voc_folder, ("splits",)),
-    "coco_json": _Kind(CocoJson, read_coco_json, ("splits",)),
-}
-_GENERATED = {
-    "shapes": _Kind(Shapes, read_shapes, ("seed", "image_size", "num_train", "num_test")),
+_OURS = {
+    "shapes": _Kind(Shapes, read_shapes, False, ("seed", "image_size", "num_train", "num_test")),
+    "voc_folder": _Kind(VocFolder, read_voc_folder, True, ("splits",)),
+    "coco_json": _Kind(CocoJson, read_coco_json, True, ("splits",)),
 }
 _CATALOGUE = tfds_catalogue.EXAMPLE_OF
 
@@ -109,7 +108,7 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.heights)
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: SupportsIndex) -> Record:
         index = range(len(self))[index]  # negative and out-of-range indices as in a list
         height, width = int(self.heights[index]), int(self.widths[index])
         features = self._features[index]
@@ -180,17 +179,21 @@ def prepare_dataset(
     """
     data_dir = pathlib.Path(data_dir).expanduser()
     directory = _directory(name, data_dir, source, options)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{data_dir}: cannot hold datasets ({error.strerror})") from error
     if name in _CATALOGUE:
         if directory is None:
             tfds_catalogue.download(name, data_dir)
-            directory = _directory(name, data_dir, source, options)
-        return _report(directory, _catalogue_index(name, directory))
-    kind = {**_FOLDERS, **_GENERATED}[name]
-    if name in _FOLDERS:
-        origin = _absolute(source)
-        read = kind.read(origin, skip_bad=skip_bad, **options)
-    else:
-        origin, read = None, kind.read(**options)
+            directory = tfds_catalogue.find_directory(name, data_dir)
+        already = (directory / _INDEX).is_file()
+        report = _report(directory, _catalogue_index(name, directory))
+        return dataclasses.replace(report, already_prepared=already)
+    kind = _OURS[name]
+    origin = _absolute(source) if kind.has_folder else None
+    folder = {"folder": origin, "skip_bad": skip_bad} if kind.has_folder else {}
+    read = kind.read(**folder, **options)
 
     if (directory / "dataset_info.json").is_file():
         stored = _load(directory, _METADATA)
@@ -225,23 +228,19 @@ def _directory(
 
     The name of the directory is readable, and the hash in it tells sources and options apart.
     """
-    if name in _CATALOGUE:
-        allowed: tuple[str, ...] = ()
-    elif name in _FOLDERS or name in _GENERATED:
-        allowed = {**_FOLDERS, **_GENERATED}[name].options
-    else:
-        known = list_some([*_GENERATED, *_FOLDERS, *_CATALOGUE])
+    if name not in _OURS and name not in _CATALOGUE:
+        known = list_some([*_OURS, *_CATALOGUE])
         raise UserError(f"dataset {name!r} is not known; there are: {known}")
-    unknown = sorted(set(options) - set(allowed))
+    kind = _OURS.get(name)
+    allowed = kind.options if kind else ()
+    unknown = [option for option in options if option not in allowed]
     if unknown:
-        raise UserError(
-            f"dataset {name}: no option {', '.join(unknown)}; "
-            f"it has: {list_some(allowed) or 'none'}"
-        )
-    if (source is not None) != (name in _FOLDERS):
+        has = f"it has: {', '.join(allowed)}" if allowed else "it has none"
+        raise UserError(f"dataset {name}: no option {', '.join(unknown)}; {has}")
+    if (source is not None) != bool(kind and kind.has_folder):
         need = "needs `source`, the folder to read" if source is None else "takes no `source`"
         raise UserError(f"dataset {name}: {need}")
-    if name in _CATALOGUE:
+    if kind is None:
         return tfds_catalogue.find_directory(name, data_dir)
     origin = _absolute(source) if source else None
     stem = re.sub(r"\W+", "_", os.path.basename(origin)) if origin else name
@@ -304,7 +303,7 @@ def _catalogue_index(name: str, directory: pathlib.Path) -> dict[str, Any]:
         readers = [functools.partial(read, features, i) for i in range(len(features))]
         for _ in audit.check(split, readers):
             pass
-    with contextlib.suppress(PermissionError):  # a read-only data_dir is indexed at each opening
+    with contextlib.suppress(OSError):  # a read-only data_dir is indexed at each opening
         partial = directory / f"{_INDEX}.{os.getpid()}"
         partial.write_text(json.dumps(audit.index()))
         partial.replace(directory / _INDEX)

@@ -57,7 +57,7 @@ def tally(
     )
 
 
-def _histogram(values: np.ndarray, edges: Sequence[float]) -> list[int]:
+def _histogram(values: np.ndarray, edges: Sequence[int | float]) -> list[int]:
     return np.bincount(np.digitize(values, edges), minlength=len(edges) + 1).tolist()
 
 

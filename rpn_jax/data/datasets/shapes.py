@@ -21,7 +21,8 @@ _MAX_SIZE = 0.75  # and of the largest, as a share of the image's side
 _MIN_VISIBLE = 0.5  # an object of which less stays in sight is not an object to be found
 _MIN_CONTRAST = 70.0  # distance in RGB of an object's colour from what is behind it
 _ATTEMPTS = 20  # at placing one object
-_SUBPIXEL_BITS = 4  # OpenCV draws at 1/16 pixel
+_OVERSAMPLING = 4
+_SUBPIXEL_BITS = 4  # OpenCV is given corners to 1/16 pixel
 _TURN = np.linspace(0, 2 * np.pi, 48, endpoint=False)
 
 
@@ -134,11 +135,12 @@ def _fit(
 
 def _coverage(corners: Float[np.ndarray, "V 2"], size: int) -> Float[np.ndarray, "H W"]:
     """Returns how much of each pixel lies within the outline, 0 to 1."""
-    mask = np.zeros((size, size), np.uint8)
+    # Drawn larger and averaged: OpenCV's own anti-aliasing makes shapes 1.4 pixels too wide.
+    mask = np.zeros((size * _OVERSAMPLING, size * _OVERSAMPLING), np.uint8)
     # OpenCV's integer coordinates are pixel centres, which lie at 0.5 in ours.
-    points = np.round((corners - 0.5) * 2**_SUBPIXEL_BITS).astype(np.int32)
-    cv2.fillPoly(mask, [points], 255, lineType=cv2.LINE_AA, shift=_SUBPIXEL_BITS)
-    return mask.astype(np.float32) / 255
+    points = np.round((corners * _OVERSAMPLING - 0.5) * 2**_SUBPIXEL_BITS).astype(np.int32)
+    cv2.fillPoly(mask, [points], 255, shift=_SUBPIXEL_BITS)
+    return cv2.resize(mask, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
 def _paint(
@@ -150,7 +152,7 @@ def _paint(
 ) -> None:
     """Paints the shape over the image; half of the shapes have a rim of another shade."""
     low, high = outline.min(axis=0), outline.max(axis=0)
-    (x1, y1), (x2, y2) = np.floor(low).astype(int), np.ceil(high).astype(int)
+    (x1, y1), (x2, y2) = np.floor(low).astype(int).tolist(), np.ceil(high).astype(int).tolist()
     window = np.s_[y1:y2, x1:x2]
     filling = colour * (1 + 0.25 * _pattern(rng, y2 - y1, x2 - x1))[:, :, None]
     shade = rng.choice([0.55, 1.35])

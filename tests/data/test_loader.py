@@ -1,0 +1,128 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from rpn_jax.data.loader import Batch, eval_batches, load_example, train_batches
+from rpn_jax.data.plan import BatchPlan, choose_buckets
+from rpn_jax.errors import UserError
+
+SIDES = dict(shorter_side=48, longer_side=64)
+
+
+@pytest.fixture(scope="module")
+def buckets(voc_dataset):
+    return choose_buckets(voc_dataset.heights, voc_dataset.widths, **SIDES)
+
+
+def assert_equal_batches(one: Batch, other: Batch):
+    for a, b in zip(one, other, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_batch_holds_its_planned_examples(voc_dataset, buckets):
+    plan = BatchPlan(buckets.of_example, 2, seed=0)
+    for step, batch in enumerate(train_batches(voc_dataset, plan, buckets, num_steps=8, **SIDES)):
+        planned = plan.batch(step)
+        np.testing.assert_array_equal(batch.image_index, planned.examples)
+        assert batch.images.shape == (2, *buckets.canvases[planned.bucket], 3)
+        assert batch.gt_boxes.shape == (2, 8, 4)  # three boxes at most, in eights
+        assert batch.image_valid.all()
+        for i in range(2):
+            record = voc_dataset[planned.examples[i]]
+            image, boxes = load_example(record, flip=bool(planned.flips[i]), **SIDES)
+            height, width = image.shape[:2]
+            np.testing.assert_array_equal(batch.image_hw[i], [height, width])
+            np.testing.assert_array_equal(batch.images[i, :height, :width], image)
+            assert not batch.images[i, height:].any()
+            assert not batch.images[i, :, width:].any()
+            count = len(boxes)
+            np.testing.assert_array_equal(batch.gt_boxes[i, :count], boxes)
+            np.testing.assert_array_equal(batch.gt_valid[i], np.arange(8) < count)
+            np.testing.assert_array_equal(batch.gt_ignore[i, :count], record.ignore)
+            assert not batch.gt_ignore[i, count:].any()
+
+
+def test_an_example_is_scaled_and_mirrored_with_its_boxes(voc_dataset):
+    record = voc_dataset[0]  # 30x40 with boxes (0, 0, 10, 20) and (10, 4, 40, 30)
+    image, boxes = load_example(record, **SIDES)
+    assert image.shape == (48, 64, 3)  # 1.6 times
+    np.testing.assert_allclose(boxes, [[0, 0, 16, 32], [16, 6.4, 64, 48]], rtol=1e-6)
+    mirrored, boxes = load_example(record, flip=True, **SIDES)
+    np.testing.assert_array_equal(mirrored, image[:, ::-1])
+    np.testing.assert_allclose(boxes, [[48, 0, 64, 32], [0, 6.4, 48, 48]], rtol=1e-6)
+
+
+def test_resuming_at_a_step_gives_the_same_batches(voc_dataset, buckets):
+    plan = BatchPlan(buckets.of_example, 2, seed=5)
+    whole = list(train_batches(voc_dataset, plan, buckets, num_steps=7, num_threads=3, **SIDES))
+    resumed = train_batches(
+        voc_dataset, plan, buckets, start_step=4, num_steps=3, num_threads=1, **SIDES
+    )
+    assert len(whole) == 7
+    for one, other in zip(whole[4:], resumed, strict=True):
+        assert_equal_batches(one, other)
+
+
+def test_training_never_ends_by_itself(voc_dataset, buckets):
+    plan = BatchPlan(buckets.of_example, 2, seed=5)
+    batches = train_batches(voc_dataset, plan, buckets, start_step=10**6, **SIDES)
+    assert len(list(itertools.islice(batches, 9))) == 9
+
+
+def test_the_shares_of_the_processes_make_up_the_batch(voc_dataset, buckets):
+    plan = BatchPlan(buckets.of_example, 4, seed=0)
+
+    def batches(**process):
+        return train_batches(voc_dataset, plan, buckets, num_steps=5, **process, **SIDES)
+
+    shares = [batches(process_index=p, process_count=2) for p in range(2)]
+    for whole, first, second in zip(batches(), *shares, strict=True):
+        joined = Batch(*(np.concatenate(parts) for parts in zip(first, second, strict=True)))
+        assert_equal_batches(whole, joined)
+
+
+@pytest.mark.parametrize(("batch_size", "processes"), [(1, 1), (2, 2), (4, 2), (6, 3)])
+def test_evaluation_shows_every_image_once(voc_dataset, buckets, batch_size, processes):
+    seen, lengths = [], set()
+    for process in range(processes):
+        batches = list(
+            eval_batches(
+                voc_dataset,
+                batch_size,
+                buckets,
+                process_index=process,
+                process_count=processes,
+                **SIDES,
+            )
+        )
+        lengths.add(tuple(batch.images.shape for batch in batches))
+        for batch in batches:
+            seen += batch.image_index[batch.image_valid].tolist()
+            padding = ~batch.image_valid
+            assert not batch.images[padding].any()
+            assert not batch.gt_valid[padding].any()
+            assert (batch.image_hw[padding] == batch.images.shape[1:3]).all()
+    assert sorted(seen) == list(range(len(voc_dataset)))
+    assert len(lengths) == 1  # the same shapes in the same order for every process
+
+
+def test_evaluation_does_not_mirror(voc_dataset, buckets):
+    for batch in eval_batches(voc_dataset, 1, buckets, **SIDES):
+        image, boxes = load_example(voc_dataset[batch.image_index[0]], **SIDES)
+        np.testing.assert_array_equal(batch.images[0, : image.shape[0], : image.shape[1]], image)
+        np.testing.assert_array_equal(batch.gt_boxes[0, : len(boxes)], boxes)
+
+
+def test_boxes_are_never_dropped_to_fit(voc_dataset, buckets):
+    plan = BatchPlan(buckets.of_example, 1, seed=0)
+    with pytest.raises(UserError, match=r"d\.jpg: has 3 boxes, but max_objects is 2; raise it"):
+        train_batches(voc_dataset, plan, buckets, max_objects=2, **SIDES)
+    exact = next(train_batches(voc_dataset, plan, buckets, max_objects=3, **SIDES))
+    assert exact.gt_boxes.shape == (1, 3, 4)
+
+
+def test_a_batch_must_be_shared_evenly(voc_dataset, buckets):
+    with pytest.raises(UserError, match="batch_size: 4 images cannot be shared by 3 processes"):
+        eval_batches(voc_dataset, 4, buckets, process_count=3, **SIDES)

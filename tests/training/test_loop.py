@@ -1,0 +1,209 @@
+"""The whole of `train`: resumed after a kill, refused, stopped by a NaN, compiled only once."""
+
+import functools
+import json
+import logging
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from training.small import small_config
+
+from rpn_jax.data.datasets import prepare_dataset
+from rpn_jax.errors import UserError
+from rpn_jax.training import loop
+from rpn_jax.training.checkpoint import Checkpoints
+from rpn_jax.training.metrics import read_metrics
+from rpn_jax.training.trained import evaluate_workdir, load_trained
+
+OPTIONS = {"seed": 0, "image_size": 48, "num_train": 24, "num_test": 11}
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("datasets")
+    prepare_dataset("shapes", data_dir=folder, **OPTIONS)
+    return folder
+
+
+def shapes_config(data_dir, *overrides):
+    config = small_config(
+        "--config.data.dataset=shapes",
+        f"--config.data.data_dir={data_dir}",
+        "--config.data.longer_side=48",
+        "--config.batch_size=8",
+        "--config.steps=6",
+        "--config.log_every=1",
+        "--config.checkpoint.every=2",
+        "--config.evaluation.every=6",
+        "--config.evaluation.pictures=1",
+    )
+    config.data.options = OPTIONS
+    for override in overrides:
+        field, value = override.split("=")
+        config.update_from_flattened_dict({field: json.loads(value)})
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(data_dir, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished")
+    config = shapes_config(data_dir)
+    state = loop.train(config, workdir)
+    return config, workdir, jax.device_get(state)
+
+
+def test_a_run_leaves_its_record(finished):
+    config, workdir, state = finished
+    assert int(state.step) == 6
+    rows = read_metrics(workdir / "metrics.jsonl")
+    train = [row for row in rows if "train/loss" in row]
+    assert [row["step"] for row in train] == [1, 2, 3, 4, 5, 6]
+    for name in ("loss_objectness", "loss_box", "positives", "objectness_accuracy", "grad_norm"):
+        assert all(np.isfinite(row[f"train/{name}"]) for row in train)
+    validation = rows[-1]
+    assert {"validation/loss", "validation/AR@10", "validation/AR@50"} <= validation.keys()
+    assert {p.name for p in (workdir / "pictures/step_000006").iterdir()} == {
+        "0_matches.png",
+        "0_proposals.png",
+    }
+    (run,) = (json.loads(line) for line in (workdir / "runs.jsonl").read_text().splitlines())
+    assert run["packages"]["jax"] == jax.__version__
+    assert len(run["devices"]) == 8
+    assert list((workdir / "tensorboard").iterdir())
+    assert Checkpoints(workdir, read_only=True).latest_step() == 6
+
+
+def test_training_again_changes_nothing(finished):
+    config, workdir, state = finished
+    again = jax.device_get(loop.train(config, workdir))
+    jax.tree.map(np.testing.assert_array_equal, again, state)
+    assert [r["step"] for r in read_metrics(workdir / "metrics.jsonl")][-2:] == [6, 6]
+
+
+def test_the_same_config_and_seed_give_the_same_bits_and_another_seed_does_not(
+    finished, data_dir, tmp_path
+):
+    _, _, state = finished
+    again = jax.device_get(loop.train(shapes_config(data_dir), tmp_path / "again"))
+    jax.tree.map(np.testing.assert_array_equal, again.params, state.params)
+    other = loop.train(shapes_config(data_dir, "seed=1"), tmp_path / "other")
+    kernel = jax.tree.leaves(jax.device_get(other.params))[-1]
+    assert not np.array_equal(kernel, jax.tree.leaves(state.params)[-1])
+
+
+def test_evaluation_agrees_with_pycocotools_and_writes_its_files(finished):
+    config, workdir, _ = finished
+    table = evaluate_workdir(config, workdir)
+    folder = workdir / "evaluation" / "test"
+    figures = json.loads((folder / "recall.json").read_text())
+    assert figures["images"] == OPTIONS["num_test"]
+    assert figures["average_recall"] == pytest.approx(
+        figures["pycocotools_average_recall"], abs=1e-6
+    )
+    assert "AR@50" in table
+    assert (folder / "recall_to_iou.png").stat().st_size > 1000
+    validation = read_metrics(workdir / "metrics.jsonl")[-1]
+    assert figures["average_recall"]["AR@50"] == pytest.approx(validation["validation/AR@50"])
+
+
+def test_a_workdir_of_another_config_is_refused_by_field(finished, data_dir):
+    _, workdir, _ = finished
+    with pytest.raises(UserError, match=r"loss.balance: 3.0 here, 10.0 there"):
+        loop.train(shapes_config(data_dir, "loss.balance=3.0"), workdir)
+
+
+def test_a_checkpoint_of_another_network_is_refused(finished, data_dir):
+    _, workdir, _ = finished
+    with pytest.raises(UserError, match="does not fit"):
+        load_trained(shapes_config(data_dir, "model.head_channels=24"), workdir)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_culprits(data_dir, tmp_path):
+    config = shapes_config(data_dir, "optimizer.learning_rate=1e30", "log_every=3", "steps=12")
+    with pytest.raises(UserError, match=r"the loss of step \d+ is \S+, on images \[.*last good"):
+        loop.train(config, tmp_path)
+    state = load_trained(config, tmp_path)[1]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state)))
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused(data_dir, tmp_path):
+    with pytest.raises(UserError, match="config.batch_size=6: 8 devices cannot share it"):
+        loop.train(shapes_config(data_dir, "batch_size=6"), tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_nothing_compiles_after_the_first_step_of_each_bucket(data_dir, tmp_path, caplog):
+    # 24 images in batches of 8 are 3 steps an epoch; log, validate and save at every one.
+    config = shapes_config(data_dir, "steps=9", "checkpoint.every=1", "evaluation.every=1")
+    steps = []
+    original = loop.Progress.add
+
+    def add(self, step, *rest):
+        steps.append((step, len(caplog.records)))
+        original(self, step, *rest)
+
+    jax.config.update("jax_log_compiles", True)
+    try:
+        with caplog.at_level(logging.WARNING, logger="jax"):
+            loop.Progress.add = add
+            loop.train(config, tmp_path)
+    finally:
+        loop.Progress.add = original
+        jax.config.update("jax_log_compiles", False)
+    compiled = [
+        index
+        for index, record in enumerate(caplog.records)
+        if "Compiling" in record.getMessage() or "Finished XLA compilation" in record.getMessage()
+    ]
+    second_step = dict(steps)[2]
+    assert any(index < second_step for index in compiled)
+    assert [caplog.records[i].getMessage() for i in compiled if i > dict(steps)[3]] == []
+
+
+@pytest.mark.parametrize("overrides", [()])
+def test_a_run_killed_and_started_again_ends_with_the_same_bits(
+    data_dir, tmp_path, finished, overrides
+):
+    """SIGKILL in the middle, by a real process; the parameters are those of the unbroken run."""
+    config, _, expected = finished
+    workdir = tmp_path / "killed"
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys\n"
+        "from training.test_loop import OPTIONS, shapes_config\n"
+        "from rpn_jax.training import loop\n"
+        "import pathlib\n"
+        "loop.train(shapes_config(sys.argv[1]), pathlib.Path(sys.argv[2]))\n"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+    }
+    command = [sys.executable, str(script), str(data_dir), str(workdir)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    while not (workdir / "checkpoints" / "2").is_dir() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    starts = [json.loads(line)["step"] for line in (workdir / "runs.jsonl").read_text().splitlines()]
+    assert starts[0] == 0
+    assert starts[1] >= 2
+    _, variables, step = load_trained(config, workdir)
+    assert step == 6
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(variables["params"]), expected.params)
+    rows = [r["step"] for r in read_metrics(workdir / "metrics.jsonl") if "train/loss" in r]
+    assert rows == [1, 2, 3, 4, 5, 6]
+
+
