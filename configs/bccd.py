@@ -1,7 +1,7 @@
 """Blood cells: a ResNet-18 from scratch on the 364 microscope images of BCCD (VOC layout).
 
-    python -m rpn_jax prepare --config=configs/bccd.py --config.data.source=FOLDER
-    python -m rpn_jax train --config=configs/bccd.py --config.data.source=FOLDER \
+python -m rpn_jax prepare --config=configs/bccd.py --config.data.source=FOLDER
+python -m rpn_jax train --config=configs/bccd.py --config.data.source=FOLDER \
         --workdir=runs/bccd
 """
 

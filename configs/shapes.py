@@ -1,7 +1,7 @@
 """The quick start: a ResNet-18 from scratch on generated shapes, a few minutes on two CPU cores.
 
-    python -m rpn_jax prepare --config=configs/shapes.py
-    python -m rpn_jax train --config=configs/shapes.py --workdir=runs/shapes
+python -m rpn_jax prepare --config=configs/shapes.py
+python -m rpn_jax train --config=configs/shapes.py --workdir=runs/shapes
 """
 
 from rpn_jax.training.config import default_config

@@ -64,12 +64,11 @@ def rpn_loss(
         deltas: box deltas of each anchor.
         targets: what they should have been, after sampling.
         normalizer: "paper" divides the objectness loss by `batch_size_per_image` and the box loss
-            by `num_positions`, and multiplies the latter by `balance`. "sampled" divides both by
-            `batch_size_per_image` and leaves `balance` out, as detectron2 does; with the paper's
-            numbers (10 / 2400 against 1 / 256) that is nearly the same. Neither divides by the
-            number of anchors that were in fact sampled, as torchvision does: an image with few
-            anchors would weigh each of them more.
-        balance: the paper's lambda; for "paper" only.
+            by `num_positions`. "sampled" divides both by `batch_size_per_image`, as detectron2
+            does; with a balance of 1 that is nearly the paper's 10 (10 / 2400 against 1 / 256).
+            Neither divides by the number of anchors that were in fact sampled, as torchvision
+            does: an image with few anchors would weigh each of them more.
+        balance: the paper's lambda, which multiplies the box loss, by either normalizer.
         beta: where the smooth L1 loss turns from quadratic to linear.
         batch_size_per_image: how many anchors the sampling was asked for.
         num_positions: rows x columns of the feature map, of all levels together; the paper's
@@ -86,7 +85,7 @@ def rpn_loss(
             raise ValueError("normalizer 'paper' needs num_positions, rows x columns of the map")
         box_scale = balance / num_positions
     elif normalizer == "sampled":
-        box_scale = 1 / batch_size_per_image
+        box_scale = balance / batch_size_per_image
     else:
         raise ValueError(f"normalizer {normalizer!r} is not 'paper' or 'sampled'")
     parts = {

@@ -88,10 +88,12 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> TrainState:
                 results = draw_first(config, network, results, folder, writer, step)
                 progress.validated(step, *evaluate(config, results))
     except NonFiniteLossError as error:
+        last = checkpoints.latest_step()
+        kept = "none was kept yet" if last is None else f"step {last} in {checkpoints.folder}"
         raise UserError(
-            f"{error}, on images {error.images} of split {config.data.train_split}; the last good "
-            f"checkpoint is that of step {checkpoints.latest_step()} in {checkpoints.folder}; try "
-            "a lower config.optimizer.learning_rate or a config.optimizer.clip_norm"
+            f"{error}, on images {error.images} of split {config.data.train_split}; last good "
+            f"checkpoint: {kept}; try a lower config.optimizer.learning_rate or a "
+            "config.optimizer.clip_norm"
         ) from error
     finally:
         progress.close()

@@ -43,7 +43,7 @@ class MetricsWriter:
         self._board.close()
 
 
-def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
+def read_metrics(path: pathlib.Path) -> list[dict]:
     """Returns the rows of a `metrics.jsonl`, without the half line that a killed run can leave."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else []:

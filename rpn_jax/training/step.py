@@ -61,7 +61,7 @@ def _anchors_per_position(config: ConfigDict) -> int:
     return len(config.anchors.sizes) * len(config.anchors.aspect_ratios)
 
 
-def image_keys(seed: int, step: Array, first: Array, count: int) -> Array:
+def image_keys(seed: int, step: int | Array, first: int | Array, count: int) -> jax.Array:
     """Returns a random key for each image: of (seed, step, index in the global batch) alone."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
     return jax.vmap(functools.partial(jax.random.fold_in, key))(first + jnp.arange(count))

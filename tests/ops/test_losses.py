@@ -94,11 +94,17 @@ def test_rpn_loss_normalised_as_in_the_paper():
 
 def test_rpn_loss_normalised_by_the_sample():
     loss, parts = rpn_loss(
-        LOGITS, DELTAS, TARGETS, normalizer="sampled", beta=1, batch_size_per_image=8
+        LOGITS,
+        DELTAS,
+        TARGETS,
+        normalizer="sampled",
+        balance=3,
+        beta=1,
+        batch_size_per_image=8,
     )
     np.testing.assert_allclose(parts["loss_objectness"], OBJECTNESS / 8, rtol=1e-5)
-    np.testing.assert_allclose(parts["loss_box"], BOX / 8, rtol=1e-5)
-    np.testing.assert_allclose(loss, (OBJECTNESS + BOX) / 8, rtol=1e-5)
+    np.testing.assert_allclose(parts["loss_box"], 3 * BOX / 8, rtol=1e-5)
+    np.testing.assert_allclose(loss, (OBJECTNESS + 3 * BOX) / 8, rtol=1e-5)
 
 
 def test_rpn_loss_refuses_what_it_cannot_normalise():

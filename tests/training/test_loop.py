@@ -1,6 +1,5 @@
 """The whole of `train`: resumed after a kill, refused, stopped by a NaN, compiled only once."""
 
-import functools
 import json
 import logging
 import os
@@ -10,16 +9,19 @@ import subprocess
 import sys
 import time
 
+import cv2
 import jax
 import numpy as np
 import pytest
 from training.small import small_config
 
 from rpn_jax.data.datasets import prepare_dataset
+from rpn_jax.data.plan import BatchPlan
 from rpn_jax.errors import UserError
 from rpn_jax.training import loop
 from rpn_jax.training.checkpoint import Checkpoints
 from rpn_jax.training.metrics import read_metrics
+from rpn_jax.training.network import open_split
 from rpn_jax.training.trained import evaluate_workdir, load_trained
 
 OPTIONS = {"seed": 0, "image_size": 48, "num_train": 24, "num_test": 11}
@@ -127,7 +129,8 @@ def test_a_checkpoint_of_another_network_is_refused(finished, data_dir):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_culprits(data_dir, tmp_path):
-    config = shapes_config(data_dir, "optimizer.learning_rate=1e30", "log_every=3", "steps=12")
+    config = shapes_config(data_dir, "optimizer.learning_rate=1e30", "log_every=3")
+    config.checkpoint.every = 1
     with pytest.raises(UserError, match=r"the loss of step \d+ is \S+, on images \[.*last good"):
         loop.train(config, tmp_path)
     state = load_trained(config, tmp_path)[1]
@@ -140,38 +143,84 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(data_dir, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_nothing_compiles_after_the_first_step_of_each_bucket(data_dir, tmp_path, caplog):
-    # 24 images in batches of 8 are 3 steps an epoch; log, validate and save at every one.
-    config = shapes_config(data_dir, "steps=9", "checkpoint.every=1", "evaluation.every=1")
-    steps = []
-    original = loop.Progress.add
+@pytest.fixture(scope="module")
+def three_shapes(tmp_path_factory):
+    """A folder in COCO's layout with images of three aspect ratios."""
+    root = tmp_path_factory.mktemp("three_shapes")
+    (root / "train").mkdir()
+    (root / "annotations").mkdir()
+    sizes = [(48, 64), (64, 48), (48, 48)] * 8
+    images = [
+        {"id": i, "file_name": f"{i}.png", "height": height, "width": width}
+        for i, (height, width) in enumerate(sizes, start=1)
+    ]
+    boxes = [
+        {"id": i, "image_id": i, "category_id": 1, "bbox": [5, 6, 20, 18 + i % 9], "iscrowd": 0}
+        for i in range(1, len(sizes) + 1)
+    ]
+    for image in images:
+        pixels = np.full((image["height"], image["width"], 3), image["id"], np.uint8)
+        cv2.imwrite(str(root / "train" / image["file_name"]), pixels)
+    content = {
+        "images": images,
+        "annotations": boxes,
+        "categories": [{"id": 1, "name": "box"}],
+    }
+    (root / "annotations" / "instances_train.json").write_text(json.dumps(content))
+    prepare_dataset("coco_json", data_dir=root / "prepared", source=root)
+    return root
+
+
+def test_nothing_compiles_after_the_first_step_of_each_bucket(
+    three_shapes, tmp_path, caplog, monkeypatch
+):
+    # 24 images in batches of 8: two epochs, with a validation and a checkpoint at every step.
+    config = small_config(
+        "--config.data.dataset=coco_json",
+        f"--config.data.source={three_shapes}",
+        f"--config.data.data_dir={three_shapes / 'prepared'}",
+        "--config.data.eval_split=train",
+        "--config.batch_size=8",
+        "--config.steps=7",
+        "--config.log_every=1",
+        "--config.checkpoint.every=1",
+        "--config.evaluation.every=1",
+        "--config.evaluation.pictures=0",
+    )
+    compilations_before_step = {}
+
+    def compilations():
+        messages = [record.getMessage() for record in caplog.records]
+        return [message for message in messages if message.startswith("Compiling")]
 
     def add(self, step, *rest):
-        steps.append((step, len(caplog.records)))
+        # Called when a step was begun: by then its program has been compiled.
+        compilations_before_step[step + 1] = len(compilations())
         original(self, step, *rest)
 
+    original = loop.Progress.add
+    monkeypatch.setattr(loop.Progress, "add", add)
     jax.config.update("jax_log_compiles", True)
     try:
         with caplog.at_level(logging.WARNING, logger="jax"):
-            loop.Progress.add = add
             loop.train(config, tmp_path)
     finally:
-        loop.Progress.add = original
         jax.config.update("jax_log_compiles", False)
-    compiled = [
-        index
-        for index, record in enumerate(caplog.records)
-        if "Compiling" in record.getMessage() or "Finished XLA compilation" in record.getMessage()
-    ]
-    second_step = dict(steps)[2]
-    assert any(index < second_step for index in compiled)
-    assert [caplog.records[i].getMessage() for i in compiled if i > dict(steps)[3]] == []
+
+    dataset = open_split(config, "train")
+    buckets_of = loop.buckets(config, dataset)
+    plan = BatchPlan(buckets_of.of_example, config.batch_size, config.seed)
+    order = [plan.batch(step).bucket for step in range(config.steps)]
+    assert len(buckets_of.canvases) == len(set(order)) == 3
+    # One training and one evaluation program for each canvas, known by the images they take.
+    assert sum("uint8[8,1," in message for message in compilations()) == 2 * 3
+    warm = max(order.index(bucket) for bucket in set(order)) + 1  # steps count from 1
+    # The validation after a step belongs to the step before the next.
+    assert warm + 2 <= config.steps
+    assert compilations()[compilations_before_step[warm + 2] :] == []
 
 
-@pytest.mark.parametrize("overrides", [()])
-def test_a_run_killed_and_started_again_ends_with_the_same_bits(
-    data_dir, tmp_path, finished, overrides
-):
+def test_a_run_killed_and_started_again_ends_with_the_same_bits(data_dir, tmp_path, finished):
     """SIGKILL in the middle, by a real process; the parameters are those of the unbroken run."""
     config, _, expected = finished
     workdir = tmp_path / "killed"
@@ -197,13 +246,15 @@ def test_a_run_killed_and_started_again_ends_with_the_same_bits(
     assert process.returncode == -signal.SIGKILL
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    starts = [json.loads(line)["step"] for line in (workdir / "runs.jsonl").read_text().splitlines()]
+    starts = [
+        json.loads(line)["step"] for line in (workdir / "runs.jsonl").read_text().splitlines()
+    ]
     assert starts[0] == 0
     assert starts[1] >= 2
     _, variables, step = load_trained(config, workdir)
     assert step == 6
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(variables["params"]), expected.params)
+    jax.tree.map(
+        np.testing.assert_array_equal, jax.device_get(variables["params"]), expected.params
+    )
     rows = [r["step"] for r in read_metrics(workdir / "metrics.jsonl") if "train/loss" in r]
     assert rows == [1, 2, 3, 4, 5, 6]
-
-

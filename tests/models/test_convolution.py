@@ -1,0 +1,233 @@
+"""The quick convolution and pool against `lax`, in value and gradient, in every transformation."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import export, lax
+
+from rpn_jax.models import convolution
+from rpn_jax.models.convolution import conv_general_dilated, max_pool
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def same_3x3(conv, x, kernel):
+    return conv(x, kernel, (1, 1), "SAME", dimension_numbers=NHWC)
+
+
+def value_and_gradients(function, x, kernel):
+    """The output, and the gradients of its product with fixed noise."""
+    y, pullback = jax.vjp(function, x, kernel)
+    return y, *pullback(normal(9, *y.shape))
+
+
+def assert_close(got, expected, tolerance=2e-5):
+    """Compares to within `tolerance` of the expected array's largest value."""
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(np.abs(b).max(), 1e-30))
+
+
+def test_the_matrices_give_an_exact_filter_in_one_dimension():
+    signal, taps = np.arange(1.0, 7.0) ** 2, np.array([2.0, -1.0, 0.5])
+    y = convolution._A_T @ ((convolution._G @ taps) * (convolution._B_T @ signal))
+    # 2 * 1 - 4 + 9 / 2 = 2.5; 2 * 4 - 9 + 16 / 2 = 7; 18 - 16 + 12.5 = 14.5; 32 - 25 + 18 = 25.
+    np.testing.assert_allclose(y, [2.5, 7.0, 14.5, 25.0], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("images", "height", "width", "channels", "features"),
+    [
+        (1, 1, 1, 32, 32),
+        (3, 6, 9, 32, 40),
+        (2, 37, 50, 32, 32),  # two bands of tile rows, the second not full
+    ],
+)
+def test_winograd_equals_lax_in_value_and_gradients(images, height, width, channels, features):
+    x, kernel = normal(0, images, height, width, channels), normal(1, 3, 3, channels, features)
+    got, expected = (
+        jax.jit(functools.partial(value_and_gradients, functools.partial(same_3x3, conv)))(
+            x, kernel
+        )
+        for conv in (conv_general_dilated, lax.conv_general_dilated)
+    )
+    assert_close(got, expected)
+
+
+def test_winograd_error_against_float64_is_a_few_roundings():
+    x, kernel = normal(0, 1, 12, 12, 256), normal(1, 3, 3, 256, 64)
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(np.asarray(x[0], np.float64), ((1, 1), (1, 1), (0, 0))), (3, 3), axis=(0, 1)
+    )
+    exact = np.einsum("hwcij,ijcd->hwd", windows, np.asarray(kernel, np.float64), optimize=True)
+    error = np.asarray(convolution._winograd(x, kernel))[0] - exact
+    assert np.sqrt(np.mean(error**2)) < 3e-6 * exact.std()  # 1.5e-6 measured
+    assert np.abs(error).max() < 2e-5 * exact.std()
+
+
+@pytest.mark.parametrize("tiles_per_band", [1, 7, 12])
+def test_the_size_of_bands_changes_rounding_only(monkeypatch, tiles_per_band):
+    x, dy, kernel = normal(0, 2, 17, 10, 3), normal(1, 2, 17, 10, 5), normal(2, 3, 3, 3, 5)
+
+    def run():
+        # A new function each time: the number of bands is part of what jit compiles.
+        return jax.jit(
+            lambda x, dy, kernel: (
+                convolution._winograd(x, kernel),
+                convolution._winograd_kernel_gradient(x, dy),
+            )
+        )(x, dy, kernel)
+
+    whole = run()  # 2 x 5 x 3 = 30 tiles are one band
+    monkeypatch.setattr(convolution, "_TILES_PER_BAND", tiles_per_band)
+    assert_close(run(), whole, 1e-6)
+
+
+def test_the_cpu_program_holds_no_convolution_and_no_branch():
+    x, kernel = normal(0, 1, 8, 8, 32), normal(1, 3, 3, 32, 32)
+    step = jax.jit(
+        functools.partial(value_and_gradients, functools.partial(same_3x3, conv_general_dilated))
+    )
+    program = step.lower(x, kernel).compile().as_text()
+    assert " dot(" in program
+    assert " convolution(" not in program
+    assert " conditional(" not in program
+
+
+def test_an_unwanted_gradient_costs_nothing():
+    x, kernel = normal(0, 1, 8, 8, 32), normal(1, 3, 3, 32, 32)
+
+    def loss(x, kernel):
+        return same_3x3(conv_general_dilated, x, kernel).sum()
+
+    flops = {
+        argnums: jax.jit(jax.grad(loss, argnums))
+        .lower(x, kernel)
+        .compile()
+        .cost_analysis()["flops"]
+        for argnums in (0, 1, (0, 1))
+    }
+    assert max(flops[0], flops[1]) < 0.7 * flops[(0, 1)]
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_each_platform_gets_its_own_program(platform):
+    def loss(x, kernel):
+        return max_pool(same_3x3(conv_general_dilated, x, kernel)).sum()
+
+    x, kernel = normal(0, 1, 8, 8, 32), normal(1, 3, 3, 32, 32)
+    gradient = jax.jit(jax.grad(loss, (0, 1)))
+    program = export.export(gradient, platforms=[platform])(x, kernel).mlir_module()
+    assert ("stablehlo.convolution" in program) == (platform != "cpu")
+    assert ("stablehlo.select_and_scatter" in program) == (platform != "cpu")
+
+
+def test_one_export_serves_several_platforms():
+    x, kernel = normal(0, 1, 5, 6, 32), normal(1, 3, 3, 32, 32)
+    function = jax.jit(functools.partial(same_3x3, conv_general_dilated))
+    exported = export.export(function, platforms=PLATFORMS)(x, kernel)
+    assert_close(exported.call(x, kernel), same_3x3(lax.conv_general_dilated, x, kernel))
+
+
+def test_vmap_pmap_and_a_second_derivative_agree_with_lax():
+    x, kernel = normal(0, 2, 1, 5, 6, 32), normal(1, 3, 3, 32, 32)
+
+    def loss(conv, kernel, x):
+        return (same_3x3(conv, x, kernel) ** 2).sum()
+
+    def gradient_norm(conv, kernel, x):
+        return (jax.grad(loss, 1)(conv, kernel, x) ** 2).sum()
+
+    for transform in (jax.vmap, functools.partial(jax.pmap, devices=jax.local_devices()[:2])):
+        got, expected = (
+            transform(functools.partial(jax.value_and_grad(loss, 1), conv), in_axes=(None, 0))(
+                kernel, x
+            )
+            for conv in (conv_general_dilated, lax.conv_general_dilated)
+        )
+        assert_close(got, expected)
+    got, expected = (
+        jax.jit(functools.partial(jax.grad(gradient_norm, 1), conv))(kernel, x[0])
+        for conv in (conv_general_dilated, lax.conv_general_dilated)
+    )
+    assert_close(got, expected)
+
+
+@pytest.mark.parametrize(
+    ("layer", "channels"),
+    [
+        ({"features": 8, "kernel_size": (1, 1)}, 5),
+        ({"features": 8, "kernel_size": (1, 1), "strides": 2}, 5),
+        ({"features": 8, "kernel_size": (1, 1), "padding": 1}, 5),
+        ({"features": 32, "kernel_size": (3, 3)}, 3),
+        ({"features": 32, "kernel_size": (3, 3), "padding": "VALID"}, 32),
+        ({"features": 32, "kernel_size": (3, 3), "strides": 2, "padding": 1}, 32),
+        ({"features": 32, "kernel_size": (3, 3), "kernel_dilation": 2}, 32),
+        ({"features": 32, "kernel_size": (3, 3), "input_dilation": 2, "padding": 1}, 32),
+        ({"features": 64, "kernel_size": (3, 3), "feature_group_count": 2}, 64),
+        ({"features": 32, "kernel_size": (3, 3), "padding": 1, "dtype": jnp.bfloat16}, 32),
+        ({"features": 8, "kernel_size": (7, 7), "strides": 2, "padding": 3}, 3),
+    ],
+    ids=str,
+)
+def test_every_kind_of_layer_equals_flax(layer, channels):
+    x = normal(0, 1, 7, 10, channels)
+    ours, flaxs = nn.Conv(**layer, conv_general_dilated=conv_general_dilated), nn.Conv(**layer)
+    variables = flaxs.init(jax.random.key(1), x)
+    got, expected = (
+        jax.jit(jax.value_and_grad(lambda v, x, m=m: (m.apply(v, x) ** 2).sum().astype("float32")))(
+            variables, x
+        )
+        for m in (ours, flaxs)
+    )
+    assert_close(got, expected)
+
+
+def test_a_mistaken_shape_gets_the_message_of_lax():
+    with pytest.raises(ValueError, match="feature dimension"):
+        same_3x3(conv_general_dilated, normal(0, 1, 4, 4, 32), normal(1, 3, 3, 33, 32))
+
+
+@pytest.mark.parametrize("height_width", [(4, 6), (5, 7)])
+@pytest.mark.parametrize("window_stride_padding", [(2, 2, 0), (3, 2, 1), (3, 1, 0)])
+def test_max_pool_equals_flax_in_value_and_gradient_with_ties(height_width, window_stride_padding):
+    # Whole numbers from a small range: nearly every patch holds its maximum more than once.
+    x = jnp.round(normal(3, 2, *height_width, 3))
+    window, stride, padding = window_stride_padding
+
+    def flaxs(x):
+        pads = ((padding, padding),) * 2
+        return nn.max_pool(x, (window, window), (stride, stride), pads)
+
+    def value_and_gradient(pool, x):
+        y, pullback = jax.vjp(pool, x)
+        return y, pullback(normal(4, *y.shape))[0]
+
+    ours = functools.partial(max_pool, window=window, stride=stride, padding=padding)
+    got, expected = (
+        jax.jit(functools.partial(value_and_gradient, pool))(x) for pool in (ours, flaxs)
+    )
+    np.testing.assert_array_equal(got[0], expected[0])
+    np.testing.assert_allclose(got[1], expected[1], rtol=1e-6)
+
+
+def test_max_pool_sends_the_gradient_of_a_tie_to_the_first():
+    x = jnp.array([[1.0, 5.0], [5.0, 5.0]])[None, :, :, None]
+    gradient = jax.jit(jax.grad(lambda x: max_pool(x).sum()))(x)
+    np.testing.assert_array_equal(gradient[0, :, :, 0], [[0, 1], [0, 0]])
+
+
+def test_max_pool_lets_nan_through_and_keeps_the_type():
+    x = jnp.zeros((1, 4, 4, 1), jnp.bfloat16).at[0, 0, 0].set(jnp.nan).at[0, 3, 2].set(jnp.nan)
+    y = max_pool(x)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(jnp.isnan(y)[0, :, :, 0], [[True, False], [False, True]])
