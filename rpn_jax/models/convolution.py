@@ -159,7 +159,7 @@ def max_pool(
         return nn.max_pool(x, (window, window), (stride, stride), pads)
 
     def compare_slices(x):
-        # The gradient of a comparison is a selection, 6 to 20 times quicker on a CPU than the
+        # The gradient of a comparison is a selection, 4 to 20 times quicker on a CPU than the
         # select-and-scatter that reduce_window's needs.
         x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
         height, width = ((size - window) // stride * stride + 1 for size in x.shape[1:3])
