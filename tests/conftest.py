@@ -11,6 +11,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
+from folders import CocoFolder, VocFolder
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # One persistent cache for the whole run: the same small programs are compiled by many tests.
@@ -33,3 +34,13 @@ def shared_data():
         return path
 
     return find
+
+
+@pytest.fixture
+def voc(tmp_path):
+    return VocFolder(tmp_path / "My VOC")
+
+
+@pytest.fixture
+def coco(tmp_path):
+    return CocoFolder(tmp_path / "coco")

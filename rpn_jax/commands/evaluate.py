@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Evaluates and prints the table."""
     from rpn_jax.training.config import apply_overrides
-    from rpn_jax.training.evaluate import evaluate_workdir
+    from rpn_jax.training.trained import evaluate_workdir
     from rpn_jax.training.workdir import load_workdir_config
 
     config = apply_overrides(load_workdir_config(arguments.workdir), overrides)

@@ -32,6 +32,7 @@ from rpn_jax.training.network import (
     build_network,
     device_batch,
     initial_variables,
+    load_backbone,
     open_split,
 )
 from rpn_jax.training.optimizer import build_optimizer
@@ -52,9 +53,11 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> TrainState:
     eval_set = open_split(config, config.data.eval_split) if config.evaluation.every else None
     network = build_network(config)
     schedule, optimizer = build_optimizer(config)
-    variables = initial_variables(config, network)
+    backbone = load_backbone(config, network)
     claim_workdir(workdir, config)
+    # All that can be wrong with the config has been found; from here on programs are compiled.
 
+    variables = initial_variables(config, network, backbone)
     mask = trainable_mask(variables["params"], config.model.frozen_stages)
     state = devices.replicate(initial_state(variables, mask, optimizer))
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)

@@ -1,5 +1,6 @@
 """From a config to its network, its anchors, and what it says of a batch of images."""
 
+import functools
 import pathlib
 from typing import NamedTuple
 
@@ -46,24 +47,37 @@ def build_network(config: ConfigDict) -> RegionProposalNetwork:
     return build_rpn(num_anchors=num_anchors, **options)
 
 
-def initial_variables(config: ConfigDict, network: RegionProposalNetwork) -> dict:
-    """Returns variables drawn from the seed, with the pretrained backbone where there is one.
+def _init(config: ConfigDict, network: RegionProposalNetwork) -> dict:
+    """Returns variables drawn from the seed; the size of the image plays no part in them."""
+    key = jax.random.fold_in(jax.random.key(config.seed), 0)
+    return network.init(key, np.zeros((1, 64, 64, 3), np.float32))
 
-    The weight file is read and held against the network's shapes before anything is compiled.
+
+def load_backbone(config: ConfigDict, network: RegionProposalNetwork) -> dict | None:
+    """Returns the parameters of the pretrained backbone, None where the config names none.
+
+    The file is held against the network's shapes; nothing is compiled for that.
+
+    Raises:
+        UserError: the file is not one of weights of this network, or wants other input.
     """
-
-    def init():
-        key = jax.random.fold_in(jax.random.key(config.seed), 0)
-        return network.init(key, np.zeros((1, 64, 64, 3), np.float32))
-
     if not config.model.pretrained:
+        return None
+    params = jax.eval_shape(functools.partial(_init, config, network))["params"]
+    convention = config.model.input_convention
+    return load_vgg16_npz(config.model.pretrained, params, convention)["backbone"]
+
+
+def initial_variables(
+    config: ConfigDict, network: RegionProposalNetwork, backbone: dict | None
+) -> dict:
+    """Returns variables drawn from the seed, with the pretrained backbone where there is one."""
+    init = functools.partial(_init, config, network)
+    if backbone is None:
         return jax.jit(init)()
-    params = load_vgg16_npz(
-        config.model.pretrained, jax.eval_shape(init)["params"], config.model.input_convention
-    )
-    # What is not returned is not computed: the backbone is never drawn.
+    # What is not returned is not computed: only the head is drawn.
     head = jax.jit(lambda: init()["params"]["head"])()
-    return {"params": {"backbone": params["backbone"], "head": head}}
+    return {"params": {"backbone": backbone, "head": head}}
 
 
 def anchors_per_level(

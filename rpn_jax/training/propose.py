@@ -1,5 +1,6 @@
 """Proposals for images from anywhere: read, put on a canvas, propose, back to original pixels."""
 
+import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -55,7 +56,9 @@ def propose_images(
             return path, None, str(error)
         return path, image, None
 
-    options = grain.ReadOptions(num_threads=config.data.num_threads, prefetch_buffer_size=16)
+    options = grain.ReadOptions(
+        num_threads=config.data.num_threads or os.cpu_count(), prefetch_buffer_size=16
+    )
     files = grain.MapDataset.source(paths).map(read).to_iter_dataset(options)
     for path, image, error in progress_bar(
         files, total=len(paths), description="proposing", unit="image"

@@ -9,7 +9,13 @@ from training.small import small_batch, small_config
 from rpn_jax.models import trainable_mask
 from rpn_jax.ops.matching import Label
 from rpn_jax.training import devices
-from rpn_jax.training.network import anchors_per_level, build_network, forward, initial_variables
+from rpn_jax.training.network import (
+    anchors_per_level,
+    build_network,
+    forward,
+    initial_variables,
+    load_backbone,
+)
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.state import initial_state, merge, partition
 from rpn_jax.training.step import image_keys, image_losses, make_eval_step, make_train_step
@@ -21,7 +27,7 @@ def setup(*overrides):
     config = small_config(f"--config.batch_size={BATCH}", *overrides)
     network = build_network(config)
     schedule, optimizer = build_optimizer(config)
-    variables = initial_variables(config, network)
+    variables = initial_variables(config, network, load_backbone(config, network))
     mask = trainable_mask(variables["params"], config.model.frozen_stages)
     state = initial_state(variables, mask, optimizer)
     return config, network, state, make_train_step(config, network, optimizer, schedule)

@@ -1,0 +1,218 @@
+"""The command line, as a user meets it: what it writes, and one clear line for what is wrong."""
+
+import json
+import math
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from folders import IMAGES
+
+from rpn_jax.__main__ import COMMANDS, main
+from rpn_jax.data.datasets import prepare_dataset
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+
+
+COMPILED = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **_: "backend_compile" in event and COMPILED.append(event)
+)
+
+
+@pytest.fixture(autouse=True)
+def nothing_may_compile(request):
+    """Bad input must be met before any compilation begins."""
+    COMPILED.clear()
+    yield
+    if "compiles" not in request.keywords:
+        assert COMPILED == []
+
+
+@pytest.fixture
+def fails(capsys):
+    """Runs a command that must fail and returns the one line that it says."""
+
+    def run(*argv: str) -> str:
+        assert main(list(argv)) == 1
+        captured = capsys.readouterr()
+        lines = [
+            line for line in captured.err.splitlines() if "it/s" not in line and "%|" not in line
+        ]
+        (line,) = (line for line in lines if line)
+        assert line.startswith("error: ")
+        return line
+
+    return run
+
+
+@pytest.fixture
+def voc_flags(voc, tmp_path):
+    """The flags that point a config to the small VOC folder."""
+    return (
+        f"--config={CONFIGS / 'bccd.py'}",
+        f"--config.data.source={voc.root}",
+        f"--config.data.data_dir={tmp_path / 'prepared'}",
+        "--config.batch_size=8",
+    )
+
+
+def test_a_typo_in_a_config_field(fails, tmp_path):
+    line = fails(
+        "train",
+        f"--config={CONFIGS / 'shapes.py'}",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.loss.balanc=1",
+    )
+    assert "--config.loss.balanc" in line
+    assert "did you mean --config.loss.balance" in line
+
+
+def test_a_missing_folder(fails, tmp_path):
+    folder = tmp_path / "nowhere"
+    line = fails(
+        "prepare",
+        f"--config={CONFIGS / 'bccd.py'}",
+        f"--config.data.source={folder}",
+        f"--config.data.data_dir={tmp_path}",
+    )
+    assert str(folder) in line
+
+
+def test_a_truncated_jpeg(fails, voc, voc_flags, capsys):
+    path = voc.image("b")
+    path.write_bytes(path.read_bytes()[:-300])
+    assert str(path) in fails("prepare", *voc_flags)
+    assert main(["prepare", *voc_flags, "--skip-bad"]) == 0
+    assert str(path) in capsys.readouterr().out
+
+
+def test_an_empty_split(fails, voc, voc_flags):
+    voc.names("test").write_text("\n")
+    assert str(voc.names("test")) in fails("prepare", *voc_flags)
+
+
+def test_an_annotation_of_a_missing_image(fails, voc, voc_flags):
+    voc.image("a").unlink()
+    assert str(voc.annotation("a")) in fails("prepare", *voc_flags)
+
+
+def test_a_box_without_area_is_dropped_and_reported_by_file(voc, voc_flags, capsys):
+    text = voc.annotation("e").read_text()
+    voc.annotation("e").write_text(text.replace("<xmax>33", "<xmax>3"))
+    assert main(["prepare", *voc_flags]) == 0
+    report = capsys.readouterr().out
+    (line,) = (line for line in report.splitlines() if "no area" in line)
+    assert "e.jpg" in line
+
+
+def test_a_coordinate_that_is_not_a_number(fails, voc, voc_flags):
+    text = voc.annotation("e").read_text()
+    voc.annotation("e").write_text(text.replace("<xmax>33", f"<xmax>{math.nan}"))
+    line = fails("prepare", *voc_flags)
+    assert "e." in line
+    assert "number" in line
+
+
+def test_a_dataset_that_was_not_prepared(fails, voc_flags, tmp_path):
+    line = fails("train", *voc_flags, f"--workdir={tmp_path / 'run'}")
+    assert "python -m rpn_jax prepare" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_model(fails, voc, voc_flags, tmp_path):
+    prepare_dataset("voc_folder", data_dir=tmp_path / "prepared", source=voc.root)
+    weights = tmp_path / "weights.npz"
+    np.savez(weights, conv1_1_w=np.zeros((7, 7, 3, 64), np.float32))
+    flags = (*voc_flags, f"--workdir={tmp_path / 'run'}", f"--config.model.pretrained={weights}")
+    line = fails("train", *flags)
+    assert "config.model.input_convention" in line
+    line = fails("train", *flags, "--config.model.input_convention=caffe")
+    assert "config.model.backbone" in line
+
+
+def test_a_workdir_of_another_config(fails, voc, voc_flags, tmp_path):
+    prepare_dataset("voc_folder", data_dir=tmp_path / "prepared", source=voc.root)
+    from rpn_jax.training.config import load_config
+    from rpn_jax.training.workdir import claim_workdir
+
+    workdir = tmp_path / "run"
+    claim_workdir(workdir, load_config(voc_flags[0].split("=")[1], voc_flags[1:]))
+    line = fails("train", *voc_flags, f"--workdir={workdir}", "--config.seed=3")
+    assert str(workdir) in line
+    assert "seed: 3 here, 0 there" in line
+
+
+def test_no_images_given_to_propose(fails, tmp_path):
+    line = fails("propose", f"--workdir={tmp_path}", f"--out={tmp_path / 'out'}")
+    assert "no images given" in line
+    (tmp_path / "empty").mkdir()
+    line = fails("propose", f"--workdir={tmp_path}", f"--folder={tmp_path / 'empty'}", "--out=out")
+    assert "no images given" in line
+
+
+def test_a_folder_where_nothing_was_trained(fails, tmp_path):
+    line = fails("evaluate", f"--workdir={tmp_path}")
+    assert str(tmp_path) in line
+
+
+def test_a_batch_that_the_devices_cannot_share(fails, voc_flags, tmp_path):
+    line = fails("train", *voc_flags, f"--workdir={tmp_path / 'run'}", "--config.batch_size=3")
+    assert "config.batch_size=3: 8 devices cannot share it evenly; give a multiple of 8" in line
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+def test_help_teaches(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, "--help"])
+    text = capsys.readouterr().out
+    assert "python -m rpn_jax" in text
+    assert "--help" in text
+
+
+SMALL = (
+    "--config.model.backbone=resnet18",
+    "--config.model.output_stage=c2",
+    "--config.model.head_channels=16",
+    "--config.data.shorter_side=32",
+    "--config.data.longer_side=48",
+    "--config.anchors.sizes=(8.0,16.0)",
+    "--config.steps=2",
+    "--config.evaluation.every=0",
+)
+
+
+@pytest.mark.compiles
+def test_from_photographs_to_proposals(voc, voc_flags, tmp_path, capsys):
+    workdir, out = tmp_path / "run", tmp_path / "out"
+    assert main(["prepare", *voc_flags]) == 0
+    assert main(["train", *voc_flags, *SMALL, f"--workdir={workdir}"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", f"--workdir={workdir}"]) == 0
+    assert "pycocotools" in capsys.readouterr().out
+
+    folder = f"--folder={voc.root / 'JPEGImages'}"
+    assert main(["propose", f"--workdir={workdir}", folder, f"--out={out}"]) == 0
+    rows = json.loads((out / "proposals.json").read_text())
+    assert sorted({row["file_name"] for row in rows}) == [str(voc.image(name)) for name in IMAGES]
+    for row in rows:
+        image = IMAGES[pathlib.Path(row["file_name"]).stem]
+        x, y, width, height = row["bbox"]
+        assert x >= 0 <= y
+        assert width > 0 < height
+        assert x + width <= image.width + 1e-3
+        assert y + height <= image.height + 1e-3
+        assert 0 <= row["score"] <= 1
+    assert {path.stem for path in (out / "pictures").iterdir()} == set(IMAGES)
+
+    voc.image("b").write_bytes(b"no image")
+    status = main(
+        ["propose", f"--workdir={workdir}", folder, f"--out={out / 'npz'}", "--format=npz"]
+    )
+    assert status == 1
+    assert str(voc.image("b")) in capsys.readouterr().err
+    with np.load(out / "npz" / "a.npz") as arrays:
+        same = [row for row in rows if row["file_name"] == str(voc.image("a"))]
+        assert len(arrays["scores"]) == len(same)
+        np.testing.assert_allclose(arrays["scores"], [row["score"] for row in same], atol=1e-5)
