@@ -5,7 +5,7 @@ step: the gradient of a convolution's kernel and the gradient of max pooling. Wh
 lowered for a CPU, a 3x3 convolution of float32 maps with stride 1 and 'same' padding (nearly all
 of VGG, half of ResNet) is computed by Winograd's minimal filtering F(4x4, 3x3) instead (Lavin and
 Gray, "Fast algorithms for convolutional neural networks", arXiv 1509.09308), which needs a quarter
-of the multiplications.
+of the multiplications; and a convolution of the image itself is a product with its patches.
 
 In one dimension F(4, 3) finds 4 outputs y of a filter g of 3 taps from 6 inputs d by
 
@@ -77,6 +77,9 @@ _TILES_PER_BAND = 300
 # With fewer channels than this the transforms cost more than the products they save.
 _MIN_CHANNELS = 32
 
+# A map with at most this many channels is taken for an image.
+_MAX_IMAGE_CHANNELS = 4
+
 _NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
 
@@ -98,7 +101,8 @@ def conv_general_dilated(
     A 1x1 convolution in NHWC becomes a matrix product, whose gradients are quick everywhere. A
     3x3 convolution of the module's docstring becomes Winograd's on a CPU; it has reverse-mode
     derivatives of any order, but `jax.jvp` of it raises TypeError on every platform, and its
-    values differ from `lax` by a few 1e-6 of their scale. All else goes to `lax`.
+    values differ from `lax` by a few 1e-6 of their scale. A convolution of at most 4 channels,
+    the first of a network, becomes a matrix product on a CPU. All else goes to `lax`.
     """
     plain = (
         lhs.ndim == rhs.ndim == 4
@@ -129,6 +133,12 @@ def conv_general_dilated(
             and lhs.size > 0
         ):
             return _conv3x3(lhs, rhs)
+        if (
+            rhs.shape[2] <= _MAX_IMAGE_CHANNELS
+            and precision is preferred_element_type is None
+            and lhs.size > 0
+        ):
+            return _conv_of_image(lhs, rhs, strides, pads)
     return lax.conv_general_dilated(
         lhs,
         rhs,
@@ -194,6 +204,34 @@ def _backward(saved, dy):
         return dx, _winograd_kernel_gradient(x, dy)
 
     return lax.platform_dependent(*saved, dy, cpu=winograd, default=direct)
+
+
+def _conv_of_image(x, kernel, strides, pads):
+    """Returns a network's first convolution; on a CPU, as one product with all patches.
+
+    XLA's CPU backend takes eight times as long for its kernel's gradient as for its value. The
+    patches are kept for that gradient; they are few, because an image has few channels.
+    """
+
+    def direct(x, kernel):
+        return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=_NHWC)
+
+    def product(x, kernel):
+        window = kernel.shape[:2]
+        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+        ends = [size - w + 1 for size, w in zip(x.shape[1:3], window, strict=True)]
+        patches = jnp.concatenate(
+            [
+                x[:, i : i + ends[0] : strides[0], j : j + ends[1] : strides[1]]
+                for i in range(window[0])
+                for j in range(window[1])
+            ],
+            axis=-1,
+        )
+        patches = lax.optimization_barrier(patches)
+        return jnp.dot(patches, kernel.reshape(patches.shape[-1], -1))
+
+    return lax.platform_dependent(x, kernel, cpu=product, default=direct)
 
 
 @jax.custom_vjp

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent as the paper runs it, with the options that others need."""
+"""The paper's stochastic gradient descent, and AdamW for networks that start from scratch."""
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,16 @@ def build_optimizer(
         decay_factor=fields.decay_factor,
         warmup_steps=fields.warmup_steps,
     )
-    optimizer = sgd(
-        schedule,
-        momentum=fields.momentum,
-        weight_decay=fields.weight_decay,
-        clip_norm=fields.clip_norm,
-    )
-    return schedule, optimizer
+    clip = optax.clip_by_global_norm(fields.clip_norm) if fields.clip_norm else optax.identity()
+    if fields.name == "sgd":
+        rule = sgd(schedule, momentum=fields.momentum, weight_decay=fields.weight_decay)
+    elif fields.name == "adamw":
+        rule = optax.adamw(
+            schedule, b1=fields.momentum, weight_decay=fields.weight_decay, mask=_is_kernel
+        )
+    else:
+        raise UserError(f"config.optimizer.name={fields.name}: give sgd or adamw")
+    return schedule, optax.chain(clip, rule)
 
 
 def learning_rate_schedule(
@@ -62,14 +65,13 @@ def learning_rate_schedule(
 
 
 def sgd(
-    schedule: optax.Schedule, *, momentum: float, weight_decay: float, clip_norm: float = 0.0
+    schedule: optax.Schedule, *, momentum: float, weight_decay: float
 ) -> optax.GradientTransformation:
-    """Returns SGD with momentum; decay is added to the clipped gradient, as Caffe and torch do.
+    """Returns SGD with momentum; decay is added to the gradient, as Caffe and torch do.
 
     Kernels decay; biases and the scales of norms, which have one axis, do not.
     """
     return optax.chain(
-        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.add_decayed_weights(weight_decay, mask=_is_kernel),
         optax.sgd(schedule, momentum=momentum),
     )

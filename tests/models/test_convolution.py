@@ -63,6 +63,23 @@ def test_winograd_equals_lax_in_value_and_gradients(images, height, width, chann
     assert_close(got, expected)
 
 
+@pytest.mark.parametrize(("height", "width"), [(17, 22), (8, 8), (1, 1)])
+@pytest.mark.parametrize(("window", "stride", "pad"), [(7, 2, 3), (3, 1, 1), (3, 2, 0), (1, 2, 1)])
+def test_a_first_convolution_equals_lax_in_value_and_gradients(height, width, window, stride, pad):
+    if max(height, width) + 2 * pad < window:
+        pytest.skip("the window is larger than the image")
+    x, kernel = normal(0, 2, height, width, 3), normal(1, window, window, 3, 8)
+
+    def run(conv):
+        pads = ((pad, pad), (pad, pad))
+        strided = functools.partial(
+            conv, window_strides=(stride, stride), padding=pads, dimension_numbers=NHWC
+        )
+        return jax.jit(functools.partial(value_and_gradients, strided))(x, kernel)
+
+    assert_close(run(conv_general_dilated), run(lax.conv_general_dilated))
+
+
 def test_winograd_error_against_float64_is_a_few_roundings():
     x, kernel = normal(0, 1, 12, 12, 256), normal(1, 3, 3, 256, 64)
     windows = np.lib.stride_tricks.sliding_window_view(

@@ -16,7 +16,7 @@ from rpn_jax.errors import UserError
 
 CLASS_NAMES = ("ellipse", "rectangle", "triangle", "star", "cross")
 
-_MIN_SIZE = 12.0  # sqrt(area) of the smallest box, in pixels
+_MIN_SIZE = 20.0  # sqrt(area) of the smallest box, in pixels
 _MAX_SIZE = 0.75  # and of the largest, as a share of the image's side
 _MIN_VISIBLE = 0.5  # an object of which less stays in sight is not an object to be found
 _MIN_CONTRAST = 70.0  # distance in RGB of an object's colour from what is behind it

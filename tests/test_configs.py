@@ -1,0 +1,63 @@
+"""Every file in configs/ builds, and its training and evaluation steps have shapes that fit."""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rpn_jax.models import trainable_mask
+from rpn_jax.training import devices
+from rpn_jax.training.config import load_config
+from rpn_jax.training.network import DeviceBatch, build_network
+from rpn_jax.training.optimizer import build_optimizer
+from rpn_jax.training.state import initial_state
+from rpn_jax.training.step import make_eval_step, make_propose_step, make_train_step
+from rpn_jax.typing import GroundTruth
+
+CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_builds_and_its_steps_trace(path):
+    config = load_config(str(path))
+    assert "python -m rpn_jax train" in path.read_text(), "the header shows the command"
+    network = build_network(config)
+    schedule, optimizer = build_optimizer(config)
+
+    def state():
+        variables = network.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+        mask = trainable_mask(variables["params"], config.model.frozen_stages)
+        return initial_state(variables, mask, optimizer)
+
+    height, width = config.data.shorter_side // 16 * 16, config.data.longer_side // 16 * 16
+    batch = DeviceBatch(
+        images=np.zeros((1, height, width, 3), np.uint8),
+        image_hw=np.float32([[height, width]]),
+        image_index=np.zeros(1, np.int32),
+        ground_truth=GroundTruth(
+            np.zeros((1, 8, 4), np.float32), np.zeros((1, 8), bool), np.zeros((1, 8), bool)
+        ),
+    )
+    state = jax.eval_shape(state)
+    train_step = jax.vmap(
+        make_train_step(config, network, optimizer, schedule),
+        in_axes=(None, 0),
+        out_axes=(None, None),
+        axis_name=devices.AXIS,
+    )
+    after, metrics = jax.eval_shape(train_step, state, jax.tree.map(lambda x: x[None], batch))
+    same = functools.partial(jax.tree.map, lambda x: (x.shape, x.dtype))
+    assert same(after) == same(state)
+    assert all(value.shape == () for value in metrics.values())
+
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    proposals, losses, _ = jax.eval_shape(make_eval_step(config, network), variables, batch)
+    assert proposals.boxes.shape[1] >= max(config.evaluation.top_ns)
+    assert losses["loss"].shape == (1,)
+    for settings in ("train", "test"):
+        step = make_propose_step(config, network, settings)
+        proposals = jax.eval_shape(step, variables, (batch.images, batch.image_hw))
+        assert proposals.boxes.shape == (1, config.proposals[settings].post_nms_top_n, 4)

@@ -1,0 +1,64 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rpn_jax.errors import UserError
+from rpn_jax.training.config import apply_overrides, default_config
+from rpn_jax.training.optimizer import build_optimizer, learning_rate_schedule, sgd
+
+
+def rates(steps, **fields):
+    schedule = learning_rate_schedule(**{"learning_rate": 1.0, "steps": 100, **fields})
+    return [float(schedule(step)) for step in steps]
+
+
+def test_the_step_schedule_falls_by_the_factor_at_each_of_its_steps():
+    actual = rates([0, 9, 10, 19, 20], schedule="step", decay_at=(10, 20), decay_factor=0.1)
+    np.testing.assert_allclose(actual, [1, 1, 0.1, 0.1, 0.01], rtol=1e-6)
+
+
+def test_the_cosine_schedule_ends_at_0():
+    np.testing.assert_allclose(rates([0, 50, 100], schedule="cosine"), [1, 0.5, 0], atol=1e-6)
+
+
+def test_warm_up_grows_linearly_and_ends_in_the_schedule():
+    actual = rates([0, 1, 3, 4], schedule="step", warmup_steps=4)
+    np.testing.assert_allclose(actual, [0.25, 0.5, 1, 1], rtol=1e-6)
+
+
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(UserError, match=r"config.optimizer.schedule=linear: give step or cosine"):
+        rates([0], schedule="linear")
+
+
+def test_three_steps_by_hand():
+    # v <- 0.9 v + (g + 0.5 w); w <- w - 0.1 v, where only the kernel (two axes) decays.
+    optimizer = sgd(lambda _: 0.1, momentum=0.9, weight_decay=0.5)
+    params = {"kernel": jnp.full((1, 1), 2.0), "bias": jnp.full(1, 2.0)}
+    state = optimizer.init(params)
+    kernel, bias, kernel_velocity, bias_velocity = 2.0, 2.0, 0.0, 0.0
+    for gradient in (1.0, -3.0, 0.5):
+        grads = {"kernel": jnp.full((1, 1), gradient), "bias": jnp.full(1, gradient)}
+        updates, state = optimizer.update(grads, state, params)
+        params = {name: params[name] + updates[name] for name in params}
+        kernel_velocity = 0.9 * kernel_velocity + gradient + 0.5 * kernel
+        bias_velocity = 0.9 * bias_velocity + gradient
+        kernel -= 0.1 * kernel_velocity
+        bias -= 0.1 * bias_velocity
+    np.testing.assert_allclose(params["kernel"][0, 0], kernel, rtol=1e-6)
+    np.testing.assert_allclose(params["bias"][0], bias, rtol=1e-6)
+
+
+def test_clipping_is_of_the_whole_gradient():
+    config = apply_overrides(
+        default_config(),
+        [
+            "--config.optimizer.clip_norm=5",
+            "--config.optimizer.momentum=0",
+            "--config.optimizer.learning_rate=1",
+        ],
+    )
+    _, optimizer = build_optimizer(config)
+    grads = {"a": jnp.array([30.0]), "b": jnp.array([40.0])}
+    updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
+    np.testing.assert_allclose([updates["a"][0], updates["b"][0]], [-3, -4], rtol=1e-6)
