@@ -1,8 +1,10 @@
-"""Blood cells: a ResNet-18 from scratch on the 364 microscope images of BCCD (VOC layout).
+"""Blood cells: a ResNet-18 from scratch on the microscope images of BCCD, or any VOC folder.
 
-python -m rpn_jax prepare --config=configs/bccd.py --config.data.source=FOLDER
-python -m rpn_jax train --config=configs/bccd.py --config.data.source=FOLDER \
+    python -m rpn_jax prepare --config=configs/bccd.py --config.data.source=FOLDER
+    python -m rpn_jax train --config=configs/bccd.py --config.data.source=FOLDER \
         --workdir=runs/bccd
+
+BCCD_RESULT
 """
 
 from rpn_jax.training.config import default_config
@@ -17,7 +19,7 @@ def get_config():
     config.data.longer_side = 320
 
     config.model.backbone = "resnet18"
-    config.model.norm = "group_norm"
+    config.model.norm = "sync_batch_norm"
     config.model.output_stage = "c4"
     config.model.head_channels = 256
     config.model.input_convention = "centred"
@@ -27,18 +29,19 @@ def get_config():
     config.targets.batch_size_per_image = 128
     config.box_weights = (10.0, 10.0, 5.0, 5.0)
     config.loss.normalizer = "sampled"
-    config.loss.balance = 1.0
+    config.loss.balance = 2.0
     config.loss.beta = 1.0
 
     config.batch_size = 4
-    config.steps = 1500
-    config.optimizer.learning_rate = 0.01
+    config.steps = 800
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_steps = 100
+    config.optimizer.warmup_steps = 50
     config.optimizer.weight_decay = 1e-4
     config.optimizer.clip_norm = 10.0
 
     config.proposals.test.pre_nms_top_n = 2000
-    config.evaluation.every = 500
-    config.checkpoint.every = 250
+    config.evaluation.every = 800
+    config.checkpoint.every = 200
     return config
