@@ -4,7 +4,8 @@
     python -m rpn_jax train --config=configs/bccd.py --config.data.source=FOLDER \
         --workdir=runs/bccd
 
-BCCD_RESULT
+About ten minutes on two CPU cores. Trained on the train list (205 images), measured on the test list
+(72 images, 945 objects): BCCD_NUMBERS.
 """
 
 from rpn_jax.training.config import default_config

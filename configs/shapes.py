@@ -17,22 +17,24 @@ def get_config():
     config.data.longer_side = 128
 
     config.model.backbone = "resnet18"
-    config.model.norm = "group_norm"
+    config.model.norm = "sync_batch_norm"
     config.model.output_stage = "c3"  # stride 8
     config.model.head_channels = 128
     config.model.input_convention = "centred"
 
-    config.anchors.sizes = (16.0, 32.0, 64.0)
+    config.anchors.sizes = (20.0, 30.0, 45.0, 67.0, 90.0)
     config.targets.drop_straddling = False
-    config.targets.batch_size_per_image = 64
+    config.targets.fg_iou_threshold = 0.5
+    config.targets.batch_size_per_image = 128
     config.box_weights = (10.0, 10.0, 5.0, 5.0)
     config.loss.normalizer = "sampled"
-    config.loss.balance = 1.0
+    config.loss.balance = 4.0
     config.loss.beta = 1.0
 
-    config.batch_size = 16
-    config.steps = 800
-    config.optimizer.learning_rate = 0.02
+    config.batch_size = 8
+    config.steps = 900
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 2e-3
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 50
     config.optimizer.weight_decay = 1e-4
@@ -40,6 +42,6 @@ def get_config():
 
     config.proposals.test.pre_nms_top_n = 1000
     config.proposals.test.post_nms_top_n = 100
-    config.evaluation.every = 400
+    config.evaluation.every = 900
     config.checkpoint.every = 200
     return config

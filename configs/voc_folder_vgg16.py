@@ -1,4 +1,16 @@
-"""VGG-16 on a small folder of VOC photographs, 3000 steps of one image."""
+"""VGG-16 on a small folder of VOC photographs: 3000 steps of one image, tuned from conv3_1 up.
+
+    python -m rpn_jax prepare --config=configs/voc_folder_vgg16.py --config.data.source=FOLDER
+    python -m rpn_jax train --config=configs/voc_folder_vgg16.py --config.data.source=FOLDER \
+        --config.model.pretrained=vgg16.npz --workdir=runs/voc
+
+What makes the difference in so few steps is the weight of the box loss: with a balance of 1 (as
+torchvision has it) box regression has hardly begun when they are over. Chosen on a fifth of the
+trainval list held out for it, where 500 steps on images of half this size reached AR@100, 300 and
+1000 of 0.231, 0.289 and 0.361. The split is one of our own: no score on it can be compared with a
+published VOC number. The full run is not measured yet; a step takes about 1.5 seconds on two cores
+without AVX-512.
+"""
 
 from rpn_jax.training.config import default_config
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import ctypes
+import logging
 import os
 import sys
 import traceback
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     arguments, overrides = parser.parse_known_args(argv)
     _keep_freed_memory()
+    # Orbax warns, at length, of every option that follows from another.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     # Compiled programs are kept, so that the second start of a run begins at once.
     os.environ.setdefault(
         "JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/rpn_jax/compiled")

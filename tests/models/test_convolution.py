@@ -63,11 +63,9 @@ def test_winograd_equals_lax_in_value_and_gradients(images, height, width, chann
     assert_close(got, expected)
 
 
-@pytest.mark.parametrize(("height", "width"), [(17, 22), (8, 8), (1, 1)])
-@pytest.mark.parametrize(("window", "stride", "pad"), [(7, 2, 3), (3, 1, 1), (3, 2, 0), (1, 2, 1)])
+@pytest.mark.parametrize(("height", "width"), [(17, 22), (1, 1)])
+@pytest.mark.parametrize(("window", "stride", "pad"), [(7, 2, 3), (3, 1, 1)])
 def test_a_first_convolution_equals_lax_in_value_and_gradients(height, width, window, stride, pad):
-    if max(height, width) + 2 * pad < window:
-        pytest.skip("the window is larger than the image")
     x, kernel = normal(0, 2, height, width, 3), normal(1, window, window, 3, 8)
 
     def run(conv):
