@@ -25,8 +25,14 @@ def build_optimizer(
     if fields.name == "sgd":
         rule = sgd(schedule, momentum=fields.momentum, weight_decay=fields.weight_decay)
     elif fields.name == "adamw":
+        # Optax's eps of 1e-8 would blow the rounding of tiny gradients up to whole steps, and runs
+        # on different numbers of devices would part within 50 steps.
         rule = optax.adamw(
-            schedule, b1=fields.momentum, weight_decay=fields.weight_decay, mask=_is_kernel
+            schedule,
+            b1=fields.momentum,
+            eps=1e-6,
+            weight_decay=fields.weight_decay,
+            mask=_is_kernel,
         )
     else:
         raise UserError(f"config.optimizer.name={fields.name}: give sgd or adamw")
