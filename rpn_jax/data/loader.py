@@ -4,6 +4,7 @@ Grain reads ahead in threads, a batch to a thread; OpenCV lets go of the interpr
 A process is given its contiguous share of every global batch, on the same canvas as the others.
 """
 
+import functools
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -76,23 +77,18 @@ def train_batches(
     Raises:
       UserError: an image has more boxes than `max_objects`.
     """
-    share = _share(plan.batch_size, process_index, process_count)
-    slots = _num_slots(dataset, max_objects)
-
-    def load(step: int) -> Batch:
-        planned = plan.batch(step)
-        return _load_batch(
-            dataset,
-            PlannedBatch(planned.examples[share], planned.flips[share], planned.bucket),
-            buckets.canvases[planned.bucket],
-            shorter_side=shorter_side,
-            longer_side=longer_side,
-            num_slots=slots,
-        )
-
+    load = functools.partial(
+        _load_batch,
+        dataset,
+        buckets,
+        _share(plan.batch_size, process_index, process_count),
+        shorter_side=shorter_side,
+        longer_side=longer_side,
+        num_slots=_num_slots(dataset, max_objects),
+    )
     stop = _ENDLESS if num_steps is None else start_step + num_steps
     steps = grain.MapDataset.range(start_step, stop)
-    return _read_ahead(steps.map(load), num_threads, prefetch)
+    return _read_ahead(steps.map(lambda step: load(plan.batch(step))), num_threads, prefetch)
 
 
 def eval_batches(
@@ -113,20 +109,16 @@ def eval_batches(
     The last batch of each bucket is filled up with images that are not valid, so that all
     processes see equally many batches of equal shape. For the arguments see `train_batches`.
     """
-    share = _share(batch_size, process_index, process_count)
-    slots = _num_slots(dataset, max_objects)
+    load = functools.partial(
+        _load_batch,
+        dataset,
+        buckets,
+        _share(batch_size, process_index, process_count),
+        shorter_side=shorter_side,
+        longer_side=longer_side,
+        num_slots=_num_slots(dataset, max_objects),
+    )
     batches = list(_eval_plan(buckets, batch_size))
-
-    def load(planned: PlannedBatch) -> Batch:
-        return _load_batch(
-            dataset,
-            PlannedBatch(planned.examples[share], planned.flips[share], planned.bucket),
-            buckets.canvases[planned.bucket],
-            shorter_side=shorter_side,
-            longer_side=longer_side,
-            num_slots=slots,
-        )
-
     return _read_ahead(grain.MapDataset.source(batches).map(load), num_threads, prefetch)
 
 
@@ -176,28 +168,32 @@ def _read_ahead(
 
 def _load_batch(
     dataset: Dataset,
+    buckets: Buckets,
+    share: slice,
     planned: PlannedBatch,
-    canvas_hw: tuple[int, int],
     *,
     shorter_side: int,
     longer_side: int,
     num_slots: int,
 ) -> Batch:
-    size = len(planned.examples)
+    """Returns a process's share of a global batch."""
+    canvas_hw = buckets.canvases[planned.bucket]
+    examples, flips = planned.examples[share], planned.flips[share]
+    size = len(examples)
     batch = Batch(
         images=np.zeros((size, *canvas_hw, 3), np.uint8),
         image_hw=np.tile(np.array(canvas_hw, np.float32), (size, 1)),
         gt_boxes=np.zeros((size, num_slots, 4), np.float32),
         gt_valid=np.zeros((size, num_slots), bool),
         gt_ignore=np.zeros((size, num_slots), bool),
-        image_index=np.maximum(planned.examples, 0),
-        image_valid=planned.examples >= 0,
+        image_index=np.maximum(examples, 0),
+        image_valid=examples >= 0,
     )
     for i in np.flatnonzero(batch.image_valid):
-        record = dataset[int(planned.examples[i])]
+        record = dataset[int(examples[i])]
         image, boxes = load_example(
             record,
-            flip=bool(planned.flips[i]),
+            flip=bool(flips[i]),
             shorter_side=shorter_side,
             longer_side=longer_side,
         )
