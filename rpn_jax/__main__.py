@@ -71,7 +71,7 @@ def _keep_freed_memory() -> None:
         for parameter, value in (
             (arena_max, 1),
             (mmap_max, 0),
-            (trim_threshold, 2**31 - 1),
+            (trim_threshold, -1),
             (top_pad, 2**26),
         ):
             mallopt(parameter, value)

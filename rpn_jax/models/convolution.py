@@ -24,6 +24,7 @@ on random maps of 256 channels is 1.5e-6 of the output's standard deviation, aga
 Shapes: N images, H x W pixels, C input and D output channels; T = N * rows * columns of tiles.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -169,21 +170,69 @@ def max_pool(
         return nn.max_pool(x, (window, window), (stride, stride), pads)
 
     def compare_slices(x):
-        # The gradient of a comparison is a selection, 4 to 20 times quicker on a CPU than the
-        # select-and-scatter that reduce_window's needs.
         x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
-        height, width = ((size - window) // stride * stride + 1 for size in x.shape[1:3])
-        best = None
-        for i in range(window):
-            for j in range(window):
-                other = x[:, i : i + height : stride, j : j + width : stride]
-                if best is None:
-                    best = other
-                else:
-                    best = jnp.where((other > best) | jnp.isnan(other), other, best)
-        return best
+        height, width = (_span(size, window, stride) for size in x.shape[1:3])
+        return _max_of_slices(x[:, :height, :width], window, stride)
 
     return lax.platform_dependent(x, cpu=compare_slices, default=reduce_window)
+
+
+def _span(size, window, stride):
+    """Returns how many of `size` pixels lie under windows."""
+    return (size - window) // stride * stride + window
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _max_of_slices(x, window, stride):
+    return _max_and_index(x, window, stride)[0]
+
+
+def _max_and_index(x, window, stride):
+    """Returns the maximum of each window, and where in the window its first occurrence is."""
+    height, width = (size - window + 1 for size in x.shape[1:3])
+    best, index = None, None
+    for i in range(window):
+        for j in range(window):
+            other = x[:, i : i + height : stride, j : j + width : stride]
+            if best is None:
+                best, index = other, jnp.zeros(other.shape, jnp.uint8)
+            else:
+                better = (other > best) | jnp.isnan(other)
+                best = jnp.where(better, other, best)
+                index = jnp.where(better, jnp.uint8(i * window + j), index)
+    return best, index
+
+
+def _gradient_of_max(window, stride, index, dy):
+    """Returns the gradient of the windows' input, 10 to 40 times quicker than select-and-scatter.
+
+    The pixels whose row and column leave the same remainders when divided by the stride form a
+    plane; a pixel gets its gradient from the few windows over it. The planes are put together last.
+    """
+    # Without the barrier XLA repeats what came before for every element that reads it.
+    index, dy = lax.optimization_barrier((index, dy))
+    reach = -(-window // stride)  # windows over one pixel, in one dimension
+    images, height, width, channels = dy.shape
+    rows, columns = height + reach - 1, width + reach - 1
+
+    def plane(row, column):
+        total = jnp.zeros((images, rows, columns, channels), dy.dtype)
+        for i in range(row, window, stride):
+            for j in range(column, window, stride):
+                down, right = i // stride, j // stride
+                around = ((down, reach - 1 - down), (right, reach - 1 - right))
+                part = jnp.where(index == i * window + j, dy, 0)
+                total += jnp.pad(part, ((0, 0), *around, (0, 0)))
+        return total
+
+    dx = jnp.stack(
+        [jnp.stack([plane(i, j) for j in range(stride)], axis=3) for i in range(stride)], axis=2
+    )  # (images, rows, stride, columns, stride, channels)
+    dx = dx.reshape(images, rows * stride, columns * stride, channels)
+    return (dx[:, : (height - 1) * stride + window, : (width - 1) * stride + window],)
+
+
+_max_of_slices.defvjp(_max_and_index, _gradient_of_max)
 
 
 def _direct(x, kernel):
