@@ -86,9 +86,9 @@ def default_config() -> ConfigDict:
     config.proposals.min_size = 0.0  # pixels of the resized image
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"  # or adamw
+    config.optimizer.name = "sgd"  # or adamw, muon
     config.optimizer.learning_rate = 1e-3
-    config.optimizer.momentum = 0.9  # beta1 of adamw
+    config.optimizer.momentum = 0.9  # beta1 of adamw, beta of muon
     config.optimizer.weight_decay = 5e-4  # of kernels; biases and norms are spared
     config.optimizer.clip_norm = 0.0  # of the whole gradient; 0: no clipping
     config.optimizer.schedule = "step"  # or cosine

@@ -1,3 +1,6 @@
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -47,6 +50,47 @@ def test_three_steps_by_hand():
         bias -= 0.1 * bias_velocity
     np.testing.assert_allclose(params["kernel"][0, 0], kernel, rtol=1e-6)
     np.testing.assert_allclose(params["bias"][0], bias, rtol=1e-6)
+
+
+def test_muon_orthogonalises_hidden_kernels_and_leaves_the_rest_to_adam():
+    config = apply_overrides(
+        default_config(),
+        [
+            "--config.optimizer.name=muon",
+            "--config.optimizer.learning_rate=0.5",
+            "--config.optimizer.schedule=cosine",
+            "--config.optimizer.weight_decay=0",
+        ],
+    )
+    _, optimizer = build_optimizer(config)
+    shapes = {
+        "backbone": {
+            "c1": {"conv": {"kernel": (3, 3, 3, 8)}},
+            "c2": {"conv": {"kernel": (3, 3, 4, 16), "bias": (16,)}},
+        },
+        "head": {"conv": {"kernel": (3, 3, 16, 8)}, "deltas": {"kernel": (1, 1, 8, 12)}},
+    }
+    rng = np.random.default_rng(0)
+    grads = jax.tree.map(
+        lambda shape: jnp.asarray(rng.standard_normal(shape), jnp.float32),
+        shapes,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+    updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
+    for path in (("backbone", "c2"), ("head",)):
+        kernel = functools.reduce(dict.__getitem__, path, updates)["conv"]["kernel"]
+        matrix = kernel.reshape(-1, kernel.shape[-1])
+        # Of root mean square 0.2, whatever the shape: 0.2 sqrt(m) times an orthogonal m x n matrix.
+        singular = np.linalg.svd(matrix, compute_uv=False) / (0.5 * 0.2 * len(matrix) ** 0.5)
+        assert singular.min() > 0.6
+        assert singular.max() < 1.3
+    for adams in (
+        updates["backbone"]["c1"]["conv"]["kernel"],
+        updates["backbone"]["c2"]["conv"]["bias"],
+        updates["head"]["deltas"]["kernel"],
+    ):
+        # Adam's first step goes as far in every direction; with Nesterov's look ahead, 1.47 rates.
+        np.testing.assert_allclose(np.abs(adams), 0.5 * 1.4737, rtol=1e-3)
 
 
 def test_clipping_is_of_the_whole_gradient():

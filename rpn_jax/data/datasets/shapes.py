@@ -53,7 +53,7 @@ def read_shapes(
 
 
 def draw_example(seed: int, split: str, index: int, image_size: int) -> Example:
-    """Returns image `index` of a split: 1 to 8 shapes, their boxes tight around what is in sight."""
+    """Returns image `index` of a split: 1 to 8 shapes, boxes tight around what is in sight."""
     rng = np.random.default_rng([seed, ("train", "test").index(split), index])
     image = _background(rng, image_size)
     solids, in_sight = [], []  # the pixels of each object, and those that nothing covers

@@ -4,6 +4,7 @@ import pytest
 from rpn_jax.data.datasets.shapes import (
     CLASS_NAMES,
     _coverage,
+    _cut,
     _fit,
     _outline,
     draw_example,
@@ -36,11 +37,24 @@ def test_boxes_are_inside_the_image_and_of_the_promised_sizes():
     assert max(counts) <= 8
     width, height = np.concatenate(boxes)[:, 2:].T - np.concatenate(boxes)[:, :2].T
     sizes = np.sqrt(width * height)
-    assert sizes.min() >= 11.9
+    assert sizes.min() >= 12.0
     assert sizes.max() <= 96.1
     assert (sizes < 24).mean() > 0.15  # log-uniform: a third of what is placed
     assert (sizes > 48).mean() > 0.1
-    np.testing.assert_array_less(np.abs(np.log2(width / height)), 1.001)
+    # Drawn from 1:2 to 2:1; what covers a part can only leave something longer.
+    aspects = np.abs(np.log2(width / height))
+    assert aspects.max() < 2.5
+    assert (aspects < 1.001).mean() > 0.9
+
+
+def test_a_box_ends_where_another_shape_covers_the_object():
+    solid = np.zeros((20, 20), bool)
+    solid[4:12, 6:16] = True
+    covered = np.zeros((20, 20), bool)
+    covered[:, 13:] = True
+    box = np.array([5.6, 3.7, 16.4, 12.3])
+    np.testing.assert_array_equal(_cut(box, solid, solid & ~covered), [5.6, 3.7, 13, 12.3])
+    np.testing.assert_array_equal(_cut(box, solid, solid), box)
 
 
 @pytest.mark.parametrize("kind", CLASS_NAMES)
