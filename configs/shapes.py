@@ -31,13 +31,13 @@ def get_config():
     config.targets.batch_size_per_image = 128
     config.box_weights = (10.0, 10.0, 5.0, 5.0)
     config.loss.normalizer = "sampled"
-    config.loss.balance = 4.0
-    config.loss.beta = 1.0
+    config.loss.balance = 3.0
+    config.loss.beta = 0.2
 
     config.batch_size = 8
-    config.steps = 900
-    config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 2e-3
+    config.steps = 1000
+    config.optimizer.name = "muon"
+    config.optimizer.learning_rate = 1e-2
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 50
     config.optimizer.weight_decay = 1e-4
@@ -45,6 +45,6 @@ def get_config():
 
     config.proposals.test.pre_nms_top_n = 1000
     config.proposals.test.post_nms_top_n = 100
-    config.evaluation.every = 900
+    config.evaluation.every = 1000
     config.checkpoint.every = 200
     return config
