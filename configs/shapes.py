@@ -35,16 +35,16 @@ def get_config():
     config.loss.beta = 0.2
 
     config.batch_size = 8
-    config.steps = 1000
+    config.steps = 1100
     config.optimizer.name = "muon"
-    config.optimizer.learning_rate = 1e-2
+    config.optimizer.learning_rate = 5e-3
     config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_steps = 50
+    config.optimizer.warmup_steps = 150
     config.optimizer.weight_decay = 1e-4
     config.optimizer.clip_norm = 10.0
 
     config.proposals.test.pre_nms_top_n = 1000
     config.proposals.test.post_nms_top_n = 100
-    config.evaluation.every = 1000
+    config.evaluation.every = 1100
     config.checkpoint.every = 200
     return config

@@ -34,7 +34,7 @@ def get_config():
 
     config.batch_size = 1
     config.steps = 3000
-    config.optimizer.learning_rate = 2e-3
+    config.optimizer.learning_rate = 4e-3
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 100
     config.optimizer.clip_norm = 10.0

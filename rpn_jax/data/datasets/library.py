@@ -199,7 +199,7 @@ def prepare_dataset(
         stored = _load(directory, _METADATA)
         if stored["annotations"] != read.digest:
             raise UserError(
-                f"{directory}: the annotations in {origin} have changed since this was prepared; "
+                f"{directory}: {origin or name} has changed since this was prepared; "
                 "remove the directory and prepare again"
             )
         return dataclasses.replace(_report(directory, stored), already_prepared=True)
