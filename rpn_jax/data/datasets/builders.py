@@ -102,6 +102,8 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 class Shapes(SourceBuilder):
     """See `rpn_jax.data.datasets.shapes`."""
 
+    VERSION = tfds.core.Version("2.0.0")  # one more whenever the same options draw something else
+
 
 class VocFolder(SourceBuilder):
     """See `rpn_jax.data.datasets.voc_folder`."""

@@ -199,7 +199,7 @@ def prepare_dataset(
         stored = _load(directory, _METADATA)
         if stored["annotations"] != read.digest:
             raise UserError(
-                f"{directory}: {origin or name} has changed since this was prepared; "
+                f"{directory}: the annotations in {origin} have changed since this was prepared; "
                 "remove the directory and prepare again"
             )
         return dataclasses.replace(_report(directory, stored), already_prepared=True)
@@ -246,7 +246,7 @@ def _directory(
     stem = re.sub(r"\W+", "_", os.path.basename(origin)) if origin else name
     identity = json.dumps([origin, dict(options)], sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
-    return data_dir / name / f"{stem}-{digest}" / str(SourceBuilder.VERSION)
+    return data_dir / name / f"{stem}-{digest}" / str(kind.builder.VERSION)
 
 
 def _not_prepared(name: str, data_dir: pathlib.Path, source: Path | None) -> str:

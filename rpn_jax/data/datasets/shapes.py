@@ -16,7 +16,6 @@ from rpn_jax.errors import UserError
 
 CLASS_NAMES = ("ellipse", "rectangle", "triangle", "star", "cross")
 
-_EDITION = 2  # one more whenever the same options draw something else
 _MIN_SIZE = 20.0  # sqrt(area) of the smallest box, in pixels
 _MAX_SIZE = 0.75  # and of the largest, as a share of the image's side
 _MIN_VISIBLE = 0.6  # an object of which less stays in sight is not an object to be found
@@ -48,7 +47,7 @@ def read_shapes(
         split: [functools.partial(draw_example, seed, split, i, image_size) for i in range(count)]
         for split, count in counts.items()
     }
-    settings = repr((_EDITION, seed, image_size, num_train, num_test))
+    settings = repr((seed, image_size, num_train, num_test))
     return Source(CLASS_NAMES, splits, hashlib.sha256(settings.encode()).hexdigest())
 
 

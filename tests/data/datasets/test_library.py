@@ -100,7 +100,7 @@ def test_preparing_again_does_nothing_and_tells_the_same(voc, data_dir, capfd):
 def test_changed_annotations_are_noticed(voc, data_dir):
     prepare_voc(voc, data_dir)
     voc.annotation("b").write_text(voc.annotation("c").read_text())
-    with pytest.raises(UserError, match="has changed since this was prepared; remove"):
+    with pytest.raises(UserError, match="have changed since this was prepared; remove"):
         prepare_voc(voc, data_dir)
 
 
