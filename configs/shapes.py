@@ -35,7 +35,7 @@ def get_config():
     config.loss.beta = 0.2
 
     config.batch_size = 8
-    config.steps = 1100
+    config.steps = 800
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 5e-3
     config.optimizer.schedule = "cosine"
@@ -45,6 +45,6 @@ def get_config():
 
     config.proposals.test.pre_nms_top_n = 1000
     config.proposals.test.post_nms_top_n = 100
-    config.evaluation.every = 1100
+    config.evaluation.every = 800
     config.checkpoint.every = 200
     return config
