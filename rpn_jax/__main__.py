@@ -9,14 +9,24 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from rpn_jax.commands import evaluate, prepare, propose, train
+from rpn_jax.commands import anchors, evaluate, info, prepare, propose, train
 from rpn_jax.errors import UserError
 
-COMMANDS = {"prepare": prepare, "train": train, "evaluate": evaluate, "propose": propose}
+COMMANDS = {
+    "prepare": prepare,
+    "anchors": anchors,
+    "info": info,
+    "train": train,
+    "evaluate": evaluate,
+    "propose": propose,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, 1 for an error, 130 when interrupted."""
+    """Runs one command and returns its exit status.
+
+    That is 0, 1 for an error, 130 when interrupted, 141 when what read its output has closed it.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m rpn_jax",
         description="Region Proposal Networks in JAX: prepare a dataset, train on it, "
@@ -54,6 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # As `head` closes it. What is still buffered must go somewhere when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return 0
 
 

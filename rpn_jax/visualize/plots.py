@@ -1,4 +1,4 @@
-"""Plots of recall and of losses, as PNG or SVG by the suffix of the path.
+"""Plots of recall, of losses and of what anchors cover, as PNG or SVG by the suffix of the path.
 
 They use Matplotlib's objects without pyplot, so they need no display, leave no state behind and
 may be drawn from any thread. Lines differ by style and marker as well as by colour.
@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -36,7 +37,7 @@ def plot_recall_to_iou(
     results hold. Colour and marker say which result if there are several, else which N; the line
     style always says which N. A result without any object has no line.
     """
-    figure, axes = _figure(7.2, 5.0)
+    figure, (axes,) = _figure(7.2, 5.0)
     several = len(results) > 1
     for r, (name, result) in enumerate(results.items()):
         for n, top_n in enumerate(sorted(top_ns or result.top_ns, reverse=True)):
@@ -71,7 +72,7 @@ def plot_losses(
     The faint line is what was logged, the strong one its mean over a window of a fiftieth of the
     rows. Rows without a name, or without a finite value for it, have no point of it.
     """
-    figure, axes = _figure(7.2, 4.2)
+    figure, (axes,) = _figure(7.2, 4.2)
     for i, name in enumerate(names):
         points = [(row["step"], row[name]) for row in rows if np.isfinite(row.get(name, np.nan))]
         if not points:
@@ -86,6 +87,44 @@ def plot_losses(
     _save(figure, path)
 
 
+def plot_coverage(
+    objects: Float[np.ndarray, "n 2"],
+    anchors: Mapping[str, Float[np.ndarray, "_ 2"]],
+    best_iou: Mapping[str, Float[np.ndarray, " n"]],
+    path: str | os.PathLike,
+) -> None:
+    """Plots the shapes of objects and of named sets of anchors, and how well each set fits.
+
+    On the left are the widths and heights, in pixels; on the right the share of the objects by
+    their best IoU with an anchor of each set, whose mean stands beside its name.
+    """
+    figure, axes = _figure(12.0, 5.0, columns=2)
+    shapes, histogram = axes
+    # A hundred thousand dots are one picture in an SVG too.
+    dots = dict(s=6, alpha=0.3, linewidths=0, color="0.45", rasterized=True)
+    shapes.scatter(*objects.T, label=f"objects ({len(objects)})", **dots)
+    for i, (name, sides) in enumerate(anchors.items()):
+        look = dict(color=_COLORS[i], marker=_MARKERS[i], linestyle="none", fillstyle="none")
+        shapes.plot(*sides.T, label=f"anchors, {name}", markeredgewidth=1.8, markersize=8, **look)
+    shapes.set(xlabel="Width (pixels)", ylabel="Height (pixels)")
+    shapes.loglog(base=2)
+    for axis in (shapes.xaxis, shapes.yaxis):
+        axis.set_major_formatter("{x:g}")
+    shapes.set_aspect("equal", adjustable="datalim")
+    shapes.set_title("Shapes in the resized image")
+    for i, (name, iou) in enumerate(best_iou.items()):
+        counts, edges = np.histogram(iou, bins=20, range=(0, 1))
+        label = f"{name}: mean {iou.mean():.3f}"
+        look = dict(color=_COLORS[i], linestyle=_LINES[i], linewidth=1.8)
+        histogram.stairs(100 * counts / len(iou), edges, label=label, **look)
+    histogram.set(xlabel="Best IoU with an anchor", ylabel="Objects (%)", xlim=(0, 1))
+    histogram.set_title("Best anchor of each object")
+    for one in axes:
+        for handle in one.legend(frameon=False, handlelength=3.5).legend_handles:
+            handle.set_alpha(1)
+    _save(figure, path)
+
+
 def _smooth(values: np.ndarray) -> np.ndarray:
     """Returns the mean over the rows at most a hundredth of all away, fewer at the ends."""
     reach = len(values) // 100
@@ -95,13 +134,14 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return (sums[stop] - sums[start]) / (stop - start)
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="0.9")
-    axes.set_axisbelow(True)
-    return figure, axes
+    panels = figure.subplots(1, columns, squeeze=False)[0].tolist()
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="0.9")
+        axes.set_axisbelow(True)
+    return figure, panels
 
 
 def _save(figure: Figure, path: str | os.PathLike) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.recall import ImageProposals, RecallSums, image_recall
-from rpn_jax.visualize.plots import plot_losses, plot_recall_to_iou
+from rpn_jax.visualize.plots import plot_coverage, plot_losses, plot_recall_to_iou
 
 
 def result(height):
@@ -52,6 +52,24 @@ def test_losses(tmp_path, svg_text):
     assert ">loss<" in svg
     assert ">loss_box<" in svg
     assert "loss_objectness" not in svg
+
+
+def test_coverage(tmp_path, svg_text):
+    objects = np.float32([[10, 20], [30, 30], [300, 200]])
+    anchors = {"config": objects[:1], "suggested": objects[1:]}
+    best_iou = {"config": np.float32([1, 0.5, 0]), "suggested": np.float32([0, 1, 1])}
+    plot_coverage(objects, anchors, best_iou, tmp_path / "coverage.svg")
+    svg = (tmp_path / "coverage.svg").read_text()
+    for text in [
+        "objects (3)",
+        "anchors, suggested",
+        "config: mean 0.500",
+        "suggested: mean 0.667",
+        "Width (pixels)",
+        "Objects (%)",
+        ">256<",
+    ]:
+        assert text in svg
 
 
 def test_png(tmp_path):

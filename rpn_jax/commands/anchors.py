@@ -1,0 +1,33 @@
+"""Show how well a config's anchors cover the objects of a split, and which sizes would do better.
+
+  python -m rpn_jax anchors --config=configs/shapes.py
+  python -m rpn_jax anchors --config=configs/bccd.py --config.data.source=FOLDER --split=test
+
+No network is run. Prints how many anchors there are, each object's best IoU with an anchor that
+training would use, by size and aspect ratio, the positive anchors of an image, and the sizes that
+clustering by IoU would choose. OUT/anchors.png has the anchors of one position drawn on an image of
+the split, OUT/coverage.png the objects' widths and heights beside the anchors'.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's flags."""
+    parser.add_argument("--config", required=True, metavar="FILE", help="a file with get_config()")
+    parser.add_argument("--split", help="of the dataset; the config's training split by default")
+    parser.add_argument(
+        "--out", type=pathlib.Path, metavar="DIR", help="runs/anchors/CONFIG by default"
+    )
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Writes the pictures and prints the tables."""
+    from rpn_jax.training.config import load_config
+    from rpn_jax.training.coverage import report_anchors
+
+    config = load_config(arguments.config, overrides)
+    out = arguments.out or pathlib.Path("runs", "anchors", pathlib.Path(arguments.config).stem)
+    print(report_anchors(config, out, arguments.split))

@@ -1,0 +1,100 @@
+"""What each layer of a network puts out, sees of the image, and costs. Nothing is compiled."""
+
+import collections
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from rpn_jax.models.receptive_field import Rows, rows_seen
+from rpn_jax.models.rpn import RegionProposalNetwork, trainable_mask
+
+_CANVAS = 2048  # pixels on which receptive fields are measured, where that is enough
+
+
+class Layer(NamedTuple):
+    """One map that a stage of the backbone or a convolution of the head puts out.
+
+    A layer that serves several levels has an entry for each; its parameters stand at the first.
+    The receptive field is the side of the square of input pixels that a cell depends on, away from
+    the border and but for the statistics that normalisations take of a whole map. `flops` is twice
+    the multiply-adds of the convolutions, by their definition, for one image; biases, norms,
+    activations and pools are not counted.
+    """
+
+    name: str  # such as "backbone/c1"
+    shape: tuple[int, int, int]  # rows, columns, channels
+    stride: int  # input pixels from one cell to the next
+    receptive_field: int
+    parameters: int
+    weights: int  # those of its parameters that are kernels
+    flops: int
+    frozen: bool
+
+
+def summarize(
+    network: RegionProposalNetwork, height: int, width: int, frozen_stages: int = 0
+) -> tuple[Layer, ...]:
+    """Returns the layers, by name, for a canvas of `height` x `width` pixels.
+
+    Raises:
+        NotImplementedError: see `receptive_field.rows_seen`.
+    """
+
+    def variables(images):
+        return network.init(jax.random.key(0), images, capture_intermediates=True, mutable=True)
+
+    shapes = jax.eval_shape(variables, _images(height, width))
+    maps = _by_module(shapes["intermediates"])
+    params = traverse_util.flatten_dict(shapes["params"])
+    learns = traverse_util.flatten_dict(trainable_mask(shapes["params"], frozen_stages))
+    parameters, learning, weights, flops = (collections.Counter() for _ in range(4))
+    for path, leaf in params.items():
+        layer, module = path[:2], path[:-1]
+        parameters[layer] += leaf.size
+        learning[layer] += leaf.size if learns[path] else 0
+        if path[-1] == "kernel":
+            weights[layer] += leaf.size
+            for i, output in enumerate(maps[module]):
+                # The output of the layer that this call of the module was for.
+                level = i * len(maps[layer]) // len(maps[module])
+                flops[layer, level] += 2 * math.prod(output.shape[:-1]) * leaf.size
+
+    seen = _rows_of_layers(variables, _CANVAS)
+    return tuple(
+        Layer(
+            name="/".join(layer),
+            shape=output.shape[1:],
+            stride=round(rows.step),
+            receptive_field=rows.extent,
+            parameters=0 if level else parameters[layer],
+            weights=0 if level else weights[layer],
+            flops=flops[layer, level],
+            frozen=learning[layer] < parameters[layer],
+        )
+        for layer in sorted(seen)
+        for level, (output, rows) in enumerate(zip(maps[layer], seen[layer], strict=True))
+    )
+
+
+def _images(height: int, width: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+
+
+def _by_module(intermediates) -> dict[tuple[str, ...], list]:
+    """Returns all that each module put out, in the order of its calls."""
+    flat = traverse_util.flatten_dict(intermediates)
+    return {
+        path[:-1]: jax.tree.leaves(calls, is_leaf=lambda leaf: isinstance(leaf, Rows))
+        for path, calls in flat.items()
+    }
+
+
+def _rows_of_layers(variables, canvas: int) -> dict[tuple[str, str], list[Rows]]:
+    """Returns the rows that the layers see of an image large enough for the widest of them."""
+    by_module = _by_module(rows_seen(variables, _images(canvas, canvas))["intermediates"])
+    layers = {path: outputs for path, outputs in by_module.items() if len(path) == 2}
+    widest = max(rows.extent for outputs in layers.values() for rows in outputs)
+    return layers if widest <= canvas // 2 else _rows_of_layers(variables, 2 * canvas)

@@ -1,0 +1,62 @@
+"""`python -m rpn_jax anchors`, as a user meets it."""
+
+import pathlib
+import re
+
+import cv2
+import pytest
+
+from rpn_jax.__main__ import main
+from rpn_jax.data.datasets import prepare_dataset
+from rpn_jax.training.config import apply_overrides, default_config
+
+CONFIG = pathlib.Path(__file__).parents[2] / "configs/bccd.py"
+
+
+@pytest.fixture
+def flags(voc, tmp_path):
+    voc.names("test").write_text("c\n")  # an image without objects
+    prepare_dataset("voc_folder", data_dir=tmp_path / "prepared", source=voc.root)
+    return (
+        f"--config={CONFIG}",
+        f"--config.data.source={voc.root}",
+        f"--config.data.data_dir={tmp_path / 'prepared'}",
+        "--config.data.shorter_side=24",
+        "--config.data.longer_side=30",
+    )
+
+
+def test_tables_and_pictures(flags, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["anchors", *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "train: 5 images, 6 objects, 1 ignore regions" in printed
+    assert re.search(r"^32 x 32 +5 +16 +2 x 2 +36 +3\d$", printed, re.MULTILINE)
+    for picture in ("anchors.png", "coverage.png"):
+        path = pathlib.Path("runs", "anchors", "bccd", picture)
+        assert str(path) in printed
+        assert cv2.imread(str(path)) is not None
+    # The suggestion can be pasted as it stands, and is then found to fit as well as it says.
+    (flag,) = re.findall(r'^"(--config\.anchors\.sizes=.*)"$', printed, re.MULTILINE)
+    assert apply_overrides(default_config(), [flag]).anchors.sizes[0] < 24
+    (suggested,) = re.findall(r"^centred, suggested +(.*?) +-$", printed, re.MULTILINE)
+    assert main(["anchors", *flags, flag, f"--out={tmp_path / 'again'}"]) == 0
+    assert re.search(rf"^centred, config +{suggested} ", capsys.readouterr().out, re.MULTILINE)
+    assert (tmp_path / "again" / "coverage.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--split=test", "split 'test' has no objects (1 images, 0 ignore regions)"),
+        ("--split=val", "there is no split 'val'; there are: "),
+        ("--config.data.data_dir=nowhere", "python -m rpn_jax prepare"),
+        ("--config.anchors.sizes=(0.0,)", "config.anchors: sizes (0.0,) and aspect_ratios"),
+        ("--config.anchors.rounding=up", "config.anchors: rounding 'up'"),
+    ],
+)
+def test_bad_input_is_one_clear_line(flags, capsys, flag, message):
+    assert main(["anchors", *flags, flag]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
