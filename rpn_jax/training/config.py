@@ -50,7 +50,7 @@ def default_config() -> ConfigDict:
     config.model.objectness = "sigmoid"  # k logistic scores, or softmax: 2k as in the paper
     config.model.dtype = "float32"  # of the layers: or bfloat16; boxes and losses stay float32
     config.model.input_convention = "caffe"  # what the weights expect: caffe, torchvision, centred
-    config.model.pretrained = placeholder(str)  # an .npz of VGG-16 convolutions
+    config.model.pretrained = placeholder(str)  # a file of trained weights, see pretrained.py
 
     config.anchors = ConfigDict()
     config.anchors.sizes = (128.0, 256.0, 512.0)  # sqrt of area in pixels of the resized image

@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from rpn_jax.data.datasets import Dataset, open_dataset
 from rpn_jax.data.loader import Batch
 from rpn_jax.errors import UserError
-from rpn_jax.models import RegionProposalNetwork, build_rpn
+from rpn_jax.models import RegionProposalNetwork, build_rpn, pretrained
 from rpn_jax.models.inputs import input_convention, normalize_images
-from rpn_jax.models.pretrained import load_vgg16_npz
+from rpn_jax.models.pretrained import Backbone
 from rpn_jax.ops.anchors import cell_anchors, grid_anchors
 from rpn_jax.proposals import propose
 from rpn_jax.typing import Array, GroundTruth, Proposals
@@ -53,8 +53,8 @@ def _init(config: ConfigDict, network: RegionProposalNetwork) -> dict:
     return network.init(key, np.zeros((1, 64, 64, 3), np.float32))
 
 
-def load_backbone(config: ConfigDict, network: RegionProposalNetwork) -> dict | None:
-    """Returns the parameters of the pretrained backbone, None where the config names none.
+def load_backbone(config: ConfigDict, network: RegionProposalNetwork) -> Backbone | None:
+    """Returns the arrays of the pretrained backbone, None where the config names none.
 
     The file is held against the network's shapes; nothing is compiled for that.
 
@@ -63,13 +63,16 @@ def load_backbone(config: ConfigDict, network: RegionProposalNetwork) -> dict | 
     """
     if not config.model.pretrained:
         return None
-    params = jax.eval_shape(functools.partial(_init, config, network))["params"]
-    convention = config.model.input_convention
-    return load_vgg16_npz(config.model.pretrained, params, convention)["backbone"]
+    shapes = jax.eval_shape(functools.partial(_init, config, network))
+    path = pathlib.Path(config.model.pretrained).expanduser()
+    backbone = pretrained.load_backbone(path, network, shapes, config.model.input_convention)
+    if jax.process_index() == 0:
+        print(f"backbone from {path}: {backbone}")
+    return backbone
 
 
 def initial_variables(
-    config: ConfigDict, network: RegionProposalNetwork, backbone: dict | None
+    config: ConfigDict, network: RegionProposalNetwork, backbone: Backbone | None
 ) -> dict:
     """Returns variables drawn from the seed, with the pretrained backbone where there is one."""
     init = functools.partial(_init, config, network)
@@ -77,7 +80,9 @@ def initial_variables(
         return jax.jit(init)()
     # What is not returned is not computed: only the head is drawn.
     head = jax.jit(lambda: init()["params"]["head"])()
-    return {"params": {"backbone": backbone, "head": head}}
+    variables = {name: {"backbone": arrays} for name, arrays in backbone.collections.items()}
+    variables["params"]["head"] = head
+    return variables
 
 
 def anchors_per_level(

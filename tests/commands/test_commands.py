@@ -126,7 +126,7 @@ def test_weights_of_another_model(fails, voc, voc_flags, tmp_path):
     weights = tmp_path / "weights.npz"
     np.savez(weights, conv1_1_w=np.zeros((7, 7, 3, 64), np.float32))
     flags = (*voc_flags, f"--workdir={tmp_path / 'run'}", f"--config.model.pretrained={weights}")
-    line = fails("train", *flags)
+    line = fails("train", *flags, "--config.model.input_convention=centred")
     assert "config.model.input_convention" in line
     line = fails("train", *flags, "--config.model.input_convention=caffe")
     assert "config.model.backbone" in line

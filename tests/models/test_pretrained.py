@@ -1,21 +1,32 @@
+"""Backbones with the weights of other projects, and their features beside torchvision's own."""
+
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
+from seeded_weights import seeded_array, seeded_image
 
 from rpn_jax.errors import UserError
 from rpn_jax.models import build_rpn
-from rpn_jax.models.pretrained import load_vgg16_npz
+from rpn_jax.models.pretrained import load_backbone
+
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 
 
 @functools.cache
-def shapes_of(backbone, output_stage=None):
-    """The parameters' shapes: all that the reader looks at in the backbone's parameters."""
-    model = build_rpn(backbone=backbone, output_stage=output_stage, head_channels=8)
-    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+def network_and_shapes(backbone, **options):
+    """A network, and the shapes of its variables: all that the reader looks at."""
+    network = build_rpn(backbone=backbone, head_channels=8, **options)
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    return network, jax.eval_shape(network.init, jax.random.key(0), image)
+
+
+def load(path, backbone="vgg16", convention="caffe", **options):
+    return load_backbone(path, *network_and_shapes(backbone, **options), convention)
 
 
 def vgg16_arrays():
@@ -31,81 +42,200 @@ def vgg16_arrays():
     return arrays
 
 
+def torchvision_resnet(depths, bottleneck):
+    """The shape of each array of torchvision's ResNet, as its state dict orders them."""
+    shapes = {}
+
+    def convolution(name, inputs, outputs, size, norm):
+        shapes[f"{name}.weight"] = (outputs, inputs, size, size)
+        for array in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{norm}.{array}"] = (outputs,)
+        shapes[f"{norm}.num_batches_tracked"] = ()
+
+    convolution("conv1", 3, 64, 7, "bn1")
+    inputs = 64
+    for layer, depth in enumerate(depths):
+        width = 64 * 2**layer
+        outputs = 4 * width if bottleneck else width
+        for block in range(depth):
+            prefix = f"layer{layer + 1}.{block}."
+            sizes = [(inputs, width, 1), (width, width, 3), (width, outputs, 1)]
+            if not bottleneck:
+                sizes = [(inputs, width, 3), (width, width, 3)]
+            for i, size in enumerate(sizes, start=1):
+                convolution(f"{prefix}conv{i}", *size, f"{prefix}bn{i}")
+            if block == 0 and inputs != outputs:
+                convolution(f"{prefix}downsample.0", inputs, outputs, 1, f"{prefix}downsample.1")
+            inputs = outputs
+    shapes["fc.weight"], shapes["fc.bias"] = (1000, inputs), (1000,)
+    return shapes
+
+
+def torchvision_vgg16():
+    """The shape of each array of the convolutions of torchvision's VGG-16."""
+    shapes, inputs = {}, 3
+    for index, outputs in zip(
+        (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
+        (64, 64, 128, 128, 256, 256, 256, *6 * [512]),
+        strict=True,
+    ):
+        shapes[f"features.{index}.weight"] = (outputs, inputs, 3, 3)
+        shapes[f"features.{index}.bias"] = (outputs,)
+        inputs = outputs
+    return shapes
+
+
+def seeded(shapes):
+    return {
+        name: np.array(1) if name.endswith("tracked") else seeded_array(name, shape)
+        for name, shape in shapes.items()
+    }
+
+
+RESNETS = {"resnet18": ((2, 2, 2, 2), False), "resnet50": ((3, 4, 6, 3), True)}
+
+
+@functools.cache
+def resnet18_arrays():
+    return seeded(torchvision_resnet(*RESNETS["resnet18"]))
+
+
 @pytest.fixture
 def save(tmp_path):
-    def write(arrays):
-        path = tmp_path / "weights.npz"
-        np.savez(path, **arrays)
+    def write(arrays, name="weights.npz"):
+        path = tmp_path / name
+        if path.suffix == ".npz":
+            np.savez(path, **arrays)
+        else:
+            arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+            safetensors.numpy.save_file(arrays, path)
         return path
 
     return write
 
 
-def test_every_array_reaches_its_place_as_float32(save):
-    params = shapes_of("vgg16")
-    loaded = load_vgg16_npz(save(vgg16_arrays()), params, "caffe")
-    assert jax.tree.structure(loaded) == jax.tree.structure(params)
+def test_every_array_of_caffes_vgg_reaches_its_place_as_float32(save):
+    _, shapes = network_and_shapes("vgg16")
+    loaded = load(save(vgg16_arrays()))
+    assert set(loaded.collections) == {"params"}
+    params, expected = loaded.collections["params"], shapes["params"]["backbone"]
+    assert jax.tree.structure(params) == jax.tree.structure(expected)
     jax.tree.map(
-        lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)), loaded, params
+        lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)),
+        params,
+        expected,
     )
     number = 0
     for stage in ("c1", "c2", "c3", "c4", "c5"):
-        for name in sorted(loaded["backbone"][stage]):
-            np.testing.assert_array_equal(loaded["backbone"][stage][name]["kernel"], number)
-            np.testing.assert_array_equal(loaded["backbone"][stage][name]["bias"], number + 0.5)
+        for name in sorted(params[stage]):
+            np.testing.assert_array_equal(params[stage][name]["kernel"], number)
+            np.testing.assert_array_equal(params[stage][name]["bias"], number + 0.5)
             number += 1
     assert number == 13
-    assert loaded["head"] is params["head"]
+    assert loaded.unused == []
 
 
 def test_a_shorter_backbone_takes_the_stages_that_it_has(save):
-    loaded = load_vgg16_npz(save(vgg16_arrays()), shapes_of("vgg16", "c3"), "caffe")
-    assert set(loaded["backbone"]) == {"c1", "c2", "c3"}
-    np.testing.assert_array_equal(loaded["backbone"]["c3"]["conv3_3"]["kernel"], 6)
+    loaded = load(save(vgg16_arrays()), output_stage="c3")
+    params = loaded.collections["params"]
+    assert set(params) == {"c1", "c2", "c3"}
+    np.testing.assert_array_equal(params["c3"]["conv3_3"]["kernel"], 6)
+    assert loaded.unused == [f"conv{s}_{i}_{x}" for s in (4, 5) for i in (1, 2, 3) for x in "wb"]
 
 
 def test_the_real_file(shared_data):
     path = shared_data("../weights/vgg16_conv_bgr_f16.npz")
-    params = shapes_of("vgg16")
-    loaded = load_vgg16_npz(path, params, "caffe")
-    assert jax.tree.structure(loaded) == jax.tree.structure(params)
+    params = load(path).collections["params"]
     with np.load(path) as file:
         np.testing.assert_array_equal(
-            loaded["backbone"]["c4"]["conv4_2"]["kernel"], file["conv4_2_w"].astype(np.float32)
+            params["c4"]["conv4_2"]["kernel"], file["conv4_2_w"].astype(np.float32)
         )
 
 
-def refusal(path, params=None, convention="caffe"):
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "vgg16"])
+def test_features_equal_torchvisions(save, backbone):
+    is_vgg = backbone == "vgg16"
+    shapes = torchvision_vgg16() if is_vgg else torchvision_resnet(*RESNETS[backbone])
+    path = save(seeded(shapes), "weights.safetensors")
+    collections = load(path, backbone, "torchvision").collections
+    network, _ = network_and_shapes(backbone)
+    run = jax.jit(lambda image: network.backbone.apply(collections, image))
+    with np.load(FIXTURES / f"{backbone}_features.npz") as file:
+        assert set(file) == {"64x96", "61x75"}
+        for size, expected in file.items():
+            (features,) = run(seeded_image(*map(int, size.split("x")))[None])
+            scale = np.abs(expected).max()
+            assert expected.std() > 0.01 * scale
+            np.testing.assert_allclose(features[0], expected, rtol=0, atol=1e-4 * scale)
+
+
+def test_trainable_batch_norm_gets_its_scale_as_a_parameter(save):
+    loaded = load(save(resnet18_arrays()), "resnet18", "torchvision", norm="sync_batch_norm")
+    norm = loaded.collections["params"]["c3"]["block1"]["shortcut"]["norm"]
+    np.testing.assert_array_equal(norm["scale"], resnet18_arrays()["layer2.0.downsample.1.weight"])
+    statistics = loaded.collections["batch_stats"]["c3"]["block1"]["shortcut"]["norm"]
+    np.testing.assert_array_equal(
+        statistics["var"], resnet18_arrays()["layer2.0.downsample.1.running_var"]
+    )
+    assert set(statistics) == {"mean", "var"}
+    assert "fc.weight" in loaded.unused
+    assert "layer4.0.conv1.weight" in loaded.unused
+
+
+def refusal(path, *args, **options):
     """The one line of the refusal."""
     with pytest.raises(UserError) as error:
-        load_vgg16_npz(path, shapes_of("vgg16") if params is None else params, convention)
+        load(path, *args, **options)
     message = str(error.value)
     assert "\n" not in message
     return message
 
 
 @pytest.mark.parametrize("convention", ["torchvision", "centred"])
-def test_other_pixels_are_refused_before_the_file_is_read(tmp_path, convention):
-    message = refusal(tmp_path / "none.npz", convention=convention)
+def test_other_pixels_are_refused(save, convention):
+    message = refusal(save(vgg16_arrays()), convention=convention)
     assert message.startswith("config.model.input_convention: ")
     assert "set it to 'caffe'" in message
 
 
 def test_another_model_is_refused(save):
-    message = refusal(save(vgg16_arrays()), shapes_of("resnet18"))
+    message = refusal(save(vgg16_arrays()), "resnet18")
     assert message.startswith("config.model.backbone: ")
-    assert "c1/conv1/conv/kernel" in message
+    assert "the model has c1/conv1/norm/bias" in message
+    message = refusal(save(resnet18_arrays()), "vgg16", "torchvision")
+    assert message.startswith("config.model.backbone: ")
+    message = refusal(save(resnet18_arrays()), "resnet34", "torchvision")
+    assert "missing: layer1.2.conv1.weight" in message
+    message = refusal(save(resnet18_arrays()), "resnet50", "torchvision")
+    assert "of another shape: layer1.0.conv1.weight (3, 3, 64, 64) instead of (1, 1, 64, 64)" in (
+        message
+    )
+
+
+def test_group_norm_has_no_place_for_statistics(save):
+    message = refusal(save(resnet18_arrays()), "resnet18", "torchvision", norm="group_norm")
+    assert "left over: bn1.running_mean" in message
+
+
+def test_the_stride_in_another_convolution_is_refused(save):
+    message = refusal(save(resnet18_arrays()), "resnet50", "torchvision", stride_in_1x1=True)
+    assert message.startswith("config.model.stride_in_1x1: ")
+
+
+def test_weights_of_nothing_known_are_refused(save):
+    message = refusal(save({"stem.weight": np.zeros(3)}))
+    assert "holds stem.weight" in message
+    assert "torchvision's ResNet" in message
 
 
 def test_names_and_shapes_that_differ_are_listed(save):
     arrays = vgg16_arrays()
     for name in ("conv1_2_w", "conv1_2_b", "conv2_1_w", "conv2_1_b", "conv2_2_w"):
         del arrays[name]
-    arrays["fc6_w"] = np.zeros(3)
     arrays["conv1_1_w"] = arrays["conv1_1_w"].transpose(3, 2, 0, 1)
     message = refusal(save(arrays))
-    assert "missing: conv1_2_w, conv1_2_b, conv2_1_w and 2 more" in message
-    assert "unused: fc6_w" in message
+    assert "missing: " in message
+    assert " and 2 more" in message
     assert "of another shape: conv1_1_w (64, 3, 3, 3) instead of (3, 3, 3, 64)" in message
 
 
@@ -119,50 +249,3 @@ def test_values_that_are_not_finite_are_refused(save):
     arrays = vgg16_arrays()
     arrays["conv3_2_b"][7] = np.inf
     assert "not finite: conv3_2_b" in refusal(save(arrays))
-
-
-def test_a_missing_file_is_named(tmp_path):
-    path = tmp_path / "none.npz"
-    assert refusal(path).startswith(f"{path}: cannot be read (No such file")
-
-
-def test_a_folder_is_no_file(tmp_path):
-    assert "cannot be read" in refusal(tmp_path)
-
-
-def not_an_archive(path):
-    path.write_text("no archive")
-
-
-def empty(path):
-    path.touch()
-
-
-def single_array(path):
-    with path.open("wb") as file:
-        np.save(file, np.zeros(3))
-
-
-def pickled(path):
-    np.savez(path, conv1_1_w=np.array([{}], object))
-
-
-def cut_off(path):
-    np.savez(path, conv1_1_w=np.arange(1000.0))
-    path.write_bytes(path.read_bytes()[:4000])
-
-
-def one_bit_flipped(path):
-    np.savez(path, conv1_1_w=np.arange(1000.0))
-    content = bytearray(path.read_bytes())
-    content[4000] ^= 1
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize(
-    "write", [not_an_archive, empty, single_array, pickled, cut_off, one_bit_flipped]
-)
-def test_a_file_that_is_no_archive_of_arrays_is_refused(tmp_path, write):
-    path = tmp_path / "weights.npz"
-    write(path)
-    assert "damaged or not an .npz" in refusal(path)

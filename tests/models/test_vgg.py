@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rpn_jax.models.pretrained import load_vgg16_npz
+from rpn_jax.models import build_rpn
+from rpn_jax.models.pretrained import load_backbone
 from rpn_jax.models.vgg import VGG16
 
 
@@ -51,9 +52,9 @@ def test_two_stages_equal_a_naive_convolution(random_variables):
 def test_two_stages_with_the_trained_weights_equal_a_naive_convolution(shared_data):
     path = shared_data("../weights/vgg16_conv_bgr_f16.npz")
     image = np.random.default_rng(0).uniform(-120, 150, (7, 10, 3)).astype(np.float32)
-    model = VGG16(output_stages=("c2",))
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), image[None]))["params"]
-    params = load_vgg16_npz(path, {"backbone": shapes}, "caffe")["backbone"]
+    network = build_rpn(backbone="vgg16", output_stage="c2")
+    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), image[None]))
+    params = load_backbone(path, network, shapes, "caffe").collections["params"]
     check_against_naive(params, image)
 
 

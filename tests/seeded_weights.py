@@ -1,0 +1,23 @@
+"""Weights that any program can make again from the names and shapes of a state dict alone."""
+
+import zlib
+
+import numpy as np
+
+
+def seeded_array(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns float32 values that keep the activations of a deep network near 1."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    if len(shape) == 4:  # a kernel, out, in, height, width
+        values = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+    elif name.endswith(("running_var", "weight")):
+        values = rng.uniform(0.6, 1.4, shape)
+    else:
+        values = 0.2 * rng.standard_normal(shape)
+    return values.astype(np.float32)
+
+
+def seeded_image(height: int, width: int) -> np.ndarray:
+    """Returns an image as a network sees it, (height, width, 3) float32 around 0."""
+    rng = np.random.default_rng([height, width])
+    return rng.standard_normal((height, width, 3)).astype(np.float32)
