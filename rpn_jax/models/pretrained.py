@@ -11,7 +11,6 @@ from flax import traverse_util
 from rpn_jax.errors import UserError
 from rpn_jax.models import vgg
 from rpn_jax.models.rpn import RegionProposalNetwork
-from rpn_jax.models.weight_files import read_arrays
 
 Leaf = tuple[str, ...]  # where a backbone keeps an array: ("c3", "conv3_1", "kernel")
 
@@ -105,27 +104,30 @@ class Backbone(NamedTuple):
 
 def load_backbone(
     path: str | pathlib.Path,
+    arrays: dict[str, np.ndarray],
     network: RegionProposalNetwork,
     variables: Any,
     convention_name: str,
 ) -> Backbone:
-    """Returns the arrays of the network's backbone, read from a file of another project.
+    """Returns the arrays of the network's backbone, from those in a file of another project.
 
-    The file is one that `weight_files.read_arrays` reads, of a classifier or of its convolutions
-    alone, and of one of the families in `LAYOUTS`: `conv1_1_w` (HWIO) and `conv1_1_b` to
-    `conv5_3_b` as Caffe's VGG-16 has them; torchvision's VGG-16 without batch normalisation;
-    torchvision's ResNets, whose names timm has too. A backbone that ends early takes the stages
-    that it has.
+    They are those of a classifier or of its convolutions alone, of one of the families in
+    `LAYOUTS`: `conv1_1_w` (HWIO) and `conv1_1_b` to `conv5_3_b` as Caffe's VGG-16 has them;
+    torchvision's VGG-16 without batch normalisation; torchvision's ResNets, whose names timm has
+    too. A backbone that ends early takes the stages that it has.
 
-    `variables` are those of the network, or their shapes. `convention_name` names the pixels that
-    the model is configured for.
+    Args:
+        path: of the file, for what there is to say about it.
+        arrays: by the names that they have in the file.
+        network: whose backbone they are for.
+        variables: of the network, or their shapes.
+        convention_name: of the pixels that the model is configured for.
 
     Raises:
-        UserError: the file cannot be read, was trained on other pixels, is of another network, or
-            holds other shapes or types, a value that is not finite, or part of a layer that the
-            network has not. Nothing is loaded then.
+        UserError: the weights were trained on other pixels, are of another network, or have other
+            shapes or types, a value that is not finite, or part of a layer that the network has
+            not. Nothing is loaded then.
     """
-    arrays = read_arrays(path)
     layouts = [layout for layout in LAYOUTS if layout.signature in arrays]
     if not layouts:
         raise UserError(

@@ -16,6 +16,7 @@ from rpn_jax.models.inputs import input_convention, normalize_images
 from rpn_jax.models.pretrained import Backbone
 from rpn_jax.ops.anchors import cell_anchors, grid_anchors
 from rpn_jax.proposals import propose
+from rpn_jax.training.weight_files import read_arrays
 from rpn_jax.typing import Array, GroundTruth, Proposals
 
 
@@ -65,7 +66,8 @@ def load_backbone(config: ConfigDict, network: RegionProposalNetwork) -> Backbon
         return None
     shapes = jax.eval_shape(functools.partial(_init, config, network))
     path = pathlib.Path(config.model.pretrained).expanduser()
-    backbone = pretrained.load_backbone(path, network, shapes, config.model.input_convention)
+    convention = config.model.input_convention
+    backbone = pretrained.load_backbone(path, read_arrays(path), network, shapes, convention)
     if jax.process_index() == 0:
         print(f"backbone from {path}: {backbone}")
     return backbone

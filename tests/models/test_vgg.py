@@ -54,7 +54,8 @@ def test_two_stages_with_the_trained_weights_equal_a_naive_convolution(shared_da
     image = np.random.default_rng(0).uniform(-120, 150, (7, 10, 3)).astype(np.float32)
     network = build_rpn(backbone="vgg16", output_stage="c2")
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), image[None]))
-    params = load_backbone(path, network, shapes, "caffe").collections["params"]
+    with np.load(path) as file:
+        params = load_backbone(path, dict(file), network, shapes, "caffe").collections["params"]
     check_against_naive(params, image)
 
 

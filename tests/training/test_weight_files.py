@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 
 from rpn_jax.errors import UserError
-from rpn_jax.models.weight_files import read_arrays
+from rpn_jax.training.weight_files import read_arrays
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 
