@@ -4,8 +4,8 @@
     python -m rpn_jax train --config=configs/voc_folder_vgg16.py --config.data.source=FOLDER \
         --config.model.pretrained=vgg16.npz --workdir=runs/voc
 
-The settings were compared on a fifth of the trainval list held out for it, at half the size and with
-500 steps each (158 images; about 0.01 of these differences is chance):
+The settings were compared on a fifth of the trainval list held out for it, at half the size and
+with 500 steps each (158 images; about 0.01 of these differences is chance):
 
     settings                                  AR@100    300   1000
     SGD 4e-3, balance 10 (those below)         0.243  0.293  0.380
@@ -16,9 +16,9 @@ The settings were compared on a fifth of the trainval list held out for it, at h
     AdamW 1e-4, balance 10                     0.221  0.281  0.360
 
 The full run is not measured to its end yet. Halfway, at step 1500 and with the rate still at half,
-AR@100, 300 and 1000 on the test list are 0.206, 0.247 and 0.295 (torchvision's network: 0.227, 0.284
-and 0.354 after all 3000 steps). The split is one of our own: no score on it can be compared with a
-published VOC number. A step takes about 1.5 seconds on two cores without AVX-512.
+AR@100, 300 and 1000 on the test list are 0.206, 0.247 and 0.295 (torchvision's network: 0.227,
+0.284 and 0.354 after all 3000 steps). The split is one of our own: no score on it can be compared
+with a published VOC number. A step takes about 1.5 seconds on two cores without AVX-512.
 """
 
 from rpn_jax.training.config import default_config
