@@ -1,4 +1,6 @@
-"""The one exception that the command line shows as a line instead of a traceback."""
+"""The one exception that the command line shows as a line, without a traceback."""
+
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -6,3 +8,10 @@ class UserError(Exception):
 
     It names the file or the config field, what is wrong with it, and the remedy.
     """
+
+
+def list_some(names: Iterable[str], limit: int = 8) -> str:
+    """Returns the names with commas, cut after a few, for a one-line message."""
+    names = [str(name) for name in names]
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")

@@ -3,13 +3,27 @@
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Bool, Float, PRNGKeyArray
 
 from rpn_jax.ops.anchors import centred_in_image, inside_image
 from rpn_jax.ops.boxes import encode_boxes
 from rpn_jax.ops.matching import Label, match_anchors
 from rpn_jax.ops.sampling import subsample_labels
 from rpn_jax.typing import Array, GroundTruth, Targets
+
+
+def takes_part_in_training(
+    anchors: Float[Array, "A 4"],
+    image_hw: Float[Array, "2"],
+    drop_straddling: bool,
+    straddle_tolerance: float | int,
+) -> Bool[Array, " A"]:
+    """Says which anchors of an image can be labelled, see `assign_targets`."""
+    height, width = image_hw[0], image_hw[1]
+    takes_part = centred_in_image(anchors, height, width)
+    if drop_straddling:
+        takes_part &= inside_image(anchors, height, width, straddle_tolerance)
+    return takes_part
 
 
 def assign_targets(
@@ -50,10 +64,7 @@ def assign_targets(
         positive_fraction: the largest part of them that is positive.
         box_weights: see `encode_boxes`.
     """
-    height, width = image_hw[0], image_hw[1]
-    takes_part = centred_in_image(anchors, height, width)
-    if drop_straddling:
-        takes_part &= inside_image(anchors, height, width, straddle_tolerance)
+    takes_part = takes_part_in_training(anchors, image_hw, drop_straddling, straddle_tolerance)
     matches = match_anchors(
         anchors,
         ground_truth.boxes,

@@ -1,16 +1,19 @@
 """Backbones with weights that were trained elsewhere, under the names that others gave them."""
 
+import functools
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, list_some
 from rpn_jax.models import vgg
 from rpn_jax.models.rpn import RegionProposalNetwork
+
+_some = functools.partial(list_some, limit=3)
 
 Leaf = tuple[str, ...]  # where a backbone keeps an array: ("c3", "conv3_1", "kernel")
 
@@ -208,10 +211,3 @@ def _problems(
             if not np.isfinite(array.astype(np.float32)).all()
         ]
     return ", ".join(f"{kind}: {_some(names)}" for kind, names in kinds.items() if names)
-
-
-def _some(names: Iterable[str], limit: int = 3) -> str:
-    """The first names, and how many more there are."""
-    names = list(names)
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest

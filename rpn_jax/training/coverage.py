@@ -25,13 +25,18 @@ from rpn_jax.evaluation.coverage import (
     shares,
 )
 from rpn_jax.models import RegionProposalNetwork
-from rpn_jax.ops.anchors import cell_anchors, centred_in_image, inside_image
+from rpn_jax.ops.anchors import inside_image
 from rpn_jax.ops.boxes import pairwise_iou
 from rpn_jax.ops.matching import Label
 from rpn_jax.progress import progress_bar
-from rpn_jax.targets import assign_targets
+from rpn_jax.targets import assign_targets, takes_part_in_training
 from rpn_jax.training.evaluate import buckets
-from rpn_jax.training.network import anchors_per_level, build_network, open_split
+from rpn_jax.training.network import (
+    anchors_at_origin,
+    anchors_per_level,
+    build_network,
+    open_split,
+)
 from rpn_jax.typing import GroundTruth
 from rpn_jax.visualize.boxes import draw_anchors, write_image
 from rpn_jax.visualize.plots import plot_coverage
@@ -58,7 +63,6 @@ def report_anchors(config: ConfigDict, out: pathlib.Path, split: str | None = No
     split = split or config.data.train_split
     dataset = open_split(config, split)
     network = build_network(config)
-    cell_shapes(config)
     canvases = buckets(config, dataset)
     images = read_images(config, dataset, canvases)
     num_objects = sum(int((~image.ignore).sum()) for image in images)
@@ -94,12 +98,8 @@ def report_anchors(config: ConfigDict, out: pathlib.Path, split: str | None = No
 
 
 def cell_shapes(config: ConfigDict) -> Float[np.ndarray, "K 2"]:
-    """Returns the widths and heights of the config's anchors; impossible ones are a `UserError`."""
-    fields = config.anchors
-    try:
-        cells = cell_anchors(fields.sizes, fields.aspect_ratios, rounding=fields.rounding)
-    except ValueError as error:
-        raise UserError(f"config.anchors: {error}; correct the field") from error
+    """Returns the widths and heights of the config's anchors."""
+    cells = anchors_at_origin(config)
     return cells[:, 2:] - cells[:, :2]
 
 
@@ -160,9 +160,9 @@ def _match_image(anchors, ground_truth: GroundTruth, image_hw, *, fields: Frozen
     """Returns the best IoU of each slot (G,), and each anchor's label and object (A,)."""
     # The sampling that follows the matching is not used, and so not computed either.
     matches = assign_targets(jax.random.key(0), anchors, ground_truth, image_hw, **fields).matches
-    takes_part = centred_in_image(anchors, image_hw[0], image_hw[1])
-    if fields.drop_straddling:
-        takes_part &= inside_image(anchors, image_hw[0], image_hw[1], fields.straddle_tolerance)
+    takes_part = takes_part_in_training(
+        anchors, image_hw, fields.drop_straddling, fields.straddle_tolerance
+    )
     iou = jnp.where(takes_part[:, None], pairwise_iou(anchors, ground_truth.boxes), 0)
     return iou.max(axis=0), matches.labels, matches.gt_index
 

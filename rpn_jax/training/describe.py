@@ -9,7 +9,7 @@ from rpn_jax.evaluation.coverage import format_table
 from rpn_jax.models import RegionProposalNetwork
 from rpn_jax.models.summary import Layer, summarize
 from rpn_jax.ops.anchors import inside_image
-from rpn_jax.training.network import anchors_per_level, build_network
+from rpn_jax.training.network import anchors_at_origin, anchors_per_level, build_network
 
 
 def describe(config: ConfigDict, image_hw: tuple[int, int] | None = None) -> str:
@@ -80,11 +80,8 @@ def _anchor_table(
     config: ConfigDict, network: RegionProposalNetwork, height: int, width: int
 ) -> str:
     fields = config.anchors
-    try:
-        anchors = anchors_per_level(config, network, height, width)
-    except ValueError as error:
-        raise UserError(f"config.anchors: {error}; correct the field") from error
-    k = len(fields.sizes) * len(fields.aspect_ratios)
+    anchors = anchors_per_level(config, network, height, width)
+    k = len(anchors_at_origin(config))
     rows = [("anchors of level", "stride", "grid (H x W)", "k", "in all", "inside the image")]
     grids = network.grid_hw(height, width)
     for level, boxes in enumerate(anchors):

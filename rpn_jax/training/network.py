@@ -44,8 +44,7 @@ def build_network(config: ConfigDict) -> RegionProposalNetwork:
     input_convention(config.model.input_convention)
     options = config.model.to_dict()
     del options["pretrained"], options["input_convention"]
-    num_anchors = len(config.anchors.sizes) * len(config.anchors.aspect_ratios)
-    return build_rpn(num_anchors=num_anchors, **options)
+    return build_rpn(num_anchors=len(anchors_at_origin(config)), **options)
 
 
 def _init(config: ConfigDict, network: RegionProposalNetwork) -> dict:
@@ -87,14 +86,22 @@ def initial_variables(
     return variables
 
 
+def anchors_at_origin(config: ConfigDict) -> np.ndarray:
+    """Returns the (K, 4) anchors of one position; impossible fields are a `UserError`."""
+    fields = config.anchors
+    try:
+        return cell_anchors(fields.sizes, fields.aspect_ratios, rounding=fields.rounding)
+    except ValueError as error:
+        raise UserError(f"config.anchors: {error}; correct the field") from error
+
+
 def anchors_per_level(
     config: ConfigDict, network: RegionProposalNetwork, height: int, width: int
 ) -> tuple[Array, ...]:
     """Returns the anchors (H_l * W_l * K, 4) of each level for a canvas of that size."""
-    fields = config.anchors
-    cells = cell_anchors(fields.sizes, fields.aspect_ratios, rounding=fields.rounding)
+    cells = anchors_at_origin(config)
     return tuple(
-        grid_anchors(cells, grid_hw, (stride, stride), offset=fields.offset)
+        grid_anchors(cells, grid_hw, (stride, stride), offset=config.anchors.offset)
         for grid_hw, stride in zip(network.grid_hw(height, width), network.strides, strict=True)
     )
 

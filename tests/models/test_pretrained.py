@@ -146,7 +146,7 @@ def test_features_equal_torchvisions(backbone):
     network, _ = network_and_shapes(backbone)
     run = jax.jit(lambda image: network.backbone.apply(collections, image))
     with np.load(FIXTURES / f"{backbone}_features.npz") as file:
-        assert "61x75" in file
+        assert set(file) == ({"61x75"} if is_vgg else {"61x75", "64x96"})
         for size, expected in file.items():
             (features,) = run(seeded_image(*map(int, size.split("x")))[None])
             scale = np.abs(expected).max()
@@ -193,7 +193,7 @@ def test_another_model_is_refused():
     assert "missing: layer1.2.bn1.bias" in message
     message = refusal(resnet18_arrays(), "resnet50", "torchvision")
     assert "missing: layer1.0.bn3.bias" in message
-    assert "of another shape: " in message
+    assert "of another shape: layer2.0.downsample.1.bias (128,) instead of (512,)" in message
 
 
 def test_group_norm_has_no_place_for_statistics():
@@ -218,8 +218,7 @@ def test_names_and_shapes_that_differ_are_listed():
         del arrays[name]
     arrays["conv1_1_w"] = arrays["conv1_1_w"].transpose(3, 2, 0, 1)
     message = refusal(arrays)
-    assert "missing: " in message
-    assert " and 2 more" in message
+    assert "missing: conv1_2_b, conv1_2_w, conv2_1_b and 2 more" in message
     assert "of another shape: conv1_1_w (64, 3, 3, 3) instead of (3, 3, 3, 64)" in message
 
 

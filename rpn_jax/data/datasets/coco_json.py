@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from rpn_jax.data.datasets.source import Example, Source, list_some
-from rpn_jax.errors import UserError
+from rpn_jax.data.datasets.source import Example, Source
+from rpn_jax.errors import UserError, list_some
 
 _PREFIX = "instances_"
 _MISSING_BOX = (math.nan,) * 4

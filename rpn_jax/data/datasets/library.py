@@ -28,10 +28,10 @@ from rpn_jax.data.datasets.builders import (
 from rpn_jax.data.datasets.coco_json import read_coco_json
 from rpn_jax.data.datasets.report import PreparationReport
 from rpn_jax.data.datasets.shapes import read_shapes
-from rpn_jax.data.datasets.source import CheckedExample, Example, Source, check_boxes, list_some
+from rpn_jax.data.datasets.source import CheckedExample, Example, Source, check_boxes
 from rpn_jax.data.datasets.voc_folder import read_voc_folder
 from rpn_jax.data.transforms import decode_image
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, list_some
 
 _PREPARE = "python -m rpn_jax prepare --config=…"
 # TFDS writes the metadata of our builders; beside its own datasets we put a file of our own.

@@ -1,6 +1,6 @@
 """What an annotation source (VOC folder, COCO JSON, generator) hands over to be prepared."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -144,10 +144,3 @@ def read_checked(reader: Callable[[], Example], *, skip_bad: bool) -> CheckedExa
         raise UserError(
             f"{error}; mend or remove it, or leave such files out with --skip-bad"
         ) from error
-
-
-def list_some(names: Iterable[str], limit: int = 8) -> str:
-    """Returns the names with commas, cut after a few, for a one-line message."""
-    names = [str(name) for name in names]
-    rest = len(names) - limit
-    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")

@@ -18,8 +18,8 @@ import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from rpn_jax.data.datasets.source import Example, Source, list_some
-from rpn_jax.errors import UserError
+from rpn_jax.data.datasets.source import Example, Source
+from rpn_jax.errors import UserError, list_some
 
 
 class _Object(NamedTuple):

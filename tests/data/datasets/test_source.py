@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from rpn_jax.data.datasets.source import Example, check_boxes, list_some, read_checked
-from rpn_jax.errors import UserError
+from rpn_jax.data.datasets.source import Example, check_boxes, read_checked
+from rpn_jax.errors import UserError, list_some
 
 
 def example(boxes, **fields):
