@@ -9,7 +9,17 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from rpn_jax.commands import anchors, evaluate, info, prepare, propose, train
+from rpn_jax.commands import (
+    anchors,
+    evaluate,
+    export,
+    export_weights,
+    import_weights,
+    info,
+    prepare,
+    propose,
+    train,
+)
 from rpn_jax.errors import UserError
 
 COMMANDS = {
@@ -19,6 +29,9 @@ COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "propose": propose,
+    "import-weights": import_weights,
+    "export-weights": export_weights,
+    "export": export,
 }
 
 

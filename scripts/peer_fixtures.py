@@ -1,33 +1,32 @@
-"""Writes tests/fixtures: what torch and torchvision make of the weights of tests/seeded_weights.py.
+"""Writes tests/fixtures: what torch and torchvision say to tests/peer_cases.py and seeded weights.
 
-    PYTHON scripts/peer_fixtures.py
+    PYTHON scripts/peer_fixtures.py [NAME …]
 
 PYTHON has torch and torchvision (2.13 and 0.28 wrote those in the project); neither is needed for
-anything else. The tests hold this project against the files.
+anything else. The tests hold this project against the files. NAME is a key of `WRITERS`; without
+one all files are written anew.
 """
 
+import functools
 import pathlib
 import sys
 
 import numpy as np
 import torch
 import torchvision
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+import peer_cases  # noqa: E402
 from seeded_weights import seeded_array, seeded_image  # noqa: E402
 
-FIXTURES = ROOT / "tests" / "fixtures"
+FIXTURES = peer_cases.FIXTURES
 SIZES = ((61, 75), (64, 96))  # odd and even, which strides and pools treat differently
-
-
-def main():
-    """Writes all files anew."""
-    FIXTURES.mkdir(exist_ok=True)
-    write_state_dicts()
-    for name in ("resnet18", "resnet50", "vgg16"):
-        write_features(name)
 
 
 def write_state_dicts():
@@ -47,23 +46,240 @@ def write_state_dicts():
     torch.save(tensors, FIXTURES / "state_dict_legacy.pth", _use_new_zipfile_serialization=False)
 
 
-@torch.no_grad()
-def write_features(name):
-    """The last features that a region proposal network uses; of VGG-16 at the odd size alone."""
-    model = torchvision.models.get_model(name).eval()
+def seed_weights(model):
+    """Gives a model in evaluation the weights of tests/seeded_weights.py."""
     for key, tensor in model.state_dict().items():
         if tensor.is_floating_point():
             tensor.copy_(torch.from_numpy(seeded_array(key, tuple(tensor.shape))))
-    if name == "vgg16":
-        features = model.features[:-1]  # conv5_3 and its ReLU, without the last pool
+    return model.eval()
+
+
+@torch.no_grad()
+def write_features(name):
+    """The last features that a region proposal network uses; of some at the odd size alone."""
+    model = seed_weights(torchvision.models.get_model(name))
+    if name == "densenet121":  # the third block, and the norm and ReLU that follow it
+        layers = [*model.features[:9], model.features.transition3.norm, torch.nn.ReLU()]
+        features = torch.nn.Sequential(*layers)
+    elif hasattr(model, "features"):
+        features = model.features[:-1]  # the last convolution and its ReLU, without the last pool
     else:
         features = torch.nn.Sequential(*list(model.children())[:7])  # to layer3
     arrays = {}
-    for height, width in SIZES[:1] if name == "vgg16" else SIZES:
+    for height, width in SIZES[:1] if name in ("vgg16", "resnext50_32x4d") else SIZES:
         image = torch.from_numpy(seeded_image(height, width)).permute(2, 0, 1)
         arrays[f"{height}x{width}"] = features(image[None])[0].permute(1, 2, 0).numpy()
     np.savez_compressed(FIXTURES / f"{name}_features.npz", **arrays)
 
 
+@torch.no_grad()
+def write_dilated_features():
+    """Every eighth channel of layer4 of a ResNet-50 that keeps the stride of layer3."""
+    dilation = [False, False, True]
+    model = seed_weights(torchvision.models.resnet50(replace_stride_with_dilation=dilation))
+    features = torch.nn.Sequential(*list(model.children())[:8])
+    arrays = {}
+    for height, width in SIZES:
+        image = torch.from_numpy(seeded_image(height, width)).permute(2, 0, 1)
+        arrays[f"{height}x{width}"] = features(image[None])[0, ::8].permute(1, 2, 0)
+    write_answers("resnet50_dilated_features", arrays)
+
+
+@torch.no_grad()
+def write_fpn():
+    """The levels p2 to p6 of the feature pyramid of maps drawn from a seed."""
+    fpn = torchvision.ops.FeaturePyramidNetwork(
+        list(peer_cases.FPN_CHANNELS), 16, LastLevelMaxPool()
+    )
+    seed_weights(fpn)
+    arrays = {}
+    for name in peer_cases.FPN_GRIDS:
+        features = tensors(*peer_cases.stage_features(name))
+        levels = fpn({str(i): x.permute(2, 0, 1)[None] for i, x in enumerate(features)})
+        for number, level in enumerate(levels.values(), start=2):
+            arrays[f"{name}/p{number}"] = level[0].permute(1, 2, 0)
+    write_answers("fpn", arrays)
+
+
+def write_answers(name, arrays):
+    """One fixture of tests/parity."""
+    np.savez_compressed(FIXTURES / f"{name}.npz", **{k: np.asarray(v) for k, v in arrays.items()})
+
+
+def tensors(*arrays):
+    """As torch's, of the same types."""
+    return [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
+
+
+def anchors_of(sizes, canvas_hw, grids):
+    """The anchors of each level, and their generator."""
+    generator = AnchorGenerator(sizes, (peer_cases.TORCHVISION_RATIOS,) * len(sizes))
+    images = ImageList(torch.zeros(1, 3, *canvas_hw), [canvas_hw])
+    (anchors,) = generator(images, [torch.zeros(1, 1, *grid) for grid in grids])
+    counts = [
+        rows * columns * cells
+        for (rows, columns), cells in zip(grids, generator.num_anchors_per_location(), strict=True)
+    ]
+    return anchors.split(counts), generator
+
+
+def write_anchors():
+    """The anchors of a position and of a canvas, for each level."""
+    arrays = {}
+    for name, case in peer_cases.ANCHORS.items():
+        anchors, generator = anchors_of(*case)
+        for level, (cells, grid) in enumerate(zip(generator.cell_anchors, anchors, strict=True)):
+            arrays[f"{name}/cells{level}"] = cells
+            arrays[f"{name}/anchors{level}"] = grid.to(torch.int16)
+    write_answers("anchors", arrays)
+
+
+def write_boxes():
+    """Deltas, boxes decoded from deltas, and the deltas of boxes without area."""
+    anchors, boxes, deltas = tensors(*peer_cases.coded_boxes())
+    arrays = {}
+    for name, weights in peer_cases.BOX_WEIGHTS.items():
+        coder = torchvision.models.detection._utils.BoxCoder(weights)
+        arrays[f"{name}/deltas"] = coder.encode_single(boxes, anchors)
+        arrays[f"{name}/boxes"] = coder.decode_single(deltas * torch.tensor(weights), anchors)
+    flat = boxes[:1, [0, 1, 0, 3]]
+    arrays["flat/deltas"] = coder.encode_single(flat, anchors[:1])
+    write_answers("boxes", arrays)
+
+
+def region_proposal_network(**options):
+    """The one of torchvision, with the options of a case; it needs no anchors and no head."""
+    options = {
+        "fg_iou_thresh": 0.7,
+        "bg_iou_thresh": 0.3,
+        "batch_size_per_image": 256,
+        "positive_fraction": 0.5,
+        "pre_nms_top_n": {"testing": 1000},
+        "post_nms_top_n": {"testing": 1000},
+        "nms_thresh": 0.7,
+    } | options
+    return RegionProposalNetwork(None, None, **options).eval()
+
+
+def write_matching():
+    """The label of each anchor, and the object that it regresses to."""
+    arrays = {}
+    for name, (anchors, boxes, options) in peer_cases.matched_boxes().items():
+        network = region_proposal_network(
+            fg_iou_thresh=options.get("fg_iou_threshold", 0.7),
+            bg_iou_thresh=options.get("bg_iou_threshold", 0.3),
+        )
+        network.proposal_matcher.allow_low_quality_matches = options.get("allow_low_quality", True)
+        anchors, boxes = tensors(anchors, boxes)
+        (labels,), (matched,) = network.assign_targets_to_anchors([anchors], [{"boxes": boxes}])
+        arrays[f"{name}/labels"] = labels.to(torch.int8)
+        positive = labels == 1
+        arrays[f"{name}/matched"] = matched[positive]
+    write_answers("matching", arrays)
+
+
+def write_losses():
+    """Both losses of two images, all of whose labelled anchors are sampled, and gradients."""
+    arrays = {}
+    for name, counts in peer_cases.SAMPLED.items():
+        logits, deltas, labels, targets = tensors(*peer_cases.head_outputs_and_targets(*counts))
+        logits.requires_grad_()
+        deltas.requires_grad_()
+        objectness, box = region_proposal_network().compute_loss(
+            logits, deltas.reshape(-1, 4), list(labels.float()), list(targets)
+        )
+        gradients = torch.autograd.grad(objectness + box, (logits, deltas))
+        arrays |= {f"{name}/loss_objectness": objectness.detach(), f"{name}/loss_box": box.detach()}
+        arrays |= dict(zip((f"{name}/d_logits", f"{name}/d_deltas"), gradients, strict=True))
+    write_answers("losses", arrays)
+
+
+def write_nms():
+    """The boxes that are kept, in the order in which they are returned."""
+    arrays = {}
+    for name, (boxes, scores, threshold) in peer_cases.suppressed_boxes().items():
+        kept = torchvision.ops.nms(*tensors(boxes, scores), threshold)
+        arrays[f"{name}/kept"] = kept.to(torch.int16)
+    boxes, scores, threshold = peer_cases.suppressed_boxes()["random_0.5"]
+    group = torch.arange(len(boxes)) % 5
+    kept = torchvision.ops.batched_nms(*tensors(boxes, scores), group, threshold)
+    arrays["groups/kept"] = kept.to(torch.int16)
+    write_answers("nms", arrays)
+
+
+def write_proposals():
+    """The proposals of images smaller than their canvas, and of outputs that are not finite."""
+    arrays = {}
+    for name, counts in peer_cases.PROPOSAL_COUNTS.items():
+        sizes, grids = peer_cases.PROPOSAL_SIZES[name], peer_cases.PROPOSAL_GRIDS[name]
+        anchors, _ = anchors_of(sizes, peer_cases.PROPOSAL_CANVAS[name], grids)
+        logits, deltas = map(np.concatenate, peer_cases.head_outputs(name))
+        logits, deltas = tensors(logits, deltas)
+        network = region_proposal_network(
+            pre_nms_top_n={"testing": counts[0]}, post_nms_top_n={"testing": counts[1]}
+        )
+        boxes = network.box_coder.decode(deltas, [torch.cat(anchors)]).reshape(1, -1, 4)
+        network.min_size = peer_cases.PROPOSAL_MIN_SIZES[name]
+        (kept,), (scores,) = network.filter_proposals(
+            boxes, logits[None], [peer_cases.PROPOSAL_IMAGE[name]], [len(a) for a in anchors]
+        )
+        arrays |= {f"{name}/boxes": kept, f"{name}/scores": scores}
+    logits, deltas, anchors = tensors(*peer_cases.head_outputs_not_finite())
+    network = region_proposal_network()
+    boxes = network.box_coder.decode_single(deltas, anchors)
+    (arrays["not_finite/boxes"],), _ = network.filter_proposals(
+        boxes[None], logits[None], [(100, 100)], [len(anchors)]
+    )
+    write_answers("proposals", arrays)
+
+
+@torch.no_grad()
+def write_fasterrcnn():
+    """The proposals of fasterrcnn_resnet50_fpn, and the names and shapes of its state dict."""
+    model = seed_weights(
+        torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    )
+    images, image_hw = peer_cases.padded_images()
+    images = ImageList(*tensors(images.transpose(0, 3, 1, 2)), list(image_hw))
+    boxes, _ = model.rpn(images, model.backbone(images.tensors))
+    arrays = {f"boxes{index}": of_image for index, of_image in enumerate(boxes)}
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    arrays["names"] = list(shapes)
+    arrays["shapes"] = [shape + (0,) * (4 - len(shape)) for shape in shapes.values()]
+    write_answers("fasterrcnn", arrays)
+
+
+WRITERS = {
+    "state_dicts": write_state_dicts,
+    "resnet50_dilated_features": write_dilated_features,
+    "fpn": write_fpn,
+    "anchors": write_anchors,
+    "boxes": write_boxes,
+    "matching": write_matching,
+    "losses": write_losses,
+    "nms": write_nms,
+    "proposals": write_proposals,
+    "fasterrcnn": write_fasterrcnn,
+} | {
+    f"{name}_features": functools.partial(write_features, name)
+    for name in (
+        "alexnet",
+        "densenet121",
+        "resnet18",
+        "resnet50",
+        "resnext50_32x4d",
+        "vgg16",
+        "vgg16_bn",
+    )
+}
+
+
+def main(names):
+    """Writes the files of the names given, or all."""
+    FIXTURES.mkdir(exist_ok=True)
+    for name in names or WRITERS:
+        WRITERS[name]()
+
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -2,31 +2,38 @@
 
   python -m rpn_jax evaluate --workdir=runs/shapes
   python -m rpn_jax evaluate --workdir=runs/voc --split=test --config.data.data_dir=DIR
+  python -m rpn_jax evaluate --weights=model.safetensors --out=DIR --config.data.dataset=voc/2007
 
-Writes recall.json, the recall-to-IoU plot and pictures to WORKDIR/evaluation/SPLIT and prints the
-table: recall at IoU 0.5 to 0.95 of the best-scored proposals, average recall (AR), AR by object
-size, and beside it the same AR from pycocotools. Difficult and crowd objects are not counted.
+Writes recall.json, the recall-to-IoU plot and pictures, and prints the table: recall at IoU 0.5 to
+0.95 of the best-scored proposals, average recall (AR), AR by object size, and beside it the same AR
+from pycocotools. Difficult and crowd objects are not counted.
 """
 
 import argparse
 import pathlib
 from collections.abc import Sequence
 
+from rpn_jax.commands.flags import add_trained_flags, trained_place
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
-    parser.add_argument(
-        "--workdir", required=True, type=pathlib.Path, metavar="DIR", help="of the training run"
-    )
+    add_trained_flags(parser)
     parser.add_argument("--split", help="of the dataset; the config's evaluation split by default")
-    parser.add_argument("--step", type=int, help="of the checkpoint; the newest by default")
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="WORKDIR/evaluation/SPLIT by default; --weights needs it",
+    )
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Evaluates and prints the table."""
-    from rpn_jax.training.config import apply_overrides
-    from rpn_jax.training.trained import evaluate_workdir
-    from rpn_jax.training.workdir import load_workdir_config
+    from rpn_jax.errors import UserError
+    from rpn_jax.training.trained import evaluate_trained
 
-    config = apply_overrides(load_workdir_config(arguments.workdir), overrides)
-    print(evaluate_workdir(config, arguments.workdir, arguments.split, arguments.step))
+    if arguments.weights is not None and arguments.out is None:
+        raise UserError("--out: is not given; with --weights, name a folder for what is written")
+    config, place = trained_place(arguments, overrides)
+    print(evaluate_trained(config, place, arguments.split, arguments.step, arguments.out))

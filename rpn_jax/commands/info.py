@@ -9,8 +9,9 @@ of the output layers beside those that the paper compares in section 3.1.1.
 """
 
 import argparse
-import re
 from collections.abc import Sequence
+
+from rpn_jax.commands.flags import image_size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,17 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Prints the tables."""
-    from rpn_jax.errors import UserError
     from rpn_jax.training.config import load_config
     from rpn_jax.training.describe import describe
 
-    image_hw = None
-    if arguments.image_size is not None:
-        match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", arguments.image_size)
-        if match is None:
-            raise UserError(
-                f"--image_size={arguments.image_size}: give height x width in pixels, each at most "
-                "9999, such as 600x1000"
-            )
-        image_hw = int(match[1]), int(match[2])
+    image_hw = image_size(arguments.image_size) if arguments.image_size is not None else None
     print(describe(load_config(arguments.config, overrides), image_hw))

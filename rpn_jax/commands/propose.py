@@ -2,6 +2,7 @@
 
   python -m rpn_jax propose --workdir=runs/shapes photo.jpg --out=proposals
   python -m rpn_jax propose --workdir=runs/voc --folder=photos --out=proposals --format=npz
+  python -m rpn_jax propose --weights=model.safetensors photo.jpg --out=proposals
 
 OUT/proposals.json is a list in COCO's results layout (bbox is x, y, width, height in pixels of the
 original image), with the file's name in each entry; --format=npz writes OUT/NAME.npz instead, with
@@ -12,21 +13,20 @@ import argparse
 import pathlib
 from collections.abc import Sequence
 
+from rpn_jax.commands.flags import add_trained_flags, trained_place
+
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     parser.add_argument("images", nargs="*", type=pathlib.Path, metavar="IMAGE")
-    parser.add_argument(
-        "--workdir", required=True, type=pathlib.Path, metavar="DIR", help="of the training run"
-    )
+    add_trained_flags(parser)
     parser.add_argument(
         "--folder", type=pathlib.Path, metavar="DIR", help="all images in it and below"
     )
     parser.add_argument("--out", required=True, type=pathlib.Path, metavar="DIR")
     parser.add_argument("--format", choices=("json", "npz"), default="json")
-    parser.add_argument("--step", type=int, help="of the checkpoint; the newest by default")
     parser.add_argument(
         "--settings",
         choices=("train", "test"),
@@ -41,9 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Writes proposals and pictures."""
     from rpn_jax.errors import UserError
-    from rpn_jax.training.config import apply_overrides
     from rpn_jax.training.trained import write_proposals
-    from rpn_jax.training.workdir import load_workdir_config
 
     paths = list(arguments.images)
     if arguments.folder:
@@ -58,10 +56,10 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         )
     if missing := [path for path in paths if not path.is_file()]:
         raise UserError(f"{missing[0]}: no such image file; leave it out or correct the path")
-    config = apply_overrides(load_workdir_config(arguments.workdir), overrides)
+    config, place = trained_place(arguments, overrides)
     failures = write_proposals(
         config,
-        arguments.workdir,
+        place,
         paths,
         arguments.out,
         step=arguments.step,

@@ -1,36 +1,68 @@
 """Flax Linen modules: features, objectness logits and box deltas, nothing else."""
 
 import functools
+import itertools
 from collections.abc import Collection
 
 import jax.numpy as jnp
 
 from rpn_jax.errors import UserError
-from rpn_jax.models import norms, resnet, vgg
+from rpn_jax.models import fpn, norms, resnet
+from rpn_jax.models.alexnet import AlexNet
+from rpn_jax.models.densenet import DenseNet
+from rpn_jax.models.fpn import FPN
 from rpn_jax.models.resnet import ResNet
 from rpn_jax.models.rpn import RegionProposalNetwork, RPNHead, trainable_mask
 from rpn_jax.models.vgg import VGG16
+from rpn_jax.models.zf import ZF
 
 __all__ = ["BACKBONES", "RegionProposalNetwork", "build_rpn", "trainable_mask"]
 
+_basic = functools.partial(ResNet, bottleneck=False)
+_bottleneck = functools.partial(ResNet, bottleneck=True)
+
+# All have the stages c1 to c5, and the fields frozen_stages, output_stages (by default the one on
+# which the head sits, at stride 16) and dtype. Any of `_OPTIONS` that is a field of one is its own.
 BACKBONES = {
+    "alexnet": AlexNet,
+    "zf": ZF,
     "vgg16": VGG16,
-    "resnet18": functools.partial(ResNet, depths=(2, 2, 2, 2), bottleneck=False),
-    "resnet34": functools.partial(ResNet, depths=(3, 4, 6, 3), bottleneck=False),
-    "resnet50": functools.partial(ResNet, depths=(3, 4, 6, 3), bottleneck=True),
-    "resnet101": functools.partial(ResNet, depths=(3, 4, 23, 3), bottleneck=True),
+    "resnet18": functools.partial(_basic, depths=(2, 2, 2, 2)),
+    "resnet34": functools.partial(_basic, depths=(3, 4, 6, 3)),
+    "resnet50": functools.partial(_bottleneck, depths=(3, 4, 6, 3)),
+    "resnet101": functools.partial(_bottleneck, depths=(3, 4, 23, 3)),
+    "resnet152": functools.partial(_bottleneck, depths=(3, 8, 36, 3)),
+    "resnext50_32x4d": functools.partial(
+        _bottleneck, depths=(3, 4, 6, 3), groups=32, width_per_group=4
+    ),
+    "resnext101_32x8d": functools.partial(
+        _bottleneck, depths=(3, 4, 23, 3), groups=32, width_per_group=8
+    ),
+    "densenet121": DenseNet,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# What only some backbones have, and the values of it.
+_OPTIONS = {
+    "norm": norms.NORMS,
+    "stem": ("imagenet", "small"),
+    "stride_in_1x1": (False, True),
+    "dilate_c5": (False, True),
+    "ceil_pools": (False, True),
+}
 
 
 def build_rpn(
     *,
     backbone: str = "vgg16",
     output_stage: str | None = None,
+    neck: str | None = None,
+    fpn_channels: int = 256,
     frozen_stages: int = 0,
     norm: str | None = None,
     stem: str | None = None,
     stride_in_1x1: bool | None = None,
+    dilate_c5: bool | None = None,
+    ceil_pools: bool | None = None,
     num_anchors: int = 9,
     head_channels: int = 512,
     objectness: str = "sigmoid",
@@ -40,56 +72,95 @@ def build_rpn(
 
     The fields:
       backbone: a name of `BACKBONES`.
-      output_stage: "c1" to "c5", where the head sits; None is c5 (conv5_3) of VGG-16 and c4 of a
-        ResNet, both at stride 16. The network's `strides` follow.
+      output_stage: "c1" to "c5", where the head sits; None is the one at stride 16, which is c4 of
+        a ResNet (c5 with `dilate_c5`) and of DenseNet-121, c5 of the others. The network's
+        `strides` follow.
+      neck: "fpn" puts the head on the levels p2 to p6 of an `fpn.FPN` instead; None is no neck.
+      fpn_channels: of the levels of that neck.
       frozen_stages: so many of the first stages are not trained; the paper freezes 2 of VGG-16.
-      norm: of a ResNet, a name of `norms.NORMS`; None is "frozen_batch_norm".
+      norm: of a ResNet, DenseNet-121 or VGG-16, a name of `norms.NORMS`; None is
+        "frozen_batch_norm", but no norm at all in VGG-16.
       stem: of a ResNet, "imagenet" (None) or "small", which halves all strides.
       stride_in_1x1: of a ResNet of bottlenecks, see `resnet.ResidualBlock`.
+      dilate_c5: of a ResNet, see there.
+      ceil_pools: of VGG-16, ZF and AlexNet, whether pools round up as Caffe's do; None is True for
+        ZF alone.
       num_anchors: anchors at each position (sizes x aspect ratios).
       head_channels: of the head's 3x3 convolution.
       objectness: "sigmoid" or "softmax", see `rpn.RPNHead`.
       dtype: what to compute in, "float32" or "bfloat16"; parameters and outputs are float32.
 
-    Raises a `UserError` for an unknown name, and for an option that the backbone does not have.
+    Raises a `UserError` for an unknown name, and for options that the backbone does not have or
+    that exclude each other.
     """
     constructor = BACKBONES[_choose("backbone", backbone, BACKBONES)]
     compute_dtype = DTYPES[_choose("dtype", dtype, DTYPES)]
     _choose("objectness", objectness, ("sigmoid", "softmax"))
-    of_resnets = {"norm": norm, "stem": stem, "stride_in_1x1": stride_in_1x1}
-    options = {name: value for name, value in of_resnets.items() if value is not None}
-    if constructor is VGG16:
-        stages, last_stage = tuple(vgg.STAGES), "c5"
-        if options:
+    options = {
+        "norm": norm,
+        "stem": stem,
+        "stride_in_1x1": stride_in_1x1,
+        "dilate_c5": dilate_c5,
+        "ceil_pools": ceil_pools,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    for name, value in options.items():
+        _choose(name, value, _OPTIONS[name])
+        having = [other for other, one in BACKBONES.items() if hasattr(one(), name)]
+        if backbone not in having:
             raise UserError(
-                f"config.model.{next(iter(options))}: vgg16 has no such option; set it to None, "
-                "or config.model.backbone to a ResNet"
+                f"config.model.{name}: {backbone} has no such option; set it to None, or "
+                f"config.model.backbone to one of {', '.join(having)}"
             )
-    else:
-        stages, last_stage = resnet.STAGES, "c4"
-        _choose("norm", norm or "frozen_batch_norm", norms.NORMS)
-        _choose("stem", stem or "imagenet", ("imagenet", "small"))
-    if output_stage is not None:
-        last_stage = _choose("output_stage", output_stage, stages)
-    num_stages = stages.index(last_stage) + 1
+    output_stages = _output_stages(constructor, output_stage, neck, dilate_c5)
+    num_stages = resnet.STAGES.index(output_stages[-1]) + 1
     if not 0 <= frozen_stages <= num_stages:
         raise UserError(
-            f"config.model.frozen_stages: is {frozen_stages}, but {backbone} up to {last_stage} "
-            f"has {num_stages} stages; give 0 to {num_stages}"
+            f"config.model.frozen_stages: is {frozen_stages}, but {backbone} up to "
+            f"{output_stages[-1]} has {num_stages} stages; give 0 to {num_stages}"
+        )
+    module = constructor(
+        frozen_stages=frozen_stages, output_stages=output_stages, dtype=compute_dtype, **options
+    )
+    if neck and any(2 * fine != coarse for fine, coarse in itertools.pairwise(module.strides)):
+        raise UserError(
+            f"config.model.neck: the stages {', '.join(output_stages)} of {backbone} have strides "
+            f"{', '.join(map(str, module.strides))}, which {neck} cannot put together; set it to "
+            "None, or config.model.backbone to a ResNet"
         )
     return RegionProposalNetwork(
-        backbone=constructor(
-            frozen_stages=frozen_stages,
-            output_stages=(last_stage,),
-            dtype=compute_dtype,
-            **options,
-        ),
+        backbone=module,
         head=RPNHead(num_anchors, head_channels, objectness, compute_dtype),
+        neck=FPN(fpn_channels, compute_dtype) if neck else None,
     )
 
 
-def _choose(field: str, name: str, known: Collection[str]) -> str:
+def _output_stages(constructor, output_stage, neck, dilate_c5) -> tuple[str, ...]:
+    """Returns the stages whose features the neck, or the head, is given."""
+    if neck is not None:
+        _choose("neck", neck, ("fpn",))
+        for name, value in {"output_stage": output_stage, "dilate_c5": dilate_c5}.items():
+            if value:
+                raise UserError(
+                    f"config.model.{name}: is {value!r}, but with config.model.neck={neck!r} the "
+                    "head sits on levels p2 to p6 from c2 to c5; set one of the two to None"
+                )
+        return fpn.STAGES
+    if output_stage is not None:
+        _choose("output_stage", output_stage, resnet.STAGES)
+    if not dilate_c5:
+        return (output_stage,) if output_stage else constructor().output_stages
+    if output_stage not in (None, "c5"):
+        raise UserError(
+            f"config.model.dilate_c5: c5 is not computed with config.model.output_stage="
+            f"{output_stage!r}; set one of the two to None"
+        )
+    return ("c5",)
+
+
+def _choose(field: str, name: str | bool, known: Collection[str | bool]) -> str | bool:
     """Returns `name`, which must be one of `known`."""
     if name not in known:
-        raise UserError(f"config.model.{field}: {name!r} is unknown; use one of {', '.join(known)}")
+        listed = ", ".join(map(str, known))
+        raise UserError(f"config.model.{field}: {name!r} is unknown; use one of {listed}")
     return name

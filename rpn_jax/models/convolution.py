@@ -155,31 +155,48 @@ def conv_general_dilated(
     )
 
 
-def max_pool(
-    x: Float[Array, "N H W C"], window: int = 2, stride: int = 2, padding: int = 0
-) -> Float[Array, "N h w C"]:
-    """Returns the maximum over each `window` x `window` patch; the size is rounded down.
+def output_size(size: int, window: int, stride: int, padding: int = 0, ceil: bool = False) -> int:
+    """Returns how many windows lie along `size` pixels with `padding` on either side.
 
-    Padding is -infinity on each side; NaN wins. Where several inputs of a patch are equal, the
-    gradient goes to the first of them in row-major order, as it does in `nn.max_pool`, which this
-    is on anything but a CPU.
+    Pixels that fill no whole window at the end are left out. With `ceil` they get a window of their
+    own, which reaches beyond the padding, unless it would begin beyond the last pixel: so Caffe
+    counts the windows of its pools, and torch with `ceil_mode`.
     """
-    pads = ((padding, padding), (padding, padding))
+    beyond_first = size + 2 * padding - window
+    steps = -(-beyond_first // stride) if ceil else beyond_first // stride
+    if ceil and steps * stride >= size + padding:
+        steps -= 1
+    return max(steps + 1, 0)
+
+
+def max_pool(
+    x: Float[Array, "N H W C"],
+    window: int = 2,
+    stride: int = 2,
+    padding: int = 0,
+    ceil: bool = False,
+) -> Float[Array, "N h w C"]:
+    """Returns the maximum over each `window` x `window` patch; see `output_size` for `ceil`.
+
+    Padding, which is smaller than the window, is -infinity on each side; NaN wins. Where several
+    inputs of a patch are equal, the gradient goes to the first of them in row-major order, as it
+    does in `nn.max_pool`, which this is on anything but a CPU.
+    """
+    sizes = x.shape[1:3]
+    counts = [output_size(size, window, stride, padding, ceil) for size in sizes]
+    height, width = spans = [(count - 1) * stride + window for count in counts]  # under windows
+    pads = tuple(
+        (padding, max(span - size - padding, 0)) for span, size in zip(spans, sizes, strict=True)
+    )
 
     def reduce_window(x):
         return nn.max_pool(x, (window, window), (stride, stride), pads)
 
     def compare_slices(x):
         x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
-        height, width = (_span(size, window, stride) for size in x.shape[1:3])
         return _max_of_slices(x[:, :height, :width], window, stride)
 
     return lax.platform_dependent(x, cpu=compare_slices, default=reduce_window)
-
-
-def _span(size, window, stride):
-    """Returns how many of `size` pixels lie under windows."""
-    return (size - window) // stride * stride + window
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

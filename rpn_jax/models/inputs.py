@@ -24,9 +24,13 @@ class InputConvention:
 
 
 CONVENTIONS = {
-    # The Caffe VGG and ResNet models, py-faster-rcnn and detectron2 (which rounds the means).
+    # The Caffe VGG and ResNet models, and py-faster-rcnn.
     "caffe": InputConvention("BGR", 1.0, (104.00699, 116.66877, 122.67892), (1.0, 1.0, 1.0)),
-    # The ImageNet statistics of torchvision's weights.
+    # As "caffe", with its means rounded: MSRA models as detectron2 uses them.
+    "detectron2": InputConvention("BGR", 1.0, (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)),
+    # As "caffe", with means rounded otherwise: the VGG and ResNet models of Keras Applications.
+    "keras_caffe": InputConvention("BGR", 1.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0)),
+    # The ImageNet statistics of torchvision's weights, and of the DenseNets of Keras.
     "torchvision": InputConvention("RGB", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     # -1 to 1, for training from scratch.
     "centred": InputConvention("RGB", 1.0, (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),

@@ -1,8 +1,12 @@
-"""Backbones with weights that were trained elsewhere, under the names that others gave them."""
+"""Networks and backbones with weights that were trained elsewhere: arrays brought to their leaves.
+
+The families of files are those of `layouts.LAYOUTS`.
+"""
 
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -10,162 +14,155 @@ import numpy as np
 from flax import traverse_util
 
 from rpn_jax.errors import UserError, list_some
-from rpn_jax.models import vgg
+from rpn_jax.models.layouts import LAYOUTS, Layout, Leaf
+from rpn_jax.models.norms import EPSILON
 from rpn_jax.models.rpn import RegionProposalNetwork
 
 _some = functools.partial(list_some, limit=3)
 
-Leaf = tuple[str, ...]  # where a backbone keeps an array: ("c3", "conv3_1", "kernel")
 
+class Pretrained(NamedTuple):
+    """Parts of a network, float32, by collection; and what else was in the file."""
 
-class Layout(NamedTuple):
-    """How one family of files names and orders the arrays of a backbone.
-
-    Fields:
-      title: of the family.
-      signature: an array that every such file has, and none of another family.
-      convention: what pixels it was trained on, a name of `inputs.CONVENTIONS`.
-      kernel_axes: the file's axes in the order height, width, in, out.
-      array_name: the array for a leaf, None where the family has no such leaf.
-    """
-
-    title: str
-    signature: str
-    convention: str
-    kernel_axes: tuple[int, int, int, int]
-    array_name: Callable[[Leaf], str | None]
-
-
-def _vgg_layers() -> Iterator[tuple[str, int]]:
-    """Yields the name of each convolution of VGG-16, and its number among torchvision's layers."""
-    index = 0
-    for stage, (count, _) in enumerate(vgg.STAGES.values(), start=1):
-        for i in range(1, count + 1):
-            yield f"conv{stage}_{i}", index
-            index += 2  # a ReLU follows
-        index += 1  # and a pool ends the stage
-
-
-_VGG_INDEX = dict(_vgg_layers())
-_IN_TORCH = {
-    "kernel": "weight",
-    "bias": "bias",
-    "scale": "weight",
-    "mean": "running_mean",
-    "var": "running_var",
-}
-
-
-def _caffe_vgg(leaf: Leaf) -> str | None:
-    _, layer, *_, array = leaf
-    return f"{layer}_{'w' if array == 'kernel' else 'b'}" if layer in _VGG_INDEX else None
-
-
-def _torchvision_vgg(leaf: Leaf) -> str | None:
-    _, layer, *_, array = leaf
-    return f"features.{_VGG_INDEX[layer]}.{_IN_TORCH[array]}" if layer in _VGG_INDEX else None
-
-
-def _torchvision_resnet(leaf: Leaf) -> str | None:
-    *module, kind, array = leaf
-    if kind not in ("conv", "norm"):
-        return None
-    if module == ["c1", "conv1"]:
-        prefix = "conv1" if kind == "conv" else "bn1"
-    else:
-        stage, block, layer = module
-        prefix = f"layer{int(stage[1:]) - 1}.{int(block.removeprefix('block')) - 1}."
-        if layer == "shortcut":
-            prefix += "downsample.0" if kind == "conv" else "downsample.1"
-        else:
-            prefix += layer if kind == "conv" else layer.replace("conv", "bn")
-    return f"{prefix}.{_IN_TORCH[array]}"
-
-
-_HWIO, _OIHW = (0, 1, 2, 3), (2, 3, 1, 0)
-LAYOUTS = (
-    Layout("Caffe's VGG-16", "conv1_1_w", "caffe", _HWIO, _caffe_vgg),
-    Layout("torchvision's VGG-16", "features.0.weight", "torchvision", _OIHW, _torchvision_vgg),
-    Layout(
-        "torchvision's ResNet", "layer1.0.conv1.weight", "torchvision", _OIHW, _torchvision_resnet
-    ),
-)
-
-
-class Backbone(NamedTuple):
-    """The arrays of a backbone, float32, by collection; and what else was in the file."""
-
-    collections: dict[str, Any]  # "params", and "batch_stats" where the backbone has them
-    title: str
+    collections: dict[str, Any]  # "params", and "batch_stats" where the parts have them
+    title: str  # of the family of the file
     unused: list[str]
 
     def __str__(self) -> str:
         """Says what was read and what was not used, on one line."""
+        parts = " and ".join(self.collections["params"])
         rest = f"; not used: {_some(self.unused)}" if self.unused else ""
-        return f"{self.title}{rest}"
+        return f"{parts} from {self.title}{rest}"
 
 
-def load_backbone(
+def recognize(
+    path: str | pathlib.Path, arrays: dict[str, np.ndarray]
+) -> tuple[Layout, dict[str, np.ndarray]]:
+    """Returns the layout of a file, and its arrays under the names that it gives them today.
+
+    Raises:
+        UserError: it is of no family known here.
+    """
+    for layout in LAYOUTS:
+        named = {layout.present_name(name): array for name, array in arrays.items()}
+        if layout.signature in named:
+            return layout, named
+    raise UserError(
+        f"{path}: holds {_some(arrays)}, which are not the names of a network known here; "
+        f"give a file of {', '.join(layout.title for layout in LAYOUTS)}"
+    )
+
+
+def load_parts(
     path: str | pathlib.Path,
+    layout: Layout,
     arrays: dict[str, np.ndarray],
     network: RegionProposalNetwork,
     variables: Any,
     convention_name: str,
-) -> Backbone:
-    """Returns the arrays of the network's backbone, from those in a file of another project.
+    parts: Sequence[str] = ("backbone",),
+    anchor_order: Sequence[int] | None = None,
+) -> Pretrained:
+    """Returns parts of a network, from the arrays of a file.
 
-    They are those of a classifier or of its convolutions alone, of one of the families in
-    `LAYOUTS`: `conv1_1_w` (HWIO) and `conv1_1_b` to `conv5_3_b` as Caffe's VGG-16 has them;
-    torchvision's VGG-16 without batch normalisation; torchvision's ResNets, whose names timm has
-    too. A backbone that ends early takes the stages that it has.
+    A backbone that ends early takes the stages that it has. Where the file's network has a bias in
+    front of a norm, and this one has none, the bias goes into the norm's mean; where its norms have
+    another epsilon, the difference goes into the variance. Nothing else is changed.
 
     Args:
         path: of the file, for what there is to say about it.
-        arrays: by the names that they have in the file.
-        network: whose backbone they are for.
+        layout: of the file.
+        arrays: by the names that the layout gives them.
+        network: whose parts they are for.
         variables: of the network, or their shapes.
         convention_name: of the pixels that the model is configured for.
+        parts: which ones to load, "backbone", "neck", "head"; those that the network has.
+        anchor_order: for each anchor at a position, the index that it has in the file's head; None
+            where they are the same.
 
     Raises:
         UserError: the weights were trained on other pixels, are of another network, or have other
             shapes or types, a value that is not finite, or part of a layer that the network has
             not. Nothing is loaded then.
     """
-    layouts = [layout for layout in LAYOUTS if layout.signature in arrays]
-    if not layouts:
-        raise UserError(
-            f"{path}: holds {_some(arrays)}, which are not the names of a backbone known here; "
-            f"give a file of {' or '.join(layout.title for layout in LAYOUTS)}"
-        )
-    (layout,) = layouts
     _check_model(path, layout, network, convention_name)
-    leaves = {
-        (collection, *leaf): array
-        for collection, tree in variables.items()
-        for leaf, array in traverse_util.flatten_dict(tree["backbone"]).items()
+    shapes = {
+        (part, *leaf): (collection, tuple(array.shape))
+        for collection, trees in variables.items()
+        for part in parts
+        for leaf, array in traverse_util.flatten_dict(trees.get(part, {})).items()
     }
-    names = {leaf: layout.array_name(leaf[1:]) for leaf in leaves}
+    names = {leaf: layout.array_name(leaf) for leaf in shapes}
     if foreign := ["/".join(leaf[1:]) for leaf, name in names.items() if name is None]:
         raise UserError(
             f"config.model.backbone: the model has {_some(foreign)}, for which {path} "
-            f"({layout.title}) holds nothing; choose the backbone that it belongs to"
+            f"({layout.title}) holds nothing; choose the backbone, and the norm, that it belongs to"
         )
     in_our_order = {
-        name: arrays[name].transpose(layout.kernel_axes) if arrays[name].ndim == 4 else arrays[name]
+        name: arrays[name].transpose(layout.dialect.kernel_axes)
+        if arrays[name].ndim == 4
+        else arrays[name]
         for name in names.values()
         if name in arrays
     }
-    unused = [name for name in arrays if name not in in_our_order]
-    expected = {names[leaf]: tuple(array.shape) for leaf, array in leaves.items()}
-    if problems := _problems(in_our_order, expected, unused):
+    biases = _biases_for_means(layout, arrays, shapes)
+    used = {*in_our_order, *biases.values()}
+    unused = [
+        name for name in arrays if name not in used and not name.endswith("num_batches_tracked")
+    ]
+    expected = {names[leaf]: shape for leaf, (_, shape) in shapes.items()}
+    for leaf, bias in biases.items():
+        expected[bias] = shapes[leaf][1]
+    folded = {bias: arrays[bias] for bias in biases.values()}
+    if problems := _problems(in_our_order | folded, expected, unused):
         raise UserError(
             f"{path}: {layout.title} was read, but it does not fit config.model: {problems}; "
-            "give the file of this backbone, or correct the fields of config.model"
+            "give the file of this network, or correct the fields of config.model"
         )
+
+    def value(leaf: Leaf) -> jnp.ndarray:
+        array = in_our_order[names[leaf]].astype(np.float64)
+        if leaf[-1] == "var" and layout.epsilon != EPSILON:
+            # Not so little that the sum with our epsilon would round to 0.
+            array = np.maximum(array + (layout.epsilon - EPSILON), EPSILON * (1e-6 - 1))
+        if leaf in biases:
+            array = array - folded[biases[leaf]]
+        if leaf[0] == "head" and anchor_order is not None:
+            array = reorder_anchors(leaf[1], array, anchor_order)
+        return jnp.asarray(array, jnp.float32)
+
     collections = traverse_util.unflatten_dict(
-        {leaf: jnp.asarray(in_our_order[name], jnp.float32) for leaf, name in names.items()}
+        {(collection, *leaf): value(leaf) for leaf, (collection, _) in shapes.items()}
     )
-    return Backbone(collections, layout.title, unused)
+    return Pretrained(collections, layout.title, unused)
+
+
+def _biases_for_means(
+    layout: Layout, arrays: dict[str, np.ndarray], leaves: dict[Leaf, Any]
+) -> dict[Leaf, str]:
+    """Returns, for each mean, the bias in the file that it takes up: that of its convolution."""
+    biases = {}
+    for leaf in leaves:
+        bias = (*leaf[:-2], "conv", "bias")
+        if leaf[-2:] == ("norm", "mean") and bias not in leaves:
+            name = layout.array_name(bias)
+            if name in arrays:
+                biases[leaf] = name
+    return biases
+
+
+def reorder_anchors(layer: str, array: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    """Returns a kernel or bias of the head with its last axis, of K anchors, in another order.
+
+    `deltas` has four channels for each anchor, side by side; `objectness` has one for each, or all
+    those of background before all those of object.
+    """
+    K = len(order)
+    if layer == "deltas":
+        return array.reshape(*array.shape[:-1], K, 4)[..., order, :].reshape(array.shape)
+    if layer == "objectness":
+        return array.reshape(*array.shape[:-1], -1, K)[..., order].reshape(array.shape)
+    return array
 
 
 def _check_model(path, layout: Layout, network: RegionProposalNetwork, convention: str) -> None:
@@ -175,10 +172,12 @@ def _check_model(path, layout: Layout, network: RegionProposalNetwork, conventio
             f"({layout.title}) were trained on {layout.convention!r} input; set it to "
             f"{layout.convention!r}"
         )
-    if getattr(network.backbone, "stride_in_1x1", False):
+    ours = getattr(network.backbone, "stride_in_1x1", layout.stride_in_1x1)
+    if ours != layout.stride_in_1x1:
+        place = "first 1x1" if layout.stride_in_1x1 else "3x3"
         raise UserError(
-            f"config.model.stride_in_1x1: is True, but {path} ({layout.title}) was trained with "
-            "the stride in the 3x3 convolutions; set it to None"
+            f"config.model.stride_in_1x1: is {ours}, but {path} ({layout.title}) was trained with "
+            f"the stride in the {place} convolutions; set it to {layout.stride_in_1x1}"
         )
 
 
@@ -187,14 +186,10 @@ def _problems(
 ) -> str:
     """Says in what the arrays of a file differ from what is expected, "" if in nothing."""
     # A layer of which a part is left over is another layer: group norm has no place for a mean.
-    layers = {name.rpartition(".")[0] for name in arrays} - {""}
+    layers = {_layer(name) for name in arrays} - {""}
     kinds = {
         "missing": [name for name in expected if name not in arrays],
-        "left over": [
-            name
-            for name in unused
-            if name.rpartition(".")[0] in layers and not name.endswith("num_batches_tracked")
-        ],
+        "left over": [name for name in unused if _layer(name) in layers],
         "of another shape": [
             f"{name} {array.shape} instead of {expected[name]}"
             for name, array in arrays.items()
@@ -211,3 +206,8 @@ def _problems(
             if not np.isfinite(array.astype(np.float32)).all()
         ]
     return ", ".join(f"{kind}: {_some(names)}" for kind, names in kinds.items() if names)
+
+
+def _layer(name: str) -> str:
+    """Returns what stands before the last dot or slash of an array's name, "" without one."""
+    return re.sub(r"[./]?[^./]*$", "", name)

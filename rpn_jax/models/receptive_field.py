@@ -128,11 +128,17 @@ def _unite(operands: list[Rows | None]) -> Rows:
 
 
 def _concatenate(equation, operands: list[Rows | None]) -> Rows:
-    """Channels are put together; a map has one field for all its channels."""
+    """Where channels are put together, a map has one field for all of them."""
     axis = equation.params["dimension"]
-    if any(rows is not None and rows.first.shape[axis] > 1 for rows in operands):
+    if not any(rows is not None and rows.first.shape[axis] > 1 for rows in operands):
+        return _unite(operands)
+    sizes = [variable.aval.shape[axis] for variable in equation.invars]
+    if any(
+        rows is None or rows.first.shape[axis] != size
+        for rows, size in zip(operands, sizes, strict=True)
+    ):
         raise _no_rule(equation)
-    return _unite(operands)
+    return Rows(*(np.concatenate(values, axis) for values in zip(*operands, strict=True)))
 
 
 def _spread(values, axis, low, high, interior, fill):

@@ -1,35 +1,40 @@
 """ResNets (He et al., arXiv 1512.03385) as detection backbones, with torchvision's geometry.
 
+Also ResNeXts (Xie et al., arXiv 1611.05431), which are ResNets of grouped convolutions.
+
 Stage c1 is the stem with its pool, c2 to c5 are torchvision's layer1 to layer4; "C4" is the
 network up to c4, at stride 16. Padding is explicit, as in torchvision: `SAME` would shift the
 cells of a strided convolution by half an input pixel at even sizes.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 from jax.nn.initializers import ones, variance_scaling, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from rpn_jax.models.convolution import conv_general_dilated, max_pool
 from rpn_jax.models.norms import normalize
+from rpn_jax.models.stages import run_stages
 from rpn_jax.typing import Array
 
 STAGES = ("c1", "c2", "c3", "c4", "c5")
 
 
 class _ConvNorm(nn.Module):
-    """A convolution without bias, padded by half its kernel, and the normalisation behind it."""
+    """A convolution without bias, padded by half its extent, and the normalisation behind it."""
 
     channels: int
     kernel: int
     stride: int
     norm: str
     dtype: DTypeLike
+    dilation: int = 1
+    groups: int = 1
     zero_scale: bool = False
 
     @nn.compact
@@ -38,7 +43,9 @@ class _ConvNorm(nn.Module):
             self.channels,
             (self.kernel, self.kernel),
             strides=self.stride,
-            padding=self.kernel // 2,
+            padding=self.dilation * (self.kernel // 2),
+            kernel_dilation=self.dilation,
+            feature_group_count=self.groups,
             use_bias=False,
             dtype=self.dtype,
             kernel_init=variance_scaling(2.0, "fan_out", "normal"),
@@ -62,6 +69,12 @@ class ResidualBlock(nn.Module):
     al., arXiv 1706.02677, section 5.1); a frozen norm begins as the identity, as it could never
     leave 0. A bottleneck strides in its 3x3 convolution (torchvision's "v1.5"), or in the first
     1x1 with `stride_in_1x1` (the paper's own weights and those of Caffe and Detectron).
+
+    Fields:
+      channels: of a basic block; 4 times as many leave a bottleneck.
+      dilation: of the 3x3 convolutions up to the one that strides, and of those behind it.
+      groups, width_per_group: of a bottleneck's 3x3 convolution, which has `groups` times
+        `width_per_group / 64` of `channels`: more than one group make it a ResNeXt's.
     """
 
     channels: int
@@ -70,19 +83,33 @@ class ResidualBlock(nn.Module):
     stride_in_1x1: bool
     norm: str
     dtype: DTypeLike
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    width_per_group: int = 64
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W _"], train: bool) -> Float[Array, "B h w _"]:
         """Returns the block's output, after ReLU."""
         conv_norm = functools.partial(_ConvNorm, norm=self.norm, dtype=self.dtype)
+        up_to, behind = self.dilation
         if self.bottleneck:
+            width = self.channels * self.width_per_group // 64 * self.groups
             first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
-            y = nn.relu(conv_norm(self.channels, 1, first, name="conv1")(x, train))
-            y = nn.relu(conv_norm(self.channels, 3, second, name="conv2")(y, train))
+            conv3x3 = conv_norm(
+                width,
+                3,
+                second,
+                dilation=behind if self.stride_in_1x1 else up_to,
+                groups=self.groups,
+                name="conv2",
+            )
+            y = nn.relu(conv_norm(width, 1, first, name="conv1")(x, train))
+            y = nn.relu(conv3x3(y, train))
             y = conv_norm(4 * self.channels, 1, 1, zero_scale=True, name="conv3")(y, train)
         else:
-            y = nn.relu(conv_norm(self.channels, 3, self.stride, name="conv1")(x, train))
-            y = conv_norm(self.channels, 3, 1, zero_scale=True, name="conv2")(y, train)
+            conv1 = conv_norm(self.channels, 3, self.stride, dilation=up_to, name="conv1")
+            conv2 = conv_norm(self.channels, 3, 1, dilation=behind, zero_scale=True, name="conv2")
+            y = conv2(nn.relu(conv1(x, train)), train)
         if x.shape != y.shape:
             x = conv_norm(y.shape[-1], 1, self.stride, name="shortcut")(x, train)
         return nn.relu(x + y)
@@ -103,26 +130,24 @@ class _Stem(nn.Module):
 
 
 class _Stage(nn.Module):
-    """So many residual blocks, the first of which strides."""
+    """So many residual blocks, the first of which strides.
+
+    If `dilated` it does not, and all convolutions behind the one that would are dilated instead:
+    each then sees the same cells, and so computes the same, as in the strided stage.
+    """
 
     depth: int
-    channels: int
+    block: Callable[..., ResidualBlock]
     stride: int
-    bottleneck: bool
-    stride_in_1x1: bool
-    norm: str
-    dtype: DTypeLike
+    dilated: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W _"], train: bool) -> Float[Array, "B h w _"]:
+        behind = self.stride if self.dilated else 1
         for i in range(self.depth):
-            x = ResidualBlock(
-                self.channels,
-                self.stride if i == 0 else 1,
-                self.bottleneck,
-                self.stride_in_1x1,
-                self.norm,
-                self.dtype,
+            x = self.block(
+                stride=self.stride if i == 0 and not self.dilated else 1,
+                dilation=(1 if i == 0 else behind, behind),
                 name=f"block{i + 1}",
             )(x, train)
         return x
@@ -139,6 +164,10 @@ class ResNet(nn.Module):
       output_stages: the stages whose features to return, finest first; none beyond is computed.
       stem: "imagenet" (stride 4), or "small" (3x3/2 without a pool) with strides half as large.
       stride_in_1x1: where a bottleneck strides, see `ResidualBlock`.
+      dilate_c5: c5 keeps the stride of c4, 16. Every second row and column of it is what it would
+        be at stride 32, so that trained weights fit; as torchvision's
+        `replace_stride_with_dilation` of the last stage, and detectron2's `RES5_DILATION`.
+      groups, width_per_group: of bottlenecks, see `ResidualBlock`.
       dtype: what to compute in; parameters and statistics are float32.
     """
 
@@ -149,13 +178,16 @@ class ResNet(nn.Module):
     output_stages: tuple[str, ...] = ("c4",)
     stem: Literal["imagenet", "small"] = "imagenet"
     stride_in_1x1: bool = False
+    dilate_c5: bool = False
+    groups: int = 1
+    width_per_group: int = 64
     dtype: DTypeLike = jnp.float32
 
     @property
     def strides(self) -> tuple[int, ...]:
         """Input pixels from one cell to the next, for each output."""
         stem_stride = 4 if self.stem == "imagenet" else 2
-        doublings = (0, 0, 1, 2, 3)
+        doublings = (0, 0, 1, 2, 2 if self.dilate_c5 else 3)
         return tuple(stem_stride * 2 ** doublings[STAGES.index(s)] for s in self.output_stages)
 
     def grid_hw(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
@@ -171,27 +203,25 @@ class ResNet(nn.Module):
         With `train`, stages that are not frozen and have `sync_batch_norm` want a mapped axis
         "data" and a mutable collection `batch_stats`.
         """
-        features = {}
-        x = images
-        for i, stage in enumerate(STAGES):
-            learns = train and i >= self.frozen_stages
-            if stage == "c1":
-                x = _Stem(self.stem, self.norm, self.dtype, name=stage)(x, learns)
-            else:
-                x = _Stage(
-                    self.depths[i - 1],
-                    64 * 2 ** (i - 1),
-                    1 if stage == "c2" else 2,
-                    self.bottleneck,
-                    self.stride_in_1x1,
-                    self.norm,
-                    self.dtype,
-                    name=stage,
-                )(x, learns)
-            if i + 1 == self.frozen_stages:
-                # Here, and not at each parameter, so that nothing below is differentiated.
-                x = lax.stop_gradient(x)
-            features[stage] = x
-            if stage == self.output_stages[-1]:
-                break
-        return tuple(features[stage] for stage in self.output_stages)
+        stages = {"c1": _Stem(self.stem, self.norm, self.dtype, name="c1")}
+        for i, depth in enumerate(self.depths):
+            stage = STAGES[i + 1]
+            block = functools.partial(
+                ResidualBlock,
+                channels=64 * 2**i,
+                bottleneck=self.bottleneck,
+                stride_in_1x1=self.stride_in_1x1,
+                norm=self.norm,
+                dtype=self.dtype,
+                groups=self.groups,
+                width_per_group=self.width_per_group,
+            )
+            dilated = stage == "c5" and self.dilate_c5
+            stages[stage] = _Stage(depth, block, 1 if i == 0 else 2, dilated, name=stage)
+        return run_stages(
+            stages,
+            images,
+            train,
+            frozen_stages=self.frozen_stages,
+            output_stages=self.output_stages,
+        )

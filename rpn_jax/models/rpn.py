@@ -1,4 +1,4 @@
-"""The Region Proposal Network: a backbone, and one head that slides over each of its outputs.
+"""The Region Proposal Network: a backbone, and one head that slides over each level of features.
 
 Here and in what calls it: L levels, finest first; level l has H_l rows and W_l columns; K anchors
 stand at each position. Anchors are ordered row, column, anchor.
@@ -69,23 +69,27 @@ class RPNHead(nn.Module):
 
 
 class RegionProposalNetwork(nn.Module):
-    """The backbone's levels under one shared head.
+    """The levels of a backbone, or of a neck on it, under one shared head.
 
-    A backbone is a module that maps `(images, train)` to a tuple of feature maps, finest first and
-    all with as many channels, and knows their `strides` and, for any canvas, their `grid_hw`.
+    A backbone is a module that maps `(images, train)` to a tuple of feature maps, finest first, and
+    knows their `strides` and, for any canvas, their `grid_hw`. A neck maps the three to those of
+    its levels. The maps that reach the head have all as many channels.
     """
 
     backbone: nn.Module
     head: nn.Module
+    neck: nn.Module | None = None
 
     @property
     def strides(self) -> tuple[int, ...]:
         """Input pixels from one position to the next, for each level."""
-        return self.backbone.strides
+        strides = self.backbone.strides
+        return self.neck.strides(strides) if self.neck else strides
 
     def grid_hw(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """Returns the rows and columns of each level for a canvas of `height` x `width` pixels."""
-        return self.backbone.grid_hw(height, width)
+        grids = self.backbone.grid_hw(height, width)
+        return self.neck.grid_hw(grids) if self.neck else grids
 
     def __call__(
         self, images: Float[Array, "B H W 3"], train: bool = False
@@ -95,7 +99,10 @@ class RegionProposalNetwork(nn.Module):
         `images` are normalised (see `inputs.normalize_images`). `train` makes batch normalisation
         use the statistics of the batch, see `norms.normalize`.
         """
-        levels = [self.head(features) for features in self.backbone(images, train)]
+        features = self.backbone(images, train)
+        if self.neck:
+            features = self.neck(features)
+        levels = [self.head(level) for level in features]
         return tuple(logits for logits, _ in levels), tuple(deltas for _, deltas in levels)
 
 

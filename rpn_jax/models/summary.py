@@ -12,10 +12,11 @@ from rpn_jax.models.receptive_field import Rows, rows_seen
 from rpn_jax.models.rpn import RegionProposalNetwork, trainable_mask
 
 _CANVAS = 2048  # pixels on which receptive fields are measured, where that is enough
+_PARTS = ("backbone", "neck", "head")
 
 
 class Layer(NamedTuple):
-    """One map that a stage of the backbone or a convolution of the head puts out.
+    """One map that a stage of the backbone or a convolution of the neck or head puts out.
 
     A layer that serves several levels has an entry for each; its parameters stand at the first.
     The receptive field is the side of the square of input pixels that a cell depends on, away from
@@ -37,7 +38,7 @@ class Layer(NamedTuple):
 def summarize(
     network: RegionProposalNetwork, height: int, width: int, frozen_stages: int = 0
 ) -> tuple[Layer, ...]:
-    """Returns the layers, by name, for a canvas of `height` x `width` pixels.
+    """Returns the layers, by part and name, for a canvas of `height` x `width` pixels.
 
     Raises:
         NotImplementedError: see `receptive_field.rows_seen`.
@@ -74,7 +75,7 @@ def summarize(
             flops=flops[layer, level],
             frozen=learning[layer] < parameters[layer],
         )
-        for layer in sorted(seen)
+        for layer in sorted(seen, key=lambda layer: (_PARTS.index(layer[0]), layer))
         for level, (output, rows) in enumerate(zip(maps[layer], seen[layer], strict=True))
     )
 

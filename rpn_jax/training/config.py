@@ -12,6 +12,7 @@ import pathlib
 import runpy
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from ml_collections.config_dict import ConfigDict, placeholder
 
@@ -42,20 +43,27 @@ def default_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.backbone = "vgg16"
     config.model.output_stage = placeholder(str)  # none: stride 16, c5 of VGG-16, c4 of a ResNet
+    config.model.neck = placeholder(str)  # fpn: levels p2 to p6 from c2 to c5
+    config.model.fpn_channels = 256  # of each of its levels
     config.model.norm = placeholder(str)  # frozen_batch_norm (none), sync_batch_norm, group_norm
     config.model.stem = placeholder(str)  # of a ResNet: imagenet (none), small (half the stride)
     config.model.stride_in_1x1 = placeholder(bool)  # of a ResNet of bottlenecks, as Caffe's are
+    config.model.dilate_c5 = placeholder(bool)  # of a ResNet: c5 keeps c4's stride, by dilation
+    config.model.ceil_pools = placeholder(bool)  # Caffe's rounding of pools; vgg16, zf, alexnet
     config.model.frozen_stages = 0  # 2 tunes VGG-16 from conv3_1 up, as the paper does
-    config.model.head_channels = 512  # section 3.1: 512 for VGG-16, 256 for ZF
+    config.model.head_channels = 512  # section 3.1: 512 for VGG-16, 256 for ZF (and for FPN)
     config.model.objectness = "sigmoid"  # k logistic scores, or softmax: 2k as in the paper
     config.model.dtype = "float32"  # of the layers: or bfloat16; boxes and losses stay float32
     config.model.input_convention = "caffe"  # what the weights expect: caffe, torchvision, centred
     config.model.pretrained = placeholder(str)  # a file of trained weights, see pretrained.py
+    config.model.pretrained_head = True  # where the file holds one
 
     config.anchors = ConfigDict()
-    config.anchors.sizes = (128.0, 256.0, 512.0)  # sqrt of area in pixels of the resized image
+    # Square roots of areas in pixels of the resized image; of several levels a tuple for each,
+    # finest first: ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)).
+    config.anchors.sizes = (128.0, 256.0, 512.0)
     config.anchors.aspect_ratios = (0.5, 1.0, 2.0)  # width / height
-    config.anchors.rounding = "none"  # or torchvision, caffe
+    config.anchors.rounding = "none"  # or torchvision (which rounds strides too), caffe
     config.anchors.offset = 0.5  # of the first anchor's centre, in strides
 
     config.targets = ConfigDict()  # section 3.1.2 and 3.1.3
@@ -84,6 +92,7 @@ def default_config() -> ConfigDict:
     config.proposals.test.post_nms_top_n = 300
     config.proposals.nms_threshold = 0.7
     config.proposals.min_size = 0.0  # pixels of the resized image
+    config.proposals.keep_padding = False  # also of anchors on the canvas beyond the image
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # or adamw, muon
@@ -133,6 +142,8 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     """Returns the config with each `--config.field=value` in it, locked.
 
+    `None` takes the value of a field back that has none by default.
+
     Raises:
         UserError: a field that there is not (names the nearest that there is), or a value of
             another type than the field has.
@@ -154,12 +165,15 @@ def _apply_override(config: ConfigDict, override: str) -> None:
     *groups, name = field.split(".")
     group = functools.reduce(ConfigDict.__getitem__, groups, config)
     kind = group.get_type(name)
+    value = text
     try:
-        if kind is not str:
-            text = ast.literal_eval(text.capitalize() if kind is bool else text)
-        if kind is bool and not isinstance(text, bool):
-            raise TypeError
-        group[name] = text
+        if text == "None" and flatten(default_config()).get(field, text) is None:
+            value = None
+        elif kind is not str:
+            value = ast.literal_eval(text.capitalize() if kind is bool else text)
+            if value is None or (kind is bool and not isinstance(value, bool)):
+                raise TypeError
+        group[name] = value
     except (TypeError, ValueError, SyntaxError) as error:
         raise UserError(
             f"{override}: give a value of type {kind.__name__}, such as {known[field]!r}"
@@ -177,8 +191,12 @@ def flatten(config: ConfigDict) -> dict[str, object]:
         if isinstance(value, ConfigDict):
             flat.update({f"{name}.{key}": inner for key, inner in flatten(value).items()})
         else:
-            flat[name] = list(value) if isinstance(value, tuple) else value
+            flat[name] = _with_lists(value)
     return flat
+
+
+def _with_lists(value: object) -> object:
+    return list(map(_with_lists, value)) if isinstance(value, tuple | list) else value
 
 
 def differences(ours: ConfigDict, saved: ConfigDict) -> list[str]:
@@ -197,17 +215,28 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2)
 
 
-def from_json(text: str) -> ConfigDict:
+def from_json(text: str, where: str = "config.json") -> ConfigDict:
     """Returns a config with the types of `default_config()` and the values of a `to_json`.
 
     Raises:
-        UserError: a field that this version of the project does not know.
+        UserError: a field that this version of the project does not know, or no config at all;
+            the message begins with `where` the text is from.
     """
     config = default_config()
     try:
         fields = json.loads(text)
         config.data.options = fields["data"].pop("options")
-        config.update(ConfigDict(fields))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"config.json: {_first_line(error)}") from error
+        config.update(ConfigDict(_with_tuples(fields)))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = _first_line(error).strip("'").partition(". Other fields present")[0]
+        raise UserError(
+            f"{where}: {reason}; it is damaged, or of another version of rpn_jax"
+        ) from error
     return config
+
+
+def _with_tuples(value: Any) -> Any:
+    """JSON has lists where a config has tuples, and tuples of them."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(inner) for name, inner in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

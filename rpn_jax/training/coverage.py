@@ -30,12 +30,15 @@ from rpn_jax.ops.boxes import pairwise_iou
 from rpn_jax.ops.matching import Label
 from rpn_jax.progress import progress_bar
 from rpn_jax.targets import assign_targets, takes_part_in_training
+from rpn_jax.training.describe import format_stride
 from rpn_jax.training.evaluate import buckets
 from rpn_jax.training.network import (
+    anchor_strides,
     anchors_at_origin,
     anchors_per_level,
     build_network,
     open_split,
+    sizes_per_level,
 )
 from rpn_jax.typing import GroundTruth
 from rpn_jax.visualize.boxes import draw_anchors, write_image
@@ -97,9 +100,9 @@ def report_anchors(config: ConfigDict, out: pathlib.Path, split: str | None = No
     )
 
 
-def cell_shapes(config: ConfigDict) -> Float[np.ndarray, "K 2"]:
-    """Returns the widths and heights of the config's anchors."""
-    cells = anchors_at_origin(config)
+def cell_shapes(config: ConfigDict) -> Float[np.ndarray, "_ 2"]:
+    """Returns the widths and heights of the config's anchors, of all levels together."""
+    cells = np.concatenate(anchors_at_origin(config))
     return cells[:, 2:] - cells[:, :2]
 
 
@@ -179,11 +182,20 @@ def _ground_truth(image: ResizedImage) -> GroundTruth:
 
 
 def with_suggested_sizes(config: ConfigDict, coverage: Coverage) -> ConfigDict:
-    """Returns the config with as many sizes (or fewer, if some are equal) that fit the objects."""
-    fields = config.anchors
-    sizes = cluster_sizes(coverage.shapes, len(fields.sizes), fields.aspect_ratios)
+    """Returns the config with as many sizes (or fewer, if some are equal) that fit the objects.
+
+    Levels keep their number of sizes: the smallest go to the finest level and so on, and the
+    largest stands for any that there are too few of.
+    """
+    levels = sizes_per_level(config)
+    count = sum(map(len, levels))
+    sizes = cluster_sizes(coverage.shapes, count, config.anchors.aspect_ratios)
+    sizes = sorted({float(f"{size:.3g}") for size in sizes})
     other = config.copy_and_resolve_references()
-    other.anchors.sizes = tuple(sorted({float(f"{size:.3g}") for size in sizes}))
+    if len(levels) > 1:
+        sizes += sizes[-1:] * (count - len(sizes))
+        sizes = zip(*[iter(sizes)] * len(levels[0]), strict=True)
+    other.anchors.sizes = tuple(sizes)
     return other
 
 
@@ -193,24 +205,23 @@ def draw_position(
     dataset: Dataset,
     images: Sequence[ResizedImage],
 ) -> np.ndarray:
-    """Returns the first image that has objects, with the anchors of the position in its middle."""
+    """Returns the first image that has objects, with each level's anchors nearest to its middle."""
     index = next(i for i, image in enumerate(images) if not image.ignore.all())
     pixels, _ = load_example(
         dataset[index],
         shorter_side=config.data.shorter_side,
         longer_side=config.data.longer_side,
     )
-    levels = anchors_per_level(config, network, *images[index].canvas_hw)
-    anchors = np.concatenate([np.asarray(level) for level in levels])
-    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
     middle = images[index].image_hw[::-1] / 2
-    num_shapes = len(cell_shapes(config))
-    nearest = int(np.square(centres - middle[None, :]).sum(axis=1).argmin())
-    first = nearest // num_shapes * num_shapes
+    chosen = []
+    for level in anchors_per_level(config, network, *images[index].canvas_hw):
+        anchors = np.asarray(level).reshape(-1, network.head.num_anchors, 4)
+        centres = (anchors[:, 0, :2] + anchors[:, 0, 2:]) / 2
+        chosen.append(anchors[np.square(centres - middle[None, :]).sum(axis=1).argmin()])
+    levels = " of each level" if len(chosen) > 1 else ""
+    anchors = np.concatenate(chosen)
     return draw_anchors(
-        pixels,
-        anchors[first : first + num_shapes],
-        title=f"The {num_shapes} anchors of one position",
+        pixels, anchors, title=f"The {len(anchors)} anchors of one position{levels}"
     )
 
 
@@ -222,13 +233,14 @@ def describe_anchors(config: ConfigDict, network: RegionProposalNetwork, canvase
         images = int((canvases.of_example == bucket).sum())
         grids = network.grid_hw(height, width)
         levels = anchors_per_level(config, network, height, width)
-        for stride, grid, anchors in zip(network.strides, grids, levels, strict=True):
+        strides = anchor_strides(config, network, height, width)
+        for stride, grid, anchors in zip(strides, grids, levels, strict=True):
             straddling = ~inside_image(anchors, height, width, config.targets.straddle_tolerance)
             rows.append(
                 [
                     f"{height} x {width}",
                     str(images),
-                    str(stride),
+                    format_stride(stride),
                     f"{grid[0]} x {grid[1]}",
                     str(len(anchors)),
                     str(int(straddling.sum())),
@@ -236,7 +248,7 @@ def describe_anchors(config: ConfigDict, network: RegionProposalNetwork, canvase
             )
     part = "take no part" if config.targets.drop_straddling else "take part"
     return (
-        f"{len(cell_shapes(config))} anchors at each position: sizes {_listed(fields.sizes)}; "
+        f"{network.head.num_anchors} anchors at each position: sizes {_listed_sizes(config)}; "
         f"aspect ratios (width / height) {_listed(fields.aspect_ratios)}\n"
         f"{format_table(rows)}\n"
         "straddling: cross the border of an image that fills the canvas; in training they "
@@ -265,12 +277,16 @@ def describe_suggestion(
             (better if float(after) > float(before) else worse).append(name)
     return (
         f"Sizes that clustering the objects by centred IoU chooses, with the same aspect ratios\n"
-        f"config: {_listed(config.anchors.sizes)}; suggested: {_listed(sizes)}\n\n"
+        f"config: {_listed_sizes(config)}; suggested: {_listed_sizes(other)}\n\n"
         f"{format_table(rows)}\n"
         "centred: anchor and object have one centre; on the grid: as above\n"
         f"on the grid the suggested sizes raise {_named(better)} and lower {_named(worse)}\n"
         f'"--config.anchors.sizes={str(sizes).replace(" ", "")}"'
     )
+
+
+def _listed_sizes(config: ConfigDict) -> str:
+    return " | ".join(map(_listed, sizes_per_level(config)))
 
 
 def _listed(numbers: Sequence[float]) -> str:

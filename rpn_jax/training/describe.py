@@ -1,5 +1,6 @@
 """What a config's network, anchors and output layers are: what the command `info` prints."""
 
+import math
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
@@ -9,7 +10,12 @@ from rpn_jax.evaluation.coverage import format_table
 from rpn_jax.models import RegionProposalNetwork
 from rpn_jax.models.summary import Layer, summarize
 from rpn_jax.ops.anchors import inside_image
-from rpn_jax.training.network import anchors_at_origin, anchors_per_level, build_network
+from rpn_jax.training.network import (
+    anchor_strides,
+    anchors_per_level,
+    build_network,
+    sizes_per_level,
+)
 
 
 def describe(config: ConfigDict, image_hw: tuple[int, int] | None = None) -> str:
@@ -31,9 +37,10 @@ def describe(config: ConfigDict, image_hw: tuple[int, int] | None = None) -> str
     anchors = _anchor_table(config, network, height, width)
     layers = summarize(network, height, width, config.model.frozen_stages)
     origin = "as given" if image_hw else "shorter_side by 4/3 of it, at most longer_side"
+    neck = f" with {config.model.neck}" if config.model.neck else ""
     return "\n\n".join(
         [
-            f"{config.model.backbone} on an image of {height} x {width} pixels "
+            f"{config.model.backbone}{neck} on an image of {height} x {width} pixels "
             f"(height x width; {origin})",
             _network_table(layers),
             anchors,
@@ -81,25 +88,33 @@ def _anchor_table(
 ) -> str:
     fields = config.anchors
     anchors = anchors_per_level(config, network, height, width)
-    k = len(anchors_at_origin(config))
+    strides = anchor_strides(config, network, height, width)
     rows = [("anchors of level", "stride", "grid (H x W)", "k", "in all", "inside the image")]
     grids = network.grid_hw(height, width)
     for level, boxes in enumerate(anchors):
         grid = "{} x {}".format(*grids[level])
+        k = len(boxes) // math.prod(grids[level])
         inside = int(inside_image(boxes, height, width).sum())
-        cells = level, network.strides[level], grid, k, len(boxes), inside
-        rows.append(tuple(map(str, cells)))
-    sizes, ratios = (
+        rows.append(
+            tuple(map(str, (level, format_stride(strides[level]), grid, k, len(boxes), inside)))
+        )
+    *sizes, ratios = (
         " ".join(f"{value:g}" for value in values)
-        for values in (fields.sizes, fields.aspect_ratios)
+        for values in (*sizes_per_level(config), fields.aspect_ratios)
     )
     return "\n".join(
         [
             format_table(rows),
-            f"sizes (square root of the area, pixels): {sizes}",
+            f"sizes (square root of the area, pixels): {' | '.join(sizes)}"
+            f"{', a level each' if len(sizes) > 1 else ''}",
             f"aspect ratios (width / height): {ratios}",
         ]
     )
+
+
+def format_stride(stride_hw: tuple[int, int]) -> str:
+    """Returns one number where both are equal."""
+    return " x ".join(map(str, dict.fromkeys(stride_hw)))
 
 
 def _output_layers(objectness: str, layers: Sequence[Layer]) -> str:

@@ -32,11 +32,11 @@ from rpn_jax.training.network import (
     build_network,
     device_batch,
     initial_variables,
-    load_backbone,
     open_split,
 )
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.pictures import draw_first
+from rpn_jax.training.sources import load_pretrained
 from rpn_jax.training.state import TrainState, initial_state
 from rpn_jax.training.step import make_eval_step, make_train_step
 from rpn_jax.training.workdir import claim_workdir, record_run
@@ -53,11 +53,11 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> TrainState:
     eval_set = open_split(config, config.data.eval_split) if config.evaluation.every else None
     network = build_network(config)
     schedule, optimizer = build_optimizer(config)
-    backbone = load_backbone(config, network)
+    pretrained = load_pretrained(config, network)
     claim_workdir(workdir, config)
     # All that can be wrong with the config has been found; from here on programs are compiled.
 
-    variables = initial_variables(config, network, backbone)
+    variables = initial_variables(config, network, pretrained)
     mask = trainable_mask(variables["params"], config.model.frozen_stages)
     state = devices.replicate(initial_state(variables, mask, optimizer))
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)

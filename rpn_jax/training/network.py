@@ -11,12 +11,11 @@ from ml_collections import ConfigDict
 from rpn_jax.data.datasets import Dataset, open_dataset
 from rpn_jax.data.loader import Batch
 from rpn_jax.errors import UserError
-from rpn_jax.models import RegionProposalNetwork, build_rpn, pretrained
+from rpn_jax.models import RegionProposalNetwork, build_rpn
 from rpn_jax.models.inputs import input_convention, normalize_images
-from rpn_jax.models.pretrained import Backbone
+from rpn_jax.models.pretrained import Pretrained
 from rpn_jax.ops.anchors import cell_anchors, grid_anchors
 from rpn_jax.proposals import propose
-from rpn_jax.training.weight_files import read_arrays
 from rpn_jax.typing import Array, GroundTruth, Proposals
 
 
@@ -43,8 +42,16 @@ def build_network(config: ConfigDict) -> RegionProposalNetwork:
     """Returns the network of `config.model`; an impossible one is a `UserError`."""
     input_convention(config.model.input_convention)
     options = config.model.to_dict()
-    del options["pretrained"], options["input_convention"]
-    return build_rpn(num_anchors=len(anchors_at_origin(config)), **options)
+    del options["pretrained"], options["pretrained_head"], options["input_convention"]
+    cells = anchors_at_origin(config)
+    network = build_rpn(num_anchors=len(cells[0]), **options)
+    if len(cells) != len(network.strides):
+        raise UserError(
+            f"config.anchors.sizes: number of levels is {len(cells)}, but that of the network is "
+            f"{len(network.strides)} (stride {', '.join(map(str, network.strides))}); give "
+            + ("a tuple of sizes for each, finest first" if network.neck else "numbers alone")
+        )
+    return network
 
 
 def _init(config: ConfigDict, network: RegionProposalNetwork) -> dict:
@@ -53,56 +60,84 @@ def _init(config: ConfigDict, network: RegionProposalNetwork) -> dict:
     return network.init(key, np.zeros((1, 64, 64, 3), np.float32))
 
 
-def load_backbone(config: ConfigDict, network: RegionProposalNetwork) -> Backbone | None:
-    """Returns the arrays of the pretrained backbone, None where the config names none.
-
-    The file is held against the network's shapes; nothing is compiled for that.
-
-    Raises:
-        UserError: the file is not one of weights of this network, or wants other input.
-    """
-    if not config.model.pretrained:
-        return None
-    shapes = jax.eval_shape(functools.partial(_init, config, network))
-    path = pathlib.Path(config.model.pretrained).expanduser()
-    convention = config.model.input_convention
-    backbone = pretrained.load_backbone(path, read_arrays(path), network, shapes, convention)
-    if jax.process_index() == 0:
-        print(f"backbone from {path}: {backbone}")
-    return backbone
+def variable_shapes(config: ConfigDict, network: RegionProposalNetwork) -> dict:
+    """Returns the shapes of the network's variables, for which nothing is compiled."""
+    return jax.eval_shape(functools.partial(_init, config, network))
 
 
 def initial_variables(
-    config: ConfigDict, network: RegionProposalNetwork, backbone: Backbone | None
+    config: ConfigDict, network: RegionProposalNetwork, pretrained: Pretrained | None
 ) -> dict:
-    """Returns variables drawn from the seed, with the pretrained backbone where there is one."""
+    """Returns variables drawn from the seed, but for the parts that are pretrained."""
     init = functools.partial(_init, config, network)
-    if backbone is None:
+    if pretrained is None:
         return jax.jit(init)()
-    # What is not returned is not computed: only the head is drawn.
-    head = jax.jit(lambda: init()["params"]["head"])()
-    variables = {name: {"backbone": arrays} for name, arrays in backbone.collections.items()}
-    variables["params"]["head"] = head
-    return variables
+    loaded = pretrained.collections
+
+    def drawn():
+        params = init()["params"]
+        return {part: tree for part, tree in params.items() if part not in loaded["params"]}
+
+    # What is not returned is not computed: only what is not in the file is drawn.
+    return {**loaded, "params": {**loaded["params"], **jax.jit(drawn)()}}
 
 
-def anchors_at_origin(config: ConfigDict) -> np.ndarray:
-    """Returns the (K, 4) anchors of one position; impossible fields are a `UserError`."""
+def sizes_per_level(config: ConfigDict) -> tuple[tuple[float | int, ...], ...]:
+    """Returns the sizes of each level's anchors, finest first.
+
+    Numbers alone are those of the only level. Levels with fewer sizes than others are a
+    `UserError`, because all share one head.
+    """
+    sizes = config.anchors.sizes
+    levels = tuple(tuple(level) for level in sizes if isinstance(level, tuple | list))
+    if not levels:
+        return (sizes,)
+    if len(levels) < len(sizes) or len(set(map(len, levels))) > 1:
+        raise UserError(
+            f"config.anchors.sizes: {sizes} are not as many for each level; give either numbers, "
+            "or a tuple of equally many for each level"
+        )
+    return levels
+
+
+def anchors_at_origin(config: ConfigDict) -> tuple[np.ndarray, ...]:
+    """Returns each level's (K, 4) anchors of one position; bad fields are a `UserError`."""
     fields = config.anchors
     try:
-        return cell_anchors(fields.sizes, fields.aspect_ratios, rounding=fields.rounding)
-    except ValueError as error:
+        return tuple(
+            cell_anchors(sizes, fields.aspect_ratios, rounding=fields.rounding)
+            for sizes in sizes_per_level(config)
+        )
+    except (TypeError, ValueError) as error:
         raise UserError(f"config.anchors: {error}; correct the field") from error
+
+
+def anchor_strides(
+    config: ConfigDict, network: RegionProposalNetwork, height: int, width: int
+) -> tuple[tuple[int, int], ...]:
+    """Returns the pixels from one row, and from one column, of each level's anchors to the next.
+
+    With `config.anchors.rounding="torchvision"` they are what they are there: the canvas divided
+    by the level's cells, rounded down (61 and not 64, where 800 rows have 13 cells).
+    """
+    if config.anchors.rounding == "torchvision":
+        grids = network.grid_hw(height, width)
+        return tuple((height // max(rows, 1), width // max(columns, 1)) for rows, columns in grids)
+    return tuple((stride, stride) for stride in network.strides)
 
 
 def anchors_per_level(
     config: ConfigDict, network: RegionProposalNetwork, height: int, width: int
 ) -> tuple[Array, ...]:
     """Returns the anchors (H_l * W_l * K, 4) of each level for a canvas of that size."""
-    cells = anchors_at_origin(config)
     return tuple(
-        grid_anchors(cells, grid_hw, (stride, stride), offset=config.anchors.offset)
-        for grid_hw, stride in zip(network.grid_hw(height, width), network.strides, strict=True)
+        grid_anchors(cells, grid_hw, stride_hw, offset=config.anchors.offset)
+        for cells, grid_hw, stride_hw in zip(
+            anchors_at_origin(config),
+            network.grid_hw(height, width),
+            anchor_strides(config, network, height, width),
+            strict=True,
+        )
     )
 
 
@@ -135,6 +170,7 @@ def propose_batch(
             nms_threshold=config.proposals.nms_threshold,
             min_size=config.proposals.min_size,
             box_weights=config.box_weights,
+            keep_padding=config.proposals.keep_padding,
         )
 
     return jax.vmap(propose_image)(logits, deltas, image_hw)

@@ -14,7 +14,13 @@ from rpn_jax.ops.losses import rpn_loss
 from rpn_jax.ops.matching import Label
 from rpn_jax.targets import assign_targets
 from rpn_jax.training.devices import AXIS
-from rpn_jax.training.network import DeviceBatch, anchors_per_level, forward, propose_batch
+from rpn_jax.training.network import (
+    DeviceBatch,
+    anchors_at_origin,
+    anchors_per_level,
+    forward,
+    propose_batch,
+)
 from rpn_jax.training.state import TrainState, merge, partition
 from rpn_jax.typing import Array
 
@@ -25,7 +31,8 @@ def image_losses(config: ConfigDict, keys, logits, deltas, anchors, batch: Devic
     `logits` and `deltas` are tuples of levels; an image is labelled, sampled and judged by its own
     key, wherever in the batch it stands.
     """
-    num_positions = sum(len(a) for a in anchors) // _anchors_per_position(config)
+    cells = anchors_at_origin(config)
+    num_positions = sum(len(a) // len(cell) for a, cell in zip(anchors, cells, strict=True))
     anchors = jnp.concatenate(anchors)
 
     def one_image(key, logits, deltas, ground_truth, image_hw):
@@ -55,10 +62,6 @@ def image_losses(config: ConfigDict, keys, logits, deltas, anchors, batch: Devic
         return loss, parts, targets
 
     return jax.vmap(one_image)(keys, logits, deltas, batch.ground_truth, batch.image_hw)
-
-
-def _anchors_per_position(config: ConfigDict) -> int:
-    return len(config.anchors.sizes) * len(config.anchors.aspect_ratios)
 
 
 def image_keys(seed: int, step: int | Array, first: int | Array, count: int) -> jax.Array:

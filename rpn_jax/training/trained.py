@@ -1,4 +1,4 @@
-"""A trained network taken from its work folder: to measure it, and to use it on any image."""
+"""A trained network taken from where it is kept: to measure it, and to use it on any image."""
 
 import collections
 import json
@@ -8,13 +8,15 @@ from collections.abc import Sequence
 import jax
 from ml_collections import ConfigDict
 
+from rpn_jax.errors import UserError
 from rpn_jax.evaluation.coco import coco_recall, to_coco_results
 from rpn_jax.evaluation.recall import RecallResult, RecallSums
 from rpn_jax.models import RegionProposalNetwork, trainable_mask
 from rpn_jax.training import devices
 from rpn_jax.training.checkpoint import Checkpoints
 from rpn_jax.training.evaluate import check_devices, evaluate, split_results
-from rpn_jax.training.network import build_network, open_split
+from rpn_jax.training.model_file import check_fits, read_model
+from rpn_jax.training.network import build_network, open_split, variable_shapes
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.pictures import draw_first
 from rpn_jax.training.propose import propose_images
@@ -28,15 +30,21 @@ IMAGES_AT_ONCE = 50  # for pycocotools, whose dicts of a whole split would fill 
 
 
 def load_trained(
-    config: ConfigDict, workdir: pathlib.Path, step: int | None = None
-) -> tuple[RegionProposalNetwork, dict, int]:
+    config: ConfigDict, place: pathlib.Path, step: int | None = None
+) -> tuple[RegionProposalNetwork, dict, int | None]:
     """Returns the network, its trained variables on all local devices, and their step.
 
+    `place` is the folder of a run, or a model file, whose step is None if it was imported. `step`
+    chooses among the checkpoints of a run; by default it is the newest.
+
     Raises:
-        UserError: the folder holds no checkpoint (of that step), or one of another network.
+        UserError: the folder holds no checkpoint (of that step), the file cannot be read or has no
+            head, or what they hold is of another network than the config's.
     """
-    checkpoints = Checkpoints(workdir, read_only=True)
     network = build_network(config)
+    if not place.is_dir():
+        return network, *_read_variables(place, variable_shapes(config, network))
+    checkpoints = Checkpoints(place, read_only=True)
     _, optimizer = build_optimizer(config)
 
     def abstract_state():
@@ -49,18 +57,36 @@ def load_trained(
     return network, {"params": state.params, "batch_stats": state.batch_stats}, int(state.step)
 
 
-def evaluate_workdir(
-    config: ConfigDict, workdir: pathlib.Path, split: str | None = None, step: int | None = None
-) -> str:
-    """Measures a run on a split; writes JSON, plot and pictures, and returns the table.
+def _read_variables(path: pathlib.Path, expected) -> tuple[dict, int | None]:
+    """Returns the variables of a model file on all local devices, and their step."""
+    model = read_model(path)
+    if "head" not in model.collections.get("params", {}):
+        raise UserError(
+            f"{path}: holds a backbone alone, which proposes nothing; train a head on it: "
+            f"python -m rpn_jax train --config.model.pretrained={path} …"
+        )
+    check_fits(path, model.collections, expected)
+    return devices.replicate({"batch_stats": {}, **model.collections}), model.step
 
-    They go to `workdir/evaluation/SPLIT`.
+
+def evaluate_trained(
+    config: ConfigDict,
+    place: pathlib.Path,
+    split: str | None = None,
+    step: int | None = None,
+    out: pathlib.Path | None = None,
+) -> str:
+    """Measures a trained network on a split; writes JSON, plot and pictures; returns the table.
+
+    They go to the folder `out`, which is `evaluation/SPLIT` in that of a run by default. For
+    `place` and `step` see `load_trained`.
     """
     split = split or config.data.eval_split
     check_devices(config)
     dataset = open_split(config, split)
-    network, variables, step = load_trained(config, workdir, step)
-    folder = workdir / "evaluation" / split
+    network, variables, step = load_trained(config, place, step)
+    folder = out or place / "evaluation" / split
+    title = place.name if step is None else f"step {step}"
     eval_step = devices.parallel_map(make_eval_step(config, network))
     results = split_results(config, eval_step, variables, dataset, description="evaluating")
     results = draw_first(config, network, results, folder / "pictures")
@@ -79,8 +105,8 @@ def evaluate_workdir(
     if jax.process_index() == 0:
         write_text(folder / "recall.json", json.dumps(figures, indent=2))
         for suffix in (".png", ".svg"):
-            plot_recall_to_iou({f"step {step}": recall}, folder / f"recall_to_iou{suffix}")
-    return f"{config.data.dataset} {split}, step {step}\n{recall}\n{_beside(recall, peer_recall)}"
+            plot_recall_to_iou({title: recall}, folder / f"recall_to_iou{suffix}")
+    return f"{config.data.dataset} {split}, {title}\n{recall}\n{_beside(recall, peer_recall)}"
 
 
 class PeerRecall:
@@ -121,7 +147,7 @@ def _beside(ours: RecallResult, theirs: RecallResult) -> str:
 
 def write_proposals(
     config: ConfigDict,
-    workdir: pathlib.Path,
+    place: pathlib.Path,
     paths: Sequence[pathlib.Path],
     out: pathlib.Path,
     *,
@@ -132,9 +158,10 @@ def write_proposals(
 ) -> list[str]:
     """Writes the proposals of image files, and pictures of the best `draw`, into the folder `out`.
 
-    Returns a line for each file that could not be read; the others are written all the same.
+    For `place` and `step` see `load_trained`, for `settings` `propose_images`. Returns a line for
+    each file that could not be read; the others are written all the same.
     """
-    network, variables, _ = load_trained(config, workdir, step)
+    network, variables, _ = load_trained(config, place, step)
     names = output_names(paths)
     failures, rows = [], {}
     for result in propose_images(config, network, variables, paths, settings):

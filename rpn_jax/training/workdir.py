@@ -89,6 +89,23 @@ def write_text(path: pathlib.Path, text: str) -> None:
     temporary.replace(path)
 
 
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file that is there whole or not at all, and the folders above it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); give another place"
+        ) from error
+
+
 def write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:
     """Writes an `.npz` that is there whole or not at all, and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)

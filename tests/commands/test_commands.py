@@ -191,6 +191,11 @@ def test_from_photographs_to_proposals(voc, voc_flags, tmp_path, capsys):
     capsys.readouterr()
     assert main(["evaluate", f"--workdir={workdir}"]) == 0
     assert "pycocotools" in capsys.readouterr().out
+    weights = tmp_path / "model.safetensors"
+    assert main(["export-weights", f"--workdir={workdir}", f"--out={weights}"]) == 0
+    assert main(["evaluate", f"--weights={weights}", f"--out={out / 'evaluation'}"]) == 0
+    figures = json.loads((workdir / "evaluation" / "test" / "recall.json").read_text())
+    assert json.loads((out / "evaluation" / "recall.json").read_text()) == figures
 
     folder = f"--folder={voc.root / 'JPEGImages'}"
     assert main(["propose", f"--workdir={workdir}", folder, f"--out={out}"]) == 0
@@ -205,6 +210,10 @@ def test_from_photographs_to_proposals(voc, voc_flags, tmp_path, capsys):
         assert y + height <= image.height + 1e-3
         assert 0 <= row["score"] <= 1
     assert {path.stem for path in (out / "pictures").iterdir()} == set(IMAGES)
+
+    again = ["propose", f"--weights={weights}", folder, f"--out={out / 'again'}", "--draw=0"]
+    assert main(again) == 0
+    assert json.loads((out / "again" / "proposals.json").read_text()) == rows
 
     voc.image("b").write_bytes(b"no image")
     status = main(

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax import export, lax
 
 from rpn_jax.models import convolution
-from rpn_jax.models.convolution import conv_general_dilated, max_pool
+from rpn_jax.models.convolution import conv_general_dilated, max_pool, output_size
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -233,6 +233,61 @@ def test_max_pool_equals_flax_in_value_and_gradient_with_ties(height_width, wind
     )
     np.testing.assert_array_equal(got[0], expected[0])
     np.testing.assert_array_equal(got[1], expected[1])
+
+
+def naive_windows(size, window, stride, padding, ceil):
+    """The pixels under each window, by laying one after another."""
+    windows, start = [], -padding
+    while True:
+        whole = start + window <= size + padding
+        uncovered = start + window - stride < size + padding  # by the windows so far
+        if not (whole or (ceil and uncovered and start < size)):
+            return windows
+        windows.append(range(max(start, 0), min(start + window, size)))
+        start += stride
+
+
+POOLS = [(2, 2, 0), (3, 2, 0), (3, 2, 1), (3, 3, 1), (2, 3, 0), (5, 1, 2)]
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize("window_stride_padding", POOLS)
+def test_output_size_counts_windows(window_stride_padding, ceil):
+    for size in range(1, 40):
+        windows = naive_windows(size, *window_stride_padding, ceil)
+        assert output_size(size, *window_stride_padding, ceil) == len(windows)
+
+
+def naive_pool_and_gradient(x, dy, window, stride, padding):
+    """Rounds up; the gradient of a window goes to its first maximum in row-major order."""
+    rows, columns = (naive_windows(n, window, stride, padding, True) for n in x.shape[1:3])
+    y, dx = np.empty((x.shape[0], len(rows), len(columns), x.shape[3])), np.zeros(x.shape)
+    for n, i, j, c in np.ndindex(y.shape):
+        pixels = [(n, row, column, c) for row in rows[i] for column in columns[j]]
+        best = max(pixels, key=lambda pixel: x[pixel])  # the first of several
+        y[n, i, j, c] = x[best]
+        dx[best] += dy[n, i, j, c]
+    return y, dx
+
+
+@pytest.mark.parametrize("platform", ["cpu", "default"])
+@pytest.mark.parametrize("window_stride_padding", POOLS[:4])
+def test_a_pool_that_rounds_up_equals_a_naive_one(monkeypatch, window_stride_padding, platform):
+    # What other platforms run, run here.
+    monkeypatch.setattr(
+        convolution.lax, "platform_dependent", lambda *x, **branches: branches[platform](*x)
+    )
+    window, stride, padding = window_stride_padding
+    pool = functools.partial(max_pool, window=window, stride=stride, padding=padding, ceil=True)
+    rng = np.random.default_rng(0)
+    for height, width in ((4, 7), (6, 5)):
+        x = rng.integers(-3, 3, (2, height, width, 2)).astype(np.float32)  # with many ties
+        shape = jax.eval_shape(pool, x).shape
+        dy = rng.integers(-8, 9, shape).astype(np.float32)  # sums are exact
+        y, dx = jax.jit(lambda x, dy: (pool(x), jax.vjp(pool, x)[1](dy)[0]))(x, dy)
+        expected_y, expected_dx = naive_pool_and_gradient(x, dy, *window_stride_padding)
+        np.testing.assert_array_equal(y, expected_y)
+        np.testing.assert_array_equal(dx, expected_dx)
 
 
 def test_max_pool_sends_the_gradient_of_a_tie_to_the_first():

@@ -11,7 +11,8 @@ from seeded_weights import seeded_array, seeded_image
 
 from rpn_jax.errors import UserError
 from rpn_jax.models import build_rpn
-from rpn_jax.models.pretrained import load_backbone
+from rpn_jax.models.layouts import LAYOUTS
+from rpn_jax.models.pretrained import load_parts, recognize
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 
@@ -26,7 +27,9 @@ def network_and_shapes(backbone, **options):
 
 def load(arrays, backbone="vgg16", convention="caffe", **options):
     network, shapes = network_and_shapes(backbone, **options)
-    return load_backbone("weights.npz", arrays, network, shapes, convention)
+    loaded = load_parts("w.npz", *recognize("w.npz", arrays), network, shapes, convention)
+    collections = {name: parts["backbone"] for name, parts in loaded.collections.items()}
+    return loaded._replace(collections=collections)
 
 
 def vgg16_arrays():
@@ -85,6 +88,139 @@ def torchvision_vgg16():
     return shapes
 
 
+def torchvision_vgg16_bn():
+    """The shape of each array of the convolutions of torchvision's VGG-16 with BN."""
+    shapes, inputs = {}, 3
+    for index, outputs in zip(
+        (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40),
+        (64, 64, 128, 128, 256, 256, 256, *6 * [512]),
+        strict=True,
+    ):
+        shapes[f"features.{index}.weight"] = (outputs, inputs, 3, 3)
+        shapes[f"features.{index}.bias"] = (outputs,)
+        for array in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"features.{index + 1}.{array}"] = (outputs,)
+        inputs = outputs
+    return shapes
+
+
+def torchvision_alexnet():
+    return {
+        f"features.{index}.{array}": shape if array == "weight" else shape[:1]
+        for index, shape in {
+            0: (64, 3, 11, 11),
+            3: (192, 64, 5, 5),
+            6: (384, 192, 3, 3),
+            8: (256, 384, 3, 3),
+            10: (256, 256, 3, 3),
+        }.items()
+        for array in ("weight", "bias")
+    }
+
+
+def caffe_zf():
+    kernels = {1: (7, 3, 96), 2: (5, 96, 256), 3: (3, 256, 384), 4: (3, 384, 384), 5: (3, 384, 256)}
+    return {
+        f"conv{i}_{array}": (size, size, inputs, outputs) if array == "w" else (outputs,)
+        for i, (size, inputs, outputs) in kernels.items()
+        for array in "wb"
+    }
+
+
+def densenet121(layer, transition, stem, arrays, kernel_shape):
+    """The shapes of a DenseNet-121, given its project's names and order of axes."""
+    shapes = {}
+
+    def convolution(name, inputs, outputs, size):
+        shapes[name + arrays[0]] = kernel_shape(inputs, outputs, size)
+
+    def norm(name, channels):
+        shapes.update({name + array: (channels,) for array in arrays[1:]})
+
+    convolution(stem[0], 3, 64, 7)
+    norm(stem[1], 64)
+    channels = 64
+    for block, depth in enumerate((6, 12, 24, 16), start=1):
+        for i in range(1, depth + 1):
+            norm1, conv1, norm2, conv2 = layer(block, i)
+            norm(norm1, channels)
+            convolution(conv1, channels, 128, 1)
+            norm(norm2, 128)
+            convolution(conv2, 128, 32, 3)
+            channels += 32
+        norm(transition(block)[0], channels)
+        if block < 4:
+            convolution(transition(block)[1], channels, channels // 2, 1)
+            channels //= 2
+    return shapes
+
+
+def torchvision_densenet121():
+    return densenet121(
+        lambda block, i: [
+            f"features.denseblock{block}.denselayer{i}.{part}"
+            for part in ("norm1", "conv1", "norm2", "conv2")
+        ],
+        lambda block: (
+            [f"features.transition{block}.{part}" for part in ("norm", "conv")]
+            if block < 4
+            else ["features.norm5"]
+        ),
+        ("features.conv0", "features.norm0"),
+        (".weight", ".weight", ".bias", ".running_mean", ".running_var"),
+        lambda inputs, outputs, size: (outputs, inputs, size, size),
+    )
+
+
+def keras_densenet121():
+    return densenet121(
+        lambda block, i: [
+            f"conv{block + 1}_block{i}_{part}" for part in ("0_bn", "1_conv", "1_bn", "2_conv")
+        ],
+        lambda block: [f"pool{block + 1}_bn", f"pool{block + 1}_conv"] if block < 4 else ["bn"],
+        ("conv1/conv", "conv1/bn"),
+        ("/kernel", "/gamma", "/beta", "/moving_mean", "/moving_variance"),
+        lambda inputs, outputs, size: (size, size, inputs, outputs),
+    )
+
+
+def keras_resnet50():
+    """From torchvision's: the names differ, and each convolution has a bias."""
+    arrays = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean"}
+    shapes = {}
+    for name, shape in torchvision_resnet(*RESNETS["resnet50"]).items():
+        if name.startswith("fc") or name.endswith("tracked"):
+            continue
+        *block, layer, array = (
+            name.replace("downsample.0", "conv0").replace("downsample.1", "bn0").split(".")
+        )
+        place = "conv1" if not block else f"conv{int(block[0][5:]) + 1}_block{int(block[1]) + 1}"
+        kind, number = layer[:-1], layer[-1]
+        module = f"{place}_{kind}" if not block else f"{place}_{number}_{kind}"
+        if kind == "conv":
+            outputs, inputs, *size = shape
+            shapes[f"{module}/kernel"] = (*size, inputs, outputs)
+            shapes[f"{module}/bias"] = (outputs,)
+        else:
+            shapes[f"{module}/{arrays.get(array, 'moving_variance')}"] = shape
+    return shapes
+
+
+def keras_vgg16():
+    return {
+        f"block{name[4]}_conv{name[6]}/{'kernel' if name.endswith('w') else 'bias'}": array.shape
+        for name, array in vgg16_arrays().items()
+    }
+
+
+def numbered(shapes):
+    """Arrays that hold their own number, from 1 on, so that a mix-up shows."""
+    return {
+        name: np.broadcast_to(np.float32(number), shape)
+        for number, (name, shape) in enumerate(shapes.items(), start=1)
+    }
+
+
 def seeded(shapes):
     return {
         name: np.array(1) if name.endswith("tracked") else seeded_array(name, shape)
@@ -119,6 +255,142 @@ def test_every_array_of_caffes_vgg_reaches_its_place_as_float32():
             number += 1
     assert number == 13
     assert loaded.unused == []
+
+
+# Of each family: its arrays, a backbone, its options, its convention, and where some arrays go.
+FAMILIES = {
+    "torchvision/alexnet": (
+        torchvision_alexnet,
+        ("alexnet", {}, "torchvision"),
+        {"c3/conv3/kernel": "features.6.weight", "c5/conv5/bias": "features.10.bias"},
+    ),
+    "caffe/zf": (
+        caffe_zf,
+        ("zf", {}, "caffe"),
+        {"c1/conv1/kernel": "conv1_w", "c4/conv4/bias": "conv4_b"},
+    ),
+    "torchvision/vgg16_bn": (
+        torchvision_vgg16_bn,
+        ("vgg16", {"norm": "frozen_batch_norm"}, "torchvision"),
+        {
+            "c3/conv3_2/conv/bias": "features.17.bias",
+            "c3/conv3_2/norm/bias": "features.18.bias",
+            "c5/conv5_3/norm/var": "features.41.running_var",
+        },
+    ),
+    "torchvision/resnet": (
+        lambda: torchvision_resnet(*RESNETS["resnet50"]),
+        ("resnet50", {"output_stage": "c5"}, "torchvision"),
+        {
+            "c5/block3/conv2/conv/kernel": "layer4.2.conv2.weight",
+            "c5/block1/shortcut/norm/mean": "layer4.0.downsample.1.running_mean",
+            "c1/conv1/norm/scale": "bn1.weight",
+        },
+    ),
+    "torchvision/densenet": (
+        torchvision_densenet121,
+        ("densenet121", {"output_stage": "c5"}, "torchvision"),
+        {
+            "c1/conv0/kernel": "features.conv0.weight",
+            "c2/norm/mean": "features.transition1.norm.running_mean",
+            "c3/transition/kernel": "features.transition1.conv.weight",
+            "c4/layer24/norm2/scale": "features.denseblock3.denselayer24.norm2.weight",
+            "c5/norm/var": "features.norm5.running_var",
+        },
+    ),
+    "keras/vgg16": (
+        keras_vgg16,
+        ("vgg16", {}, "keras_caffe"),
+        {"c4/conv4_1/kernel": "block4_conv1/kernel", "c5/conv5_3/bias": "block5_conv3/bias"},
+    ),
+    "keras/resnet": (
+        keras_resnet50,
+        ("resnet50", {"output_stage": "c5", "stride_in_1x1": True}, "keras_caffe"),
+        {
+            "c1/conv1/norm/scale": "conv1_bn/gamma",
+            "c3/block1/shortcut/conv/kernel": "conv3_block1_0_conv/kernel",
+            "c5/block2/conv3/norm/bias": "conv5_block2_3_bn/beta",
+        },
+    ),
+    "keras/densenet": (
+        keras_densenet121,
+        ("densenet121", {"output_stage": "c5"}, "torchvision"),
+        {
+            "c1/norm0/bias": "conv1/bn/beta",
+            "c2/norm/scale": "pool2_bn/gamma",
+            "c4/transition/kernel": "pool3_conv/kernel",
+            "c5/layer16/conv2/kernel": "conv5_block16_2_conv/kernel",
+            "c5/norm/mean": "bn/moving_mean",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_array_of_a_family_reaches_its_place(family):
+    shapes, (backbone, options, convention), places = FAMILIES[family]
+    arrays = numbered(shapes())
+    loaded = load(arrays, backbone, convention, **options)
+    leaves = {}
+    for tree in loaded.collections.values():
+        for path, leaf in jax.tree.leaves_with_path(tree):
+            name = "/".join(key.key for key in path)
+            (leaves[name],) = np.unique(leaf)
+    assert {name: leaves[name] for name in places} == {
+        name: arrays[place].flat[0] for name, place in places.items()
+    }
+    biases = {name for name in arrays if family == "keras/resnet" and name.endswith("/bias")}
+    assert len(leaves) == len(arrays) - len(loaded.unused) - len(biases) - sum(
+        name.endswith("tracked") for name in arrays
+    )
+    assert set(loaded.unused) <= {"fc.weight", "fc.bias"}
+    if biases:  # the mean of a convolution's norm takes its bias up
+        mean, bias = (arrays[f"conv4_block6_2_{name}"] for name in ("bn/moving_mean", "conv/bias"))
+        assert leaves["c4/block6/conv2/norm/mean"] == mean.flat[0] - bias.flat[0]
+
+
+@pytest.mark.parametrize(
+    ("family", "former", "present"),
+    [
+        (
+            "torchvision/densenet",
+            "features.denseblock2.denselayer11.norm.1.running_var",
+            "features.denseblock2.denselayer11.norm1.running_var",
+        ),
+        ("keras/vgg16", "block3_conv2/block3_conv2_W_1", "block3_conv2/kernel"),
+        ("keras/vgg16", "block3_conv2/block3_conv2_b_1", "block3_conv2/bias"),
+        ("keras/vgg16", "block3_conv2/1", "block3_conv2/bias"),
+        ("keras/resnet", "conv2_block1_0_bn/3", "conv2_block1_0_bn/moving_variance"),
+        ("keras/resnet", "conv2_block1_0_conv/0", "conv2_block1_0_conv/kernel"),
+        ("keras/densenet", "conv1_bn/0", "conv1/bn/gamma"),
+        ("keras/densenet", "conv1_conv/kernel", "conv1/conv/kernel"),
+        (
+            "torchvision/fasterrcnn_resnet50_fpn",
+            "backbone.fpn.layer_blocks.3.bias",
+            "backbone.fpn.layer_blocks.3.0.bias",
+        ),
+        (
+            "torchvision/fasterrcnn_resnet50_fpn",
+            "rpn.head.conv.weight",
+            "rpn.head.conv.0.0.weight",
+        ),
+    ],
+)
+def test_former_names(family, former, present):
+    (layout,) = (layout for layout in LAYOUTS if layout.name == family)
+    assert layout.present_name(former) == layout.present_name(present) == present
+
+
+def test_another_epsilon_goes_into_the_variance():
+    _, (backbone, options, convention), _ = FAMILIES["keras/densenet"]
+    options = {**options, "output_stage": "c1"}
+    arrays = numbered(keras_densenet121())
+    arrays["conv1/bn/moving_variance"] = np.geomspace(1e-6, 1, 64, dtype=np.float32)
+    loaded = load(arrays, backbone, convention, **options)
+    variance = loaded.collections["batch_stats"]["c1"]["norm0"]["var"]
+    np.testing.assert_allclose(
+        variance + np.float32(1e-5), arrays["conv1/bn/moving_variance"] + 1.001e-5, rtol=1e-6
+    )
 
 
 def test_a_shorter_backbone_takes_the_stages_that_it_has():

@@ -1,7 +1,11 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import peer_cases
 import pytest
+from seeded_weights import seeded_array, seeded_image
 
 from rpn_jax.models import BACKBONES
 from rpn_jax.models.norms import EPSILON
@@ -25,6 +29,9 @@ def shapes(model, height=32, width=48):
         ("resnet34", 256, 8_170_304),
         ("resnet50", 1024, 8_543_296),
         ("resnet101", 1024, 27_535_424),
+        ("resnet152", 1024, 43_179_072),
+        ("resnext50_32x4d", 1024, 8_435_008),
+        ("resnext101_32x8d", 1024, 57_996_608),
     ],
 )
 def test_they_are_the_published_networks(name, channels, size):
@@ -34,11 +41,16 @@ def test_they_are_the_published_networks(name, channels, size):
 
 
 @pytest.mark.parametrize(
-    ("stem", "strides"), [("imagenet", (4, 4, 8, 16, 32)), ("small", (2, 2, 4, 8, 16))]
+    ("options", "strides"),
+    [
+        ({}, (4, 4, 8, 16, 32)),
+        ({"stem": "small"}, (2, 2, 4, 8, 16)),
+        ({"dilate_c5": True}, (4, 4, 8, 16, 16)),
+    ],
 )
 @pytest.mark.parametrize(("height", "width"), [(32, 64), (37, 65), (33, 31)])
-def test_strides_and_grid_describe_the_outputs(stem, strides, height, width):
-    model = ResNet(**TINY, stem=stem, output_stages=("c1", "c2", "c3", "c4", "c5"))
+def test_strides_and_grid_describe_the_outputs(options, strides, height, width):
+    model = ResNet(**TINY, **options, output_stages=("c1", "c2", "c3", "c4", "c5"))
     outputs, _ = shapes(model, height, width)
     assert model.strides == strides
     assert tuple(output.shape[1:3] for output in outputs) == model.grid_hw(height, width)
@@ -73,6 +85,68 @@ def test_where_a_bottleneck_strides(random_variables, stride_in_1x1):
     assert gradient.shape == x.shape
     assert (gradient[:, ::2, ::2] != 0).any()
     assert bool((gradient[:, 1::2] != 0).any()) == (not stride_in_1x1)
+
+
+def torchvision_name(path):
+    """Where torchvision's state dict has a leaf of ours."""
+    stage, *block, layer, kind, array = [key.key for key in path[1:]]
+    names = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+    prefix = ""
+    if block:
+        prefix = f"layer{int(stage[1]) - 1}.{int(block[0].removeprefix('block')) - 1}."
+    if layer == "shortcut":
+        layer = "downsample.0" if kind == "conv" else "downsample.1"
+    elif kind == "norm":
+        layer = layer.replace("conv", "bn")
+    return f"{prefix}{layer}.{names.get(array, array)}"
+
+
+def seeded_variables(model):
+    def leaf(path, shape):
+        axes = (3, 2, 0, 1) if len(shape.shape) == 4 else (0,)
+        array = seeded_array(torchvision_name(path), tuple(shape.shape[i] for i in axes))
+        return array.transpose((2, 3, 1, 0)) if len(axes) == 4 else array
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes(model)[1])
+
+
+@pytest.mark.parametrize(
+    ("fixture", "every", "model"),
+    [
+        ("resnext50_32x4d_features", 1, BACKBONES["resnext50_32x4d"]()),
+        (
+            "resnet50_dilated_features",
+            8,
+            BACKBONES["resnet50"](dilate_c5=True, output_stages=("c5",)),
+        ),
+    ],
+)
+def test_features_equal_torchvisions(fixture, every, model):
+    apply = jax.jit(functools.partial(model.apply, seeded_variables(model)))
+    for size, expected in peer_cases.peer_answers(fixture).items():
+        (features,) = apply(seeded_image(*map(int, size.split("x")))[None])
+        scale = np.abs(expected).max()
+        assert expected.std() > 0.01 * scale
+        np.testing.assert_allclose(features[0, ..., ::every], expected, rtol=0, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bottleneck": False},
+        {"bottleneck": True},
+        {"bottleneck": True, "stride_in_1x1": True},
+    ],
+)
+def test_every_second_cell_of_a_dilated_c5_is_that_of_the_strided_one(random_variables, options):
+    image = np.random.default_rng(0).normal(size=(1, 40, 56, 3)).astype(np.float32)
+    model = ResNet((1, 1, 1, 2), **options, stem="small", output_stages=("c5",))
+    dilated = model.clone(dilate_c5=True)
+    variables = random_variables(model, image)
+    (expected,), (actual,) = (jax.jit(m.apply)(variables, image) for m in (model, dilated))
+    assert (expected.shape[1:3], actual.shape[1:3]) == ((3, 4), (5, 7))
+    scale = float(jnp.abs(expected).max())
+    np.testing.assert_allclose(actual[:, ::2, ::2], expected, rtol=0, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize("norm", ["sync_batch_norm", "group_norm"])

@@ -2,9 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from peer_features import assert_features_equal_torchvisions
 
 from rpn_jax.models import build_rpn
-from rpn_jax.models.pretrained import load_backbone
+from rpn_jax.models.pretrained import load_parts, recognize
 from rpn_jax.models.vgg import VGG16
 
 
@@ -55,19 +56,25 @@ def test_two_stages_with_the_trained_weights_equal_a_naive_convolution(shared_da
     network = build_rpn(backbone="vgg16", output_stage="c2")
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), image[None]))
     with np.load(path) as file:
-        params = load_backbone(path, dict(file), network, shapes, "caffe").collections["params"]
-    check_against_naive(params, image)
+        loaded = load_parts(path, *recognize(path, dict(file)), network, shapes, "caffe")
+    check_against_naive(loaded.collections["params"]["backbone"], image)
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 48), (37, 63), (16, 16)])
-def test_strides_and_grid_describe_the_outputs(height, width):
+@pytest.mark.parametrize("ceil_pools", [False, True])
+@pytest.mark.parametrize(("height", "width"), [(32, 48), (37, 63), (16, 17)])
+def test_strides_and_grid_describe_the_outputs(height, width, ceil_pools):
     stages = ("c1", "c2", "c3", "c4", "c5")
-    model = VGG16(output_stages=stages)
+    model = VGG16(output_stages=stages, ceil_pools=ceil_pools)
     image = jax.ShapeDtypeStruct((2, height, width, 3), jnp.float32)
     outputs, _ = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x), image)
     assert model.strides == (1, 2, 4, 8, 16)
     assert tuple(output.shape[1:3] for output in outputs) == model.grid_hw(height, width)
     assert [output.shape[3] for output in outputs] == [64, 128, 256, 512, 512]
+
+
+def test_a_photograph_has_as_many_cells_as_in_caffe():
+    assert VGG16().grid_hw(600, 1000) == ((37, 62),)
+    assert VGG16(ceil_pools=True).grid_hw(600, 1000) == ((38, 63),)
 
 
 def test_it_is_vgg16():
@@ -108,3 +115,44 @@ def test_frozen_stages_get_no_gradient_and_cost_none(random_variables):
     np.testing.assert_allclose(
         frozen.cost_analysis()["flops"], only_c2.cost_analysis()["flops"], rtol=0.01
     )
+
+
+def in_torchvision(module):
+    """The name in vgg16_bn: each convolution, norm and ReLU has a number, and so has each pool."""
+    _, layer, kind = module
+    stage, number = map(int, layer.removeprefix("conv").split("_"))
+    before = sum((2, 2, 3, 3, 3)[: stage - 1]) + number - 1
+    return f"features.{3 * before + stage - 1 + (kind == 'norm')}"
+
+
+def test_features_with_norms_equal_torchvisions():
+    assert_features_equal_torchvisions(VGG16(norm="frozen_batch_norm"), "vgg16_bn", in_torchvision)
+
+
+def test_frozen_stages_keep_their_statistics_and_get_no_gradient_in_bfloat16(random_variables):
+    model = VGG16(
+        norm="sync_batch_norm", frozen_stages=1, output_stages=("c2",), dtype=jnp.bfloat16
+    )
+    images = np.random.default_rng(1).normal(size=(2, 1, 4, 6, 3)).astype(np.float32)
+    variables = random_variables(model, images[0])
+
+    def loss(params, image):
+        (c2,), updated = model.apply(
+            {**variables, "params": params}, image, True, mutable=["batch_stats"]
+        )
+        assert c2.dtype == jnp.bfloat16
+        return (c2.astype(jnp.float32) ** 2).sum(), updated["batch_stats"]
+
+    gradients, statistics = jax.jit(
+        jax.vmap(
+            jax.grad(loss, has_aux=True),
+            in_axes=(None, 0),
+            out_axes=(0, None),
+            axis_name="data",
+        )
+    )(variables["params"], images)
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), statistics, variables["batch_stats"])
+    assert not any(jax.tree.leaves(changed["c1"]))
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradients["c1"]))
+    assert all(jax.tree.leaves(changed["c2"]))
+    assert all((gradients["c2"][f"conv2_{i}"]["norm"]["scale"] != 0).any() for i in (1, 2))

@@ -22,6 +22,13 @@ FIELDS = (
     "--config.proposals.test.post_nms_top_n=20",
     "--config.optimizer.learning_rate=0.02",
 )
+# Five levels on top of `FIELDS`.
+PYRAMID = (
+    "--config.model.output_stage=None",
+    "--config.model.neck=fpn",
+    "--config.model.fpn_channels=8",
+    "--config.anchors.sizes=((8.0,),(12.0,),(16.0,),(24.0,),(32.0,))",
+)
 
 
 def small_config(*overrides: str):

@@ -17,6 +17,7 @@ from rpn_jax.training.config import (
     [
         ("--config.loss.balance=1", "loss.balance", 1.0),
         ("--config.anchors.sizes=(16,32.5)", "anchors.sizes", [16, 32.5]),
+        ("--config.anchors.sizes=((16,),(32.5,))", "anchors.sizes", [[16], [32.5]]),
         ("--config.targets.drop_straddling=false", "targets.drop_straddling", False),
         ("--config.data.max_objects=8", "data.max_objects", 8),
         ("--config.data.source=/a b/c=d", "data.source", "/a b/c=d"),
@@ -29,6 +30,20 @@ def test_an_override_takes_the_type_of_its_field(override, field, value):
     assert {k: v for k, v in flat.items() if k != field} == {
         k: v for k, v in flatten(default_config()).items() if k != field
     }
+
+
+def test_none_takes_a_value_back():
+    config = default_config()
+    set_and_back = [
+        ("model.output_stage", "c3"), ("data.max_objects", "8"), ("model.dilate_c5", "true")
+    ]  # fmt: skip
+    for field, value in set_and_back:
+        apply_overrides(config, [f"--config.{field}={value}"])
+        assert flatten(config)[field] is not None
+        apply_overrides(config, [f"--config.{field}=None"])
+    assert differences(config, default_config()) == []
+    with pytest.raises(UserError, match="steps=None: give a value of type int"):
+        apply_overrides(config, ["--config.steps=None"])
 
 
 @pytest.mark.parametrize(
@@ -77,13 +92,12 @@ def test_a_config_that_sets_an_unknown_field_is_refused(tmp_path):
 
 
 def test_json_keeps_every_field_and_its_type():
-    config = apply_overrides(
-        default_config(), ["--config.data.source=x", "--config.anchors.sizes=(8.0,)"]
-    )
+    overrides = "--config.data.source=x", "--config.anchors.sizes=((8.0,),(16.0,))"
+    config = apply_overrides(default_config(), overrides)
     config.data.options = {"splits": {"train": ["a.json", "images"]}, "seed": 3}
     again = from_json(to_json(config))
     assert differences(config, again) == []
-    assert isinstance(again.anchors.sizes, tuple)
+    assert again.anchors.sizes == ((8.0,), (16.0,))
 
 
 def test_differences_name_the_fields():

@@ -7,6 +7,7 @@ import references
 from rpn_jax.data.datasets import prepare_dataset
 from rpn_jax.training.config import apply_overrides, default_config
 from rpn_jax.training.coverage import (
+    describe_anchors,
     draw_position,
     measure_coverage,
     read_images,
@@ -96,3 +97,36 @@ def test_the_position_drawn_is_in_the_middle_of_the_image(config):
     # The title is above the image, the legend below it; 23 x 30 is enlarged to 920 x 1200.
     assert picture.shape[1] == 1200
     assert picture.shape[0] > 920
+
+
+def test_levels_keep_their_number_of_sizes(config):
+    _, network, images = annotations(config)
+    coverage = measure_coverage(config, network, images)
+    config.anchors.sizes = ((4.0, 6.0), (8.0, 12.0))
+    sizes = with_suggested_sizes(config, coverage).anchors.sizes
+    assert [len(level) for level in sizes] == [2, 2]
+    assert sorted({*sizes[0], *sizes[1]}) == list(dict.fromkeys(sizes[0] + sizes[1]))
+    alone = coverage._replace(shapes=np.float32([[12.0, 12.0]]))
+    assert with_suggested_sizes(config, alone).anchors.sizes == ((12.0, 12.0), (12.0, 12.0))
+
+
+def test_a_pyramid(config):
+    config.model.output_stage = None
+    config.model.neck = "fpn"
+    config.anchors.sizes = ((4.0,), (8.0,), (12.0,), (16.0,), (24.0,))
+    dataset, network, images = annotations(config)
+    coverage = measure_coverage(config, network, images)
+    assert len(coverage.best_iou) == 6
+    assert (coverage.best_iou <= coverage.centred_iou + 1e-6).all()
+    text = describe_anchors(config, network, buckets(config, dataset))
+    assert "3 anchors at each position: sizes 4 | 8 | 12 | 16 | 24; aspect ratios" in text
+    # 32 x 32 pixels at strides 4 to 64.
+    rows = [line.split() for line in text.splitlines() if line.startswith("32 x 32")]
+    assert [row[4:9] for row in rows] == [
+        ["4", "8", "x", "8", "192"],
+        ["8", "4", "x", "4", "48"],
+        ["16", "2", "x", "2", "12"],
+        ["32", "1", "x", "1", "3"],
+        ["64", "1", "x", "1", "3"],
+    ]
+    assert draw_position(config, network, dataset, images).shape[1] == 1200

@@ -1,11 +1,9 @@
 import re
 
 import pytest
-from flax import linen as nn
-from training.small import small_config
+from training.small import PYRAMID, small_config
 
 from rpn_jax.errors import UserError
-from rpn_jax.models.rpn import RegionProposalNetwork, RPNHead
 from rpn_jax.training.config import apply_overrides, default_config
 from rpn_jax.training.describe import describe
 
@@ -78,26 +76,27 @@ def test_what_cannot_be_described_is_a_user_error(overrides, message):
         describe(paper(*overrides))
 
 
-class Pyramid(nn.Module):
-    """Every 8th pixel of the image, and every 16th."""
-
-    strides = (8, 16)
-
-    def grid_hw(self, height, width):
-        return (height // 8, width // 8), (height // 16, width // 16)
-
-    def __call__(self, images, train=False):
-        return images[:, ::8, ::8], images[:, ::16, ::16]
-
-
-def test_levels_share_the_heads_parameters(monkeypatch):
-    network = RegionProposalNetwork(Pyramid(), RPNHead(6, 16))
-    monkeypatch.setattr("rpn_jax.training.describe.build_network", lambda config: network)
-    text = describe(small_config(), (48, 64))
+def test_levels_share_the_heads_parameters():
+    text = describe(small_config(*PYRAMID), (61, 75))
+    assert text.startswith("resnet18 with fpn on an image of 61 x 75 pixels")
     convolutions = [line.split() for line in text.splitlines() if line.startswith("head/conv")]
-    # 3x3 from 3 channels to 16, with biases.
-    assert [line[-3] for line in convolutions] == ["448", "0"]
-    assert cells(text, "total")[1] == f"{448 + 17 * 30:,}"
-    assert cells(text, "0")[1:5] == ["8", "6 x 8", "6", "288"]
-    assert cells(text, "1")[1:5] == ["16", "3 x 4", "6", "72"]
-    assert cells(text, "this network")[1:] == ["16 x (4 + 1) x 6", "480", "4.8e2"]
+    # 3x3 from 8 channels to 16, with biases: 9 * 8 * 16 + 16.
+    assert [line[-3] for line in convolutions] == ["1,168", "0", "0", "0", "0"]
+    # 1x1 from 64, 128, 256 and 512 channels to 8, and 3x3 from 8 to 8, with biases.
+    assert cells(text, "neck/lateral4")[4] == f"{256 * 8 + 8:,}"
+    assert cells(text, "neck/output2")[1:3] == ["16 x 19 x 8", "4"]
+    assert cells(text, "neck/output2")[4] == str(9 * 8 * 8 + 8)
+    # Rows and columns are halved and rounded up: 61, 31, 16, 8, 4, 2, 1.
+    assert cells(text, "0")[1:5] == ["4", "16 x 19", "3", "912"]
+    assert cells(text, "1")[1:5] == ["8", "8 x 10", "3", "240"]
+    assert cells(text, "4")[1:5] == ["64", "1 x 2", "3", "6"]
+    assert "sizes (square root of the area, pixels): 8 | 12 | 16 | 24 | 32, a level each\n" in text
+    assert cells(text, "this network")[1:] == ["16 x (4 + 1) x 3", "240", "2.4e2"]
+
+
+def test_strides_are_those_of_the_anchors():
+    text = describe(small_config(*PYRAMID, "--config.anchors.rounding=torchvision"), (61, 75))
+    # 61 // 16 and 75 // 19; 61 // 8 and 75 // 10; 61 // 1 and 75 // 2.
+    assert cells(text, "0")[1] == "3"
+    assert cells(text, "1")[1] == "7"
+    assert cells(text, "4")[1] == "61 x 37"

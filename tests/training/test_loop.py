@@ -22,7 +22,7 @@ from rpn_jax.training import loop
 from rpn_jax.training.checkpoint import Checkpoints
 from rpn_jax.training.metrics import read_metrics
 from rpn_jax.training.network import open_split
-from rpn_jax.training.trained import evaluate_workdir, load_trained
+from rpn_jax.training.trained import evaluate_trained, load_trained
 
 OPTIONS = {"seed": 0, "image_size": 48, "num_train": 24, "num_test": 11}
 ROOT = pathlib.Path(__file__).parents[2]
@@ -103,7 +103,7 @@ def test_the_same_config_and_seed_give_the_same_bits_and_another_seed_does_not(
 
 def test_evaluation_agrees_with_pycocotools_and_writes_its_files(finished):
     config, workdir, _ = finished
-    table = evaluate_workdir(config, workdir)
+    table = evaluate_trained(config, workdir)
     folder = workdir / "evaluation" / "test"
     figures = json.loads((folder / "recall.json").read_text())
     assert figures["images"] == OPTIONS["num_test"]

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training.small import small_batch, small_config
+from training.small import PYRAMID, small_batch, small_config
 
 from rpn_jax.models import trainable_mask
 from rpn_jax.ops.matching import Label
@@ -14,9 +14,9 @@ from rpn_jax.training.network import (
     build_network,
     forward,
     initial_variables,
-    load_backbone,
 )
 from rpn_jax.training.optimizer import build_optimizer
+from rpn_jax.training.sources import load_pretrained
 from rpn_jax.training.state import initial_state, merge, partition
 from rpn_jax.training.step import image_keys, image_losses, make_eval_step, make_train_step
 
@@ -27,7 +27,7 @@ def setup(*overrides):
     config = small_config(f"--config.batch_size={BATCH}", *overrides)
     network = build_network(config)
     schedule, optimizer = build_optimizer(config)
-    variables = initial_variables(config, network, load_backbone(config, network))
+    variables = initial_variables(config, network, load_pretrained(config, network))
     mask = trainable_mask(variables["params"], config.model.frozen_stages)
     state = initial_state(variables, mask, optimizer)
     return config, network, state, make_train_step(config, network, optimizer, schedule)
@@ -120,6 +120,49 @@ def test_frozen_stages_stay_bit_identical_and_have_no_momentum():
     trainable, _ = partition(state.params, trainable_mask(state.params, 1))
     momentum = [x for x in jax.tree.leaves(state.opt_state) if x.ndim]
     assert len(momentum) == len(jax.tree.leaves(trainable))
+
+
+def test_a_pyramid_passes_through_the_step():
+    config = small_config(*PYRAMID, "--config.model.frozen_stages=2")
+    network = build_network(config)
+    schedule, optimizer = build_optimizer(config)
+
+    def first_state():
+        variables = initial_variables(config, network, None)
+        return initial_state(variables, trainable_mask(variables["params"], 2), optimizer)
+
+    state = jax.eval_shape(first_state)
+    assert {"lateral2", "output5"} < set(state.params["neck"])
+    mapped = jax.vmap(
+        make_train_step(config, network, optimizer, schedule),
+        in_axes=(None, 0),
+        out_axes=(None, None),
+        axis_name="data",
+    )
+    after, metrics = jax.eval_shape(mapped, state, split(small_batch(BATCH), 2))
+    shapes, shapes_after = (
+        jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) for tree in (state, after)
+    )
+    assert shapes_after == shapes
+    assert metrics["loss"].shape == ()
+
+
+def test_the_positions_of_all_levels_count():
+    config = small_config(*PYRAMID)
+    network = build_network(config)
+    anchors = anchors_per_level(config, network, 48, 64)
+    logits = tuple(np.zeros((1, len(level)), np.float32) for level in anchors)
+    deltas = tuple(np.ones((1, len(level), 4), np.float32) for level in anchors)
+    loss_box = {}
+    for normalizer in ("paper", "sampled"):
+        config.loss.normalizer = normalizer
+        losses = jax.jit(functools.partial(image_losses, config))
+        _, parts, _ = losses(image_keys(0, 0, 0, 1), logits, deltas, anchors, small_batch(1))
+        loss_box[normalizer] = float(parts["loss_box"][0])
+    # 48 x 64 at strides 4, 8, 16, 32 and 64; the small config samples 32 anchors.
+    positions = 12 * 16 + 6 * 8 + 3 * 4 + 2 * 2 + 1 * 1
+    assert loss_box["paper"] > 0
+    np.testing.assert_allclose(loss_box["paper"] * positions, loss_box["sampled"] * 32, rtol=1e-5)
 
 
 def test_partition_and_merge_are_inverse():

@@ -8,6 +8,7 @@ import pickle
 import struct
 import zipfile
 
+import h5py
 import ml_dtypes
 import numpy as np
 import pytest
@@ -50,6 +51,81 @@ def test_safetensors_and_npz(tmp_path):
             assert read[key].dtype == array.dtype
 
 
+PICKLED = {
+    "kernel": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+    "fortran": np.asfortranarray(np.arange(6, dtype=np.float16).reshape(2, 3)),
+    "turned": np.arange(24, dtype=np.int64).reshape(2, 3, 4).transpose(1, 2, 0),
+    "big endian": np.arange(3, dtype=">f8"),
+    "flags": np.array([True, False]),
+    "scalar": np.array(2.0),
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("core", [b"numpy._core", b"numpy.core"])
+def test_a_pickle_of_numpy_arrays(tmp_path, protocol, core):
+    if core == b"numpy.core" and protocol != 2:
+        pytest.skip("only protocol 2 writes names without their length")
+    path = tmp_path / "w.pkl"
+    tree = {
+        "model": collections.OrderedDict(PICKLED, note="no array"),
+        "__author__": "a zoo",
+        "matching_heuristics": True,
+    }
+    path.write_bytes(pickle.dumps(tree, protocol).replace(b"numpy._core", core))
+    arrays = read_arrays(path)
+    assert list(arrays) == list(PICKLED)
+    for key, array in PICKLED.items():
+        assert arrays[key].dtype == array.dtype
+        np.testing.assert_array_equal(arrays[key], array)
+
+
+def keras_legacy(group, layers):
+    """As Keras up to version 2 writes weights, and later ones a model in an .h5 file."""
+    group.attrs["layer_names"] = [name.encode() for name in layers]
+    for layer, arrays in layers.items():
+        group.create_group(layer).attrs["weight_names"] = [name.encode() for name in arrays]
+        for name, array in arrays.items():
+            group[layer][name] = array
+
+
+def test_what_keras_writes(tmp_path):
+    kernel, bias = np.float32([[1, 2]]), np.float32([3])
+    layers = {
+        "input_1": {},
+        "conv1/bn": {"conv1/bn/gamma:0": kernel},
+        "conv1_conv": {"conv1_conv/kernel:0": kernel, "conv1_conv/bias:0": bias},
+        "block1_conv1": {"block1_conv1_W_1:0": kernel},
+    }
+    expected = {
+        "conv1/bn/gamma": kernel,
+        "conv1_conv/kernel": kernel,
+        "conv1_conv/bias": bias,
+        "block1_conv1/block1_conv1_W_1": kernel,
+    }
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        keras_legacy(file, layers)
+    with h5py.File(tmp_path / "model.hdf5", "w") as file:
+        keras_legacy(file.create_group("model_weights"), layers)
+    with h5py.File(tmp_path / "keras_3.weights.h5", "w") as file:
+        for kind, layer in {"conv2d": "conv1_conv", "conv2d_1": "conv2_conv"}.items():
+            variables = file.create_group(f"layers/{kind}/vars")
+            variables.attrs["name"] = layer
+            variables["0"], variables["1"] = kernel, bias
+    numbered = {
+        f"conv{i}_conv/{j}": array for i in (1, 2) for j, array in enumerate([kernel, bias])
+    }
+    for name, arrays in {
+        "weights.h5": expected,
+        "model.hdf5": expected,
+        "keras_3.weights.h5": numbered,
+    }.items():
+        read = read_arrays(tmp_path / name)
+        assert read.keys() == arrays.keys()
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(read[key], array)
+
+
 def refusal(path):
     with pytest.raises(UserError) as error:
         read_arrays(path)
@@ -77,17 +153,17 @@ def torch_zip(path, pickled, storages=()):
             archive.writestr(f"w/data/{key}", content)
 
 
-@pytest.mark.parametrize("legacy", [False, True])
-def test_a_hostile_pickle_runs_nothing(tmp_path, legacy):
-    path, marker = tmp_path / "w.pth", tmp_path / "ran"
+@pytest.mark.parametrize("kind", ["w.pth", "legacy.pth", "w.pkl"])
+def test_a_hostile_pickle_runs_nothing(tmp_path, kind):
+    path, marker = tmp_path / kind, tmp_path / "ran"
     hostile = pickle.dumps({"a": Command(marker)}, protocol=2)
     pickle.loads(hostile)
     assert marker.exists()  # it would
     marker.unlink()
-    if legacy:
-        path.write_bytes(hostile)
-    else:
+    if kind == "w.pth":
         torch_zip(path, hostile)
+    else:
+        path.write_bytes(hostile)
     message = refusal(path)
     assert "posix.system" in message
     assert "not done" in message
@@ -98,6 +174,9 @@ def test_a_hostile_pickle_runs_nothing(tmp_path, legacy):
 def test_whatever_is_no_tensor_is_refused_by_name(tmp_path, harmless):
     path = tmp_path / "w.pth"
     torch_zip(path, pickle.dumps({"a": harmless}, protocol=2))
+    assert "wants to call" in refusal(path)
+    path = tmp_path / "w.pkl"
+    path.write_bytes(pickle.dumps({"model": PICKLED, "extra": harmless}))
     assert "wants to call" in refusal(path)
 
 
@@ -152,7 +231,7 @@ def test_a_view_that_cannot_be_is_refused(tmp_path, offset, shape, strides, coun
 
 
 def test_a_missing_file_and_a_folder_and_another_suffix(tmp_path):
-    for suffix in (".npz", ".safetensors", ".pth"):
+    for suffix in (".npz", ".safetensors", ".pth", ".pkl", ".h5"):
         assert "cannot be read (No such file" in refusal(tmp_path / f"none{suffix}")
         (tmp_path / f"folder{suffix}").mkdir()
         assert "cannot be read" in refusal(tmp_path / f"folder{suffix}")
@@ -202,6 +281,62 @@ def test_a_damaged_pth_is_refused(tmp_path, write):
     path = tmp_path / "w.pth"
     write(path)
     assert "damaged or not a state dict" in refusal(path)
+
+
+def objects(path):
+    path.write_bytes(pickle.dumps({"a": np.array([{}, None], object)}))
+
+
+def larger_than_it_says(path):
+    content = pickle.dumps({"a": np.zeros((3, 3))}, protocol=2)
+    path.write_bytes(content.replace(b"K\x03K\x03\x86", b"K\x03K\x7f\x86"))
+
+
+def other_encoding(path):
+    path.write_bytes(b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00hex\x86R.")
+
+
+def cut_off_pickle(path):
+    path.write_bytes(pickle.dumps(PICKLED)[:-9])
+
+
+def strings(path):
+    path.write_bytes(pickle.dumps({"model": {"a": "b"}}))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [no_archive, empty, objects, larger_than_it_says, other_encoding, cut_off_pickle, strings],
+)
+def test_a_damaged_pkl_is_refused(tmp_path, write):
+    path = tmp_path / "w.pkl"
+    write(path)
+    assert "damaged or not a .pkl file of NumPy arrays" in refusal(path)
+
+
+def cut_off_hdf5(path):
+    with h5py.File(path, "w") as file:
+        keras_legacy(file, {"a": {"a/kernel:0": np.zeros(10_000)}})
+    path.write_bytes(path.read_bytes()[:50_000])
+
+
+def names_without_arrays(path):
+    with h5py.File(path, "w") as file:
+        file.create_group("a").attrs["weight_names"] = [b"a/kernel:0"]
+
+
+def not_by_keras(path):
+    with h5py.File(path, "w") as file:
+        file["a"] = np.zeros(3)
+
+
+@pytest.mark.parametrize(
+    "write", [no_archive, empty, cut_off_hdf5, names_without_arrays, not_by_keras]
+)
+def test_a_damaged_h5_is_refused(tmp_path, write):
+    path = tmp_path / "w.h5"
+    write(path)
+    assert "damaged or not an .h5 file that Keras wrote" in refusal(path)
 
 
 def header_too_long(path):

@@ -1,0 +1,67 @@
+"""Export image to proposals as one compiled function, for machines without this package.
+
+  python -m rpn_jax export --workdir=runs/voc --out=proposals.jax --image_size=600x1000
+  python -m rpn_jax export --weights=FILE --out=FILE --image_size=800x1344 --platforms=cuda
+
+The file holds the weights and the program for every platform of --platforms, none of which need be
+on this machine. It is read by jax (with its optional package flatbuffers) alone:
+
+  import jax, numpy as np
+  function = jax.export.deserialize(open("proposals.jax", "rb").read())
+  images = np.zeros((1, 600, 1000, 3), np.uint8)  # RGB, at the top left of the canvas, then zeros
+  found = function.call(images, np.float32([[600, 800]]))  # each image's height and width there
+  boxes, scores = (found[name][0][found["valid"][0]] for name in ("boxes", "scores"))
+
+An image is to be resized as for training (config.data.shorter_side and longer_side) before it goes
+on the canvas; boxes are x1, y1, x2, y2 in pixels of the canvas, by falling score.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+
+from rpn_jax.commands.flags import add_trained_flags, image_size, trained_place
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's flags."""
+    add_trained_flags(parser)
+    parser.add_argument("--out", required=True, type=pathlib.Path, metavar="FILE")
+    parser.add_argument(
+        "--image_size", required=True, metavar="HEIGHTxWIDTH", help="of the canvas, in pixels"
+    )
+    parser.add_argument("--batch_size", type=int, default=1, metavar="N", help="images at once")
+    parser.add_argument(
+        "--platforms",
+        default="cpu,cuda,tpu",
+        help="to compile for, with commas: cpu, cuda, rocm, tpu; all but rocm by default",
+    )
+    parser.add_argument(
+        "--settings",
+        choices=("train", "test"),
+        default="test",
+        help="how many proposals: config.proposals.test (for use) or .train",
+    )
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Writes the function and says what it is."""
+    from rpn_jax.errors import UserError
+    from rpn_jax.training.export import export_proposals
+
+    image_hw = image_size(arguments.image_size)
+    if arguments.batch_size < 1:
+        raise UserError(f"--batch_size={arguments.batch_size}: give at least 1")
+    config, place = trained_place(arguments, overrides)
+    size = export_proposals(
+        config,
+        place,
+        arguments.out,
+        image_hw=image_hw,
+        batch_size=arguments.batch_size,
+        platforms=arguments.platforms.split(","),
+        settings=arguments.settings,
+        step=arguments.step,
+    )
+    canvas = " x ".join(map(str, (arguments.batch_size, *image_hw, 3)))
+    print(f"{arguments.out}: images {canvas}, for {arguments.platforms}, {size / 1e6:.1f} MB")

@@ -1,0 +1,40 @@
+"""Write a trained network's weights to one file, for this project or for torchvision.
+
+  python -m rpn_jax export-weights --workdir=runs/voc --out=model.safetensors
+  python -m rpn_jax export-weights --workdir=DIR --out=rpn.safetensors --format=torchvision
+
+The file of --format=rpn_jax is a model file: its metadata hold the config, so that `propose`,
+`evaluate` and `export` take it as --weights=FILE, and `train` as config.model.pretrained. That of
+--format=torchvision has the names of torchvision's fasterrcnn_resnet50_fpn, for a network that is
+the same (another is refused with the fields that differ); what stands behind the proposals there
+is not in it:
+
+  from safetensors.torch import load_file
+  model = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+  model.load_state_dict(load_file("rpn.safetensors"), strict=False)
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+
+from rpn_jax.commands.flags import add_trained_flags, trained_place
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's flags."""
+    add_trained_flags(parser)
+    parser.add_argument("--out", required=True, type=pathlib.Path, metavar="FILE")
+    parser.add_argument("--format", choices=("rpn_jax", "torchvision"), default="rpn_jax")
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Writes the file and says what is in it."""
+    from rpn_jax.training.export import export_weights
+
+    config, place = trained_place(arguments, overrides)
+    print(
+        export_weights(
+            config, place, arguments.out, step=arguments.step, file_format=arguments.format
+        )
+    )

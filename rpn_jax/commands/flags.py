@@ -1,0 +1,52 @@
+"""Flags that several commands share: which trained network to use, and the size of an image."""
+
+import argparse
+import pathlib
+import re
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Returns the height and width that --image_size gives; another form is a `UserError`."""
+    from rpn_jax.errors import UserError
+
+    match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text)
+    if match is None:
+        raise UserError(
+            f"--image_size={text}: give height x width in pixels, each at most 9999, such as "
+            "600x1000"
+        )
+    return int(match[1]), int(match[2])
+
+
+def add_trained_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds --workdir, --weights and --step."""
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--workdir", type=pathlib.Path, metavar="DIR", help="of the training run")
+    place.add_argument(
+        "--weights",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="a model file (.safetensors) of export-weights or import-weights",
+    )
+    parser.add_argument("--step", type=int, help="of the run's checkpoint; the newest by default")
+
+
+def trained_place(
+    arguments: argparse.Namespace, overrides: Sequence[str]
+) -> tuple[ConfigDict, pathlib.Path]:
+    """Returns the config that came with the network, with overrides, and the folder or file."""
+    from rpn_jax.errors import UserError
+    from rpn_jax.training.config import apply_overrides
+    from rpn_jax.training.model_file import read_model
+    from rpn_jax.training.workdir import load_workdir_config
+
+    if arguments.workdir is not None:
+        config, place = load_workdir_config(arguments.workdir), arguments.workdir
+    elif arguments.step is not None:
+        raise UserError(f"--step={arguments.step}: a model file holds one step; leave it out")
+    else:
+        config, place = read_model(arguments.weights).config, arguments.weights
+    return apply_overrides(config, overrides), place

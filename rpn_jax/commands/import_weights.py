@@ -1,0 +1,51 @@
+"""Write a model file from the weights of torchvision, timm, Keras, Caffe or detectron2.
+
+  python -m rpn_jax import-weights resnet50.pth --model=resnet50 --out=resnet50.safetensors
+  python -m rpn_jax import-weights model_final.pkl --model=detectron2/r50_fpn --out=rpn.safetensors
+  python -m rpn_jax propose --weights=rpn.safetensors photo.jpg --out=proposals
+
+SOURCE is a .safetensors, .pth, .pkl, .h5 or .npz file; whose it is shows in the names in it. No
+file can make this run its own code. --model is the name of a backbone, imported from a classifier
+for config.model.pretrained, or of a whole network, which comes with the config to propose as it did
+there:
+
+  torchvision/fasterrcnn_resnet50_fpn   its state dict. Its norms are taken with an epsilon of 1e-5,
+                                        as the model is built there; the published COCO_V1 weights
+                                        want --bn_eps=0, which torchvision sets for those alone
+  detectron2/r50_c4, detectron2/r50_fpn RPN and Faster R-CNN of the model zoo
+
+Arrays that have no use here, such as those of a classifier or of what stands behind the proposals,
+are listed. A file that does not fit is refused, and nothing is written.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's flags."""
+    parser.add_argument("source", type=pathlib.Path, metavar="SOURCE", help="the file to read")
+    parser.add_argument(
+        "--model", required=True, metavar="NAME", help="a backbone, such as resnet50, or as above"
+    )
+    parser.add_argument(
+        "--out", required=True, type=pathlib.Path, metavar="FILE", help="ends in .safetensors"
+    )
+    parser.add_argument(
+        "--bn_eps",
+        type=float,
+        metavar="EPSILON",
+        help="of the source's batch normalisation; by default what its project uses",
+    )
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Writes the file and says what is in it, and what was not used."""
+    from rpn_jax.training.import_weights import import_weights
+
+    print(
+        import_weights(
+            arguments.source, arguments.model, arguments.out, overrides, arguments.bn_eps
+        )
+    )

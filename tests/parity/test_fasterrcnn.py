@@ -1,0 +1,32 @@
+"""The region proposal network of torchvision's fasterrcnn_resnet50_fpn, from file to proposals."""
+
+import jax
+import numpy as np
+import safetensors.numpy
+from peer_cases import fasterrcnn_state_dict, padded_images, peer_answers
+
+from rpn_jax.training.network import anchors_per_level, build_network, propose_batch
+from rpn_jax.training.sources import load_pretrained, source_config
+
+
+def test_proposals_are_torchvisions(tmp_path):
+    path = tmp_path / "fasterrcnn.safetensors"
+    safetensors.numpy.save_file(fasterrcnn_state_dict(), path)
+    config = source_config("torchvision/fasterrcnn_resnet50_fpn")
+    config.model.pretrained = str(path)
+    network = build_network(config)
+    variables = load_pretrained(config, network).collections
+    images, image_hw = padded_images()
+    anchors = anchors_per_level(config, network, *images.shape[1:3])
+
+    @jax.jit
+    def run(variables, images, image_hw):
+        logits, deltas = network.apply(variables, images)
+        return propose_batch(config, logits, deltas, anchors, image_hw, settings="test")
+
+    proposals = run(variables, images, np.float32(image_hw))
+    answers = peer_answers("fasterrcnn")
+    for index, valid in enumerate(np.asarray(proposals.valid)):
+        boxes, expected = proposals.boxes[index][valid], answers[f"boxes{index}"]
+        assert len(boxes) == len(expected) > 500
+        np.testing.assert_allclose(boxes, expected, atol=1e-2)

@@ -1,0 +1,227 @@
+"""What torchvision and this project are both asked, and where torchvision's answers lie.
+
+`scripts/peer_fixtures.py` writes the answers to `tests/fixtures`, `tests/parity` holds this project
+against them. The questions are drawn anew on both sides, with NumPy alone.
+"""
+
+import math
+import pathlib
+
+import numpy as np
+from references import random_boxes
+from seeded_weights import seeded_array, seeded_image
+
+FIXTURES = pathlib.Path(__file__).parent / "fixtures"
+
+
+def peer_answers(name: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of one fixture."""
+    with np.load(FIXTURES / f"{name}.npz") as arrays:
+        return dict(arrays)
+
+
+def pyramid_grids(height: int, width: int) -> tuple[tuple[int, int], ...]:
+    """Returns rows and columns of p2 to p6, each half of the one before, rounded up."""
+    return tuple((math.ceil(height / s), math.ceil(width / s)) for s in (4, 8, 16, 32, 64))
+
+
+PYRAMID_SIZES = ((32,), (64,), (128,), (256,), (512,))
+TORCHVISION_RATIOS = (0.5, 1.0, 2.0)  # heights over widths
+
+# Sizes of each level, height and width of the canvas, rows and columns of each level.
+ANCHORS = {
+    "one_level": (((128, 256, 512),), (300, 411), ((18, 25),)),
+    "pyramid": (PYRAMID_SIZES, (96, 128), pyramid_grids(96, 128)),
+    # The floored strides are 3, 7, 14, 25 and 50 down and 3, 7, 15, 27 and 55 across.
+    "odd_pyramid": (PYRAMID_SIZES, (101, 165), pyramid_grids(101, 165)),
+}
+
+# Channels and, by the canvas of a ResNet, rows and columns of c2 to c5; last of all those of a
+# backbone that rounds down.
+FPN_CHANNELS = (6, 8, 12, 16)
+FPN_GRIDS = {
+    "64x96": ((16, 24), (8, 12), (4, 6), (2, 3)),
+    "61x75": ((16, 19), (8, 10), (4, 5), (2, 3)),
+    "floored": ((15, 23), (7, 11), (3, 5), (1, 2)),
+}
+
+
+def stage_features(name: str):
+    """Returns c2 to c5 of one image, (rows, columns, channels)."""
+    return [
+        seeded_array(f"c{number}", (*grid, channels))
+        for number, (grid, channels) in enumerate(
+            zip(FPN_GRIDS[name], FPN_CHANNELS, strict=True), start=2
+        )
+    ]
+
+
+BOX_WEIGHTS = {"unweighted": (1.0, 1.0, 1.0, 1.0), "weighted": (10.0, 10.0, 5.0, 5.0)}
+
+
+def coded_boxes():
+    """Returns anchors, boxes and deltas; the first deltas are far beyond what a network says."""
+    rng = np.random.default_rng(0)
+    anchors = random_boxes(rng, 200, extent=600, largest=500)
+    boxes = random_boxes(rng, 200, extent=600, largest=500)
+    deltas = rng.normal(scale=0.5, size=(200, 4)).astype(np.float32)
+    limit = math.log(1000 / 16)
+    for row, log_scale in enumerate((limit - 1e-3, limit, limit + 1e-3, 6, 100, -6, -100)):
+        deltas[row, 2:] = log_scale, -log_scale
+    deltas[7:11, :2] = [[50, -50], [-50, 50], [1000, 0], [0, -1000]]
+    return anchors, boxes, deltas
+
+
+def anchor_grid(rows: int, columns: int):
+    """Returns anchors of six shapes on whole pixels, 16 apart, so that their IoUs tie exactly."""
+    shapes = np.array([(22, 46), (32, 32), (46, 22), (44, 92), (64, 64), (92, 44)])
+    y, x = 16 * np.mgrid[:rows, :columns]
+    centres = np.stack([x, y], axis=-1)[:, :, None]
+    anchors = np.concatenate([centres - shapes / 2, centres + shapes / 2], axis=-1)
+    return anchors.reshape(-1, 4).astype(np.float32)
+
+
+def matched_boxes():
+    """Returns, for each name, anchors, objects and the keywords of a matcher."""
+    rng = np.random.default_rng(1)
+    anchors = anchor_grid(12, 16)
+    few, many = random_boxes(rng, 12, 150, 120), random_boxes(rng, 50, 150, 60)
+    # Objects that eight oblong anchors and two square ones overlap most; the first is there twice.
+    between = np.float32([[8, 8, 40, 40], [80, 88, 144, 152], [8, 8, 40, 40]])
+    corners = rng.integers(0, 200, (10, 2))
+    tiny = np.concatenate([corners, corners + 9], axis=1).astype(np.float32)
+    # Anchor n overlaps the object by exactly n / 100; anchor 0 has no area.
+    slabs = np.zeros((101, 4), np.float32) + [0, 0, 100, 0] + np.arange(101)[:, None] * [0, 0, 0, 1]
+    square = np.array([[0, 0, 100, 100]], np.float32)
+    halves = {"fg_iou_threshold": 0.5, "bg_iou_threshold": 0.5}
+    return {
+        "random": (anchors, few, {}),
+        "random_above_thresholds_alone": (anchors, few, {"allow_low_quality": False}),
+        "random_with_equal_thresholds": (anchors, few, halves),
+        "crowded": (anchors, many, {}),
+        "ties": (anchors, between, {}),
+        "low_quality_alone": (anchors, tiny, {}),
+        "no_objects": (anchors, few[:0], {}),
+        "at_the_thresholds": (slabs.astype(np.float32), square, {}),
+        "at_equal_thresholds": (slabs.astype(np.float32), square, halves),
+        "one_object": (anchors, few[:1], {}),
+        "one_object_and_one_out_of_reach": (anchors, np.stack([few[0], few[0] + 1000]), {}),
+        "one_object_and_one_without_area": (
+            anchors,
+            np.stack([few[0], np.float32([50, 50, 50, 80])]),
+            {},
+        ),
+    }
+
+
+# Positives and negatives of an image of the minibatch of 256: all of it, and less than that.
+SAMPLED = {"full": (100, 156), "short": (20, 60)}
+
+
+def head_outputs_and_targets(num_positive: int, num_negative: int):
+    """Returns logits, deltas, labels and target deltas of two images of 600 anchors."""
+    rng = np.random.default_rng(2)
+    logits = (4 * rng.normal(size=(2, 600))).astype(np.float32)
+    logits[:, :4] = [80, -80, 0, 30]
+    deltas, targets = rng.normal(scale=0.4, size=(2, 2, 600, 4)).astype(np.float32)
+    targets[:, :5] = deltas[:, :5]  # no error at all
+    labels = np.full(600, -1, np.int32)
+    labels[:num_positive] = 1
+    labels[num_positive : num_positive + num_negative] = 0
+    # The second image's order is its own; the anchors without error are positives of the first.
+    return logits, deltas, np.stack([labels, rng.permutation(labels)]), targets
+
+
+def suppressed_boxes():
+    """Returns, for each name, boxes, scores and an IoU threshold."""
+    rng = np.random.default_rng(3)
+    # On quarters of a pixel every area is exact, so that no IoU depends on how it is computed.
+    boxes = np.round(4 * random_boxes(rng, 2000, 300, 80)) / 4
+    scores = rng.permutation(2000).astype(np.float32)
+    corners = rng.integers(0, 20, (300, 2))
+    whole = np.concatenate([corners, corners + rng.integers(5, 25, (300, 2))], axis=1)
+    tied = whole.astype(np.float32), rng.integers(0, 4, 300).astype(np.float32)
+    # Without width, without height, without both, inside out, a sound one; each twice.
+    degenerate = [
+        [5, 0, 5, 9],
+        [0, 5, 9, 5],
+        [5, 5, 5, 5],
+        [9, 9, 0, 0],
+        [9, 0, 0, 9],
+        [0, 0, 9, 9],
+    ]
+    degenerate = np.repeat(np.float32(degenerate), 2, axis=0)
+    falling = -np.arange(12, dtype=np.float32)
+    at_threshold = {
+        # The second covers just so much of the first.
+        f"at_{iou}": (np.float32([[0, 0, 100, 100], [0, 0, 100, 100 * iou]]), falling[:2], iou)
+        for iou in (0.3, 0.5, 0.7)
+    }
+    apart = np.float32([[20 * i, 0, 20 * i + 9, 9] for i in range(4)])
+    return {
+        "random_0.3": (boxes, scores, 0.3),
+        "random_0.5": (boxes, scores, 0.5),
+        "random_0.7": (boxes, scores, 0.7),
+        "ties_0.5": (*tied, 0.5),
+        "ties_0.7": (*tied, 0.7),
+        "degenerate": (degenerate, falling, 0.5),
+        "none": (boxes[:0], scores[:0], 0.5),
+        "not_finite": (apart, np.float32([1, -np.inf, np.nan, 2]), 0.5),
+    } | at_threshold
+
+
+PROPOSAL_SIZES = {"one_level": ((32, 64, 128),), "five_levels": PYRAMID_SIZES}
+PROPOSAL_CANVAS = {"one_level": (192, 256), "five_levels": (128, 160)}
+PROPOSAL_GRIDS = {"one_level": ((12, 16),), "five_levels": pyramid_grids(128, 160)}
+# The image is smaller than its canvas; torchvision proposes from the padding too.
+PROPOSAL_IMAGE = {"one_level": (180, 250), "five_levels": (120, 150)}
+PROPOSAL_COUNTS = {"one_level": (1200, 200), "five_levels": (600, 300)}  # before, after the NMS
+PROPOSAL_MIN_SIZES = {"one_level": 16.0, "five_levels": 1e-3}
+
+
+def head_outputs(name: str):
+    """Returns the logits and deltas of each level, in the order row, column, anchor."""
+    # By this seed no IoU of two boxes of a level is within 3e-5 of the NMS's 0.7, so that rounding
+    # in the decoder decides nothing.
+    rng = np.random.default_rng(7)
+    anchors_at_a_position = 3 * len(PROPOSAL_SIZES[name][0])
+    counts = [anchors_at_a_position * rows * columns for rows, columns in PROPOSAL_GRIDS[name]]
+    # Far enough apart that float32 probabilities, which torchvision ranks, keep their order.
+    logits = rng.permutation(np.linspace(-6, 2, sum(counts), dtype=np.float32))
+    deltas = rng.normal(scale=0.3, size=(sum(counts), 4)).astype(np.float32)
+    deltas[::50, 2:] *= 30  # up to the decoder's limit, and down to nothing
+    ends = np.cumsum(counts)[:-1]
+    return np.split(logits, ends), np.split(deltas, ends)
+
+
+def head_outputs_not_finite():
+    """Returns logits, deltas and anchors: an infinite scale, a sound box, a NaN delta and logit."""
+    deltas = np.zeros((4, 4), np.float32)
+    deltas[0, 2:], deltas[2, 0] = np.inf, np.nan
+    anchors = np.float32([[40, 40, 60, 60], [50, 50, 60, 60], [0, 0, 20, 20], [0, 0, 20, 20]])
+    return np.float32([3, 2, 1, np.nan]), deltas, anchors
+
+
+def padded_images():
+    """Returns two images, as a network sees them on their canvas, and their heights and widths."""
+    image = seeded_image(96, 128)
+    images = np.stack([image, image[:, ::-1]])
+    image_hw = ((90, 128), (96, 117))
+    for image, (height, width) in zip(images, image_hw, strict=True):
+        image[height:], image[:, width:] = 0, 0
+    return images, image_hw
+
+
+def fasterrcnn_state_dict() -> dict[str, np.ndarray]:
+    """Returns the seeded weights of torchvision's fasterrcnn_resnet50_fpn, as a file holds them.
+
+    All but the two large layers of its second stage, which no region proposal network uses.
+    """
+    answers = peer_answers("fasterrcnn")
+    return {
+        str(name): np.array(0)
+        if name.endswith("num_batches_tracked")
+        else seeded_array(str(name), tuple(int(size) for size in shape if size))
+        for name, shape in zip(answers["names"], answers["shapes"], strict=True)
+        if not name.startswith("roi_heads.box_head")
+    }
