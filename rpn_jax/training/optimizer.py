@@ -104,12 +104,15 @@ def sgd(
 
 
 def _hidden_kernels(params):
-    """Says where Muon works: on kernels between the stem and the two outputs, as matrices."""
+    """Says where Muon works: on kernels between the stem and the two outputs, as matrices.
+
+    Optax asks with leaves that it masks, and a frozen layer's are None; neither has axes.
+    """
     matrix = contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
 
     def numbers(path, leaf):
         outer = path[:2] == ("backbone", "c1") or path[-2] in ("objectness", "deltas")
-        is_kernel = not isinstance(leaf, optax.MaskedNode) and leaf.ndim == 4
+        is_kernel = getattr(leaf, "ndim", 0) == 4
         return matrix if is_kernel and not outer else None
 
     return traverse_util.path_aware_map(numbers, params)

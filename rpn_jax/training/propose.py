@@ -66,7 +66,12 @@ def propose_images(
         if error:
             yield ProposedImage(path, None, np.zeros((0, 4)), np.zeros(0), error)
             continue
-        canvas = canvas_hw(*image.shape[:2], config.data.shorter_side, config.data.longer_side)
+        canvas = canvas_hw(
+            *image.shape[:2],
+            config.data.shorter_side,
+            config.data.longer_side,
+            exact=config.proposals.keep_padding,
+        )
         group = waiting.setdefault(canvas, [])
         group.append((path, image))
         if len(group) == count:
@@ -75,9 +80,17 @@ def propose_images(
         yield from _propose_group(config, step, variables, canvas, group)
 
 
-def canvas_hw(height: int, width: int, shorter_side: int, longer_side: int) -> tuple[int, int]:
-    """Returns the canvas for an image of that size, one of few, so that few are compiled."""
+def canvas_hw(
+    height: int, width: int, shorter_side: int, longer_side: int, *, exact: bool = False
+) -> tuple[int, int]:
+    """Returns the canvas for an image of that size, one of few, so that few are compiled.
+
+    An `exact` one is but rounded up to a multiple of 32, as torchvision's and detectron2's is when
+    an image is alone: where anchors on the padding propose too, it shows in the proposals.
+    """
     new_hw = resized_hw(height, width, shorter_side=shorter_side, longer_side=longer_side)
+    if exact:
+        return -(-new_hw[0] // 32) * 32, -(-new_hw[1] // 32) * 32
     lengths = np.linspace(shorter_side, longer_side, LONGER_SIDES)
     lengths = -(-lengths // 32).astype(int) * 32
     longer = int(lengths[np.searchsorted(lengths, max(new_hw))])

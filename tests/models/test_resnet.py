@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,9 +120,9 @@ def seeded_variables(model):
     ],
 )
 def test_features_equal_torchvisions(fixture, every, model):
-    apply = jax.jit(functools.partial(model.apply, seeded_variables(model)))
+    apply, variables = jax.jit(model.apply), seeded_variables(model)
     for size, expected in peer_cases.peer_answers(fixture).items():
-        (features,) = apply(seeded_image(*map(int, size.split("x")))[None])
+        (features,) = apply(variables, seeded_image(*map(int, size.split("x")))[None])
         scale = np.abs(expected).max()
         assert expected.std() > 0.01 * scale
         np.testing.assert_allclose(features[0, ..., ::every], expected, rtol=0, atol=1e-4 * scale)

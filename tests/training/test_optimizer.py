@@ -93,6 +93,25 @@ def test_muon_orthogonalises_hidden_kernels_and_leaves_the_rest_to_adam():
         np.testing.assert_allclose(np.abs(adams), 0.5 * 1.4737, rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+def test_frozen_layers_have_neither_update_nor_state(name):
+    config = apply_overrides(default_config(), [f"--config.optimizer.name={name}"])
+    _, optimizer = build_optimizer(config)
+    kernel, bias = jnp.ones((3, 3, 4, 8)), jnp.ones(8)
+    params = {
+        "backbone": {
+            "c1": {"conv1": {"kernel": None, "bias": None}},
+            "c2": {"conv2": {"kernel": kernel, "bias": bias}},
+        }
+    }
+    state = optimizer.init(params)
+    updates, _ = optimizer.update(params, state, params)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+    moments = [x.shape for x in jax.tree.leaves(state) if x.shape in (kernel.shape, bias.shape)]
+    assert moments.count(kernel.shape) == {"sgd": 1, "adamw": 2, "muon": 1}[name]
+    assert moments.count(bias.shape) == {"sgd": 1, "adamw": 2, "muon": 2}[name]
+
+
 def test_clipping_is_of_the_whole_gradient():
     config = apply_overrides(
         default_config(),
