@@ -7,7 +7,6 @@ anything else. The tests hold this project against the files. NAME is a key of `
 one all files are written anew.
 """
 
-import functools
 import pathlib
 import sys
 
@@ -26,7 +25,6 @@ import peer_cases  # noqa: E402
 from seeded_weights import seeded_array, seeded_image  # noqa: E402
 
 FIXTURES = peer_cases.FIXTURES
-SIZES = ((61, 75), (64, 96))  # odd and even, which strides and pools treat differently
 
 
 def write_state_dicts():
@@ -55,34 +53,31 @@ def seed_weights(model):
 
 
 @torch.no_grad()
-def write_features(name):
-    """The last features that a region proposal network uses; of some at the odd size alone."""
+def write_features():
+    """The last features, at stride 16, of each backbone; some of their channels."""
+    arrays = {}
+    for name in peer_cases.BACKBONES:
+        features = last_features(name)
+        for height, width in peer_cases.FEATURES_HW:
+            image = torch.from_numpy(seeded_image(height, width)).permute(2, 0, 1)
+            channels = features(image[None])[0, :: peer_cases.FEATURES_EVERY]
+            arrays[f"{name}/{height}x{width}"] = channels.permute(1, 2, 0)
+    write_answers("features", arrays)
+
+
+def last_features(name):
+    """The part of a classifier that a region proposal network uses."""
+    if name == "resnet50_dilated":
+        dilation = [False, False, True]
+        model = seed_weights(torchvision.models.resnet50(replace_stride_with_dilation=dilation))
+        return torch.nn.Sequential(*list(model.children())[:8])  # to layer4
     model = seed_weights(torchvision.models.get_model(name))
     if name == "densenet121":  # the third block, and the norm and ReLU that follow it
         layers = [*model.features[:9], model.features.transition3.norm, torch.nn.ReLU()]
-        features = torch.nn.Sequential(*layers)
-    elif hasattr(model, "features"):
-        features = model.features[:-1]  # the last convolution and its ReLU, without the last pool
-    else:
-        features = torch.nn.Sequential(*list(model.children())[:7])  # to layer3
-    arrays = {}
-    for height, width in SIZES[:1] if name in ("vgg16", "resnext50_32x4d") else SIZES:
-        image = torch.from_numpy(seeded_image(height, width)).permute(2, 0, 1)
-        arrays[f"{height}x{width}"] = features(image[None])[0].permute(1, 2, 0).numpy()
-    np.savez_compressed(FIXTURES / f"{name}_features.npz", **arrays)
-
-
-@torch.no_grad()
-def write_dilated_features():
-    """Every eighth channel of layer4 of a ResNet-50 that keeps the stride of layer3."""
-    dilation = [False, False, True]
-    model = seed_weights(torchvision.models.resnet50(replace_stride_with_dilation=dilation))
-    features = torch.nn.Sequential(*list(model.children())[:8])
-    arrays = {}
-    for height, width in SIZES:
-        image = torch.from_numpy(seeded_image(height, width)).permute(2, 0, 1)
-        arrays[f"{height}x{width}"] = features(image[None])[0, ::8].permute(1, 2, 0)
-    write_answers("resnet50_dilated_features", arrays)
+        return torch.nn.Sequential(*layers)
+    if hasattr(model, "features"):
+        return model.features[:-1]  # the last convolution and its ReLU, without the last pool
+    return torch.nn.Sequential(*list(model.children())[:7])  # to layer3
 
 
 @torch.no_grad()
@@ -251,7 +246,7 @@ def write_fasterrcnn():
 
 WRITERS = {
     "state_dicts": write_state_dicts,
-    "resnet50_dilated_features": write_dilated_features,
+    "features": write_features,
     "fpn": write_fpn,
     "anchors": write_anchors,
     "boxes": write_boxes,
@@ -260,17 +255,6 @@ WRITERS = {
     "nms": write_nms,
     "proposals": write_proposals,
     "fasterrcnn": write_fasterrcnn,
-} | {
-    f"{name}_features": functools.partial(write_features, name)
-    for name in (
-        "alexnet",
-        "densenet121",
-        "resnet18",
-        "resnet50",
-        "resnext50_32x4d",
-        "vgg16",
-        "vgg16_bn",
-    )
 }
 
 

@@ -36,6 +36,24 @@ ANCHORS = {
     "odd_pyramid": (PYRAMID_SIZES, (101, 165), pyramid_grids(101, 165)),
 }
 
+# Classifiers of torchvision, and what `build_rpn` calls their convolutions.
+BACKBONES = {
+    "alexnet": {"backbone": "alexnet"},
+    "vgg16": {"backbone": "vgg16"},
+    "vgg16_bn": {"backbone": "vgg16", "norm": "frozen_batch_norm"},
+    "resnet18": {"backbone": "resnet18"},
+    "resnet34": {"backbone": "resnet34"},
+    "resnet50": {"backbone": "resnet50"},
+    "resnet101": {"backbone": "resnet101"},
+    "resnet152": {"backbone": "resnet152"},
+    "resnext50_32x4d": {"backbone": "resnext50_32x4d"},
+    "resnext101_32x8d": {"backbone": "resnext101_32x8d"},
+    "densenet121": {"backbone": "densenet121"},
+    "resnet50_dilated": {"backbone": "resnet50", "dilate_c5": True},
+}
+FEATURES_HW = ((61, 75), (64, 96))  # odd and even, which strides and pools treat differently
+FEATURES_EVERY = 16  # of so many channels one is compared
+
 # Channels and, by the canvas of a ResNet, rows and columns of c2 to c5; last of all those of a
 # backbone that rounds down.
 FPN_CHANNELS = (6, 8, 12, 16)

@@ -24,7 +24,7 @@ class InputConvention:
 
 
 CONVENTIONS = {
-    # The Caffe VGG and ResNet models, and py-faster-rcnn.
+    # The Caffe VGG and ResNet models (py-faster-rcnn takes off 102.9801, 115.9465, 122.7717).
     "caffe": InputConvention("BGR", 1.0, (104.00699, 116.66877, 122.67892), (1.0, 1.0, 1.0)),
     # As "caffe", with its means rounded: MSRA models as detectron2 uses them.
     "detectron2": InputConvention("BGR", 1.0, (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)),

@@ -42,7 +42,7 @@ def default_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.backbone = "vgg16"
-    config.model.output_stage = placeholder(str)  # none: stride 16, c5 of VGG-16, c4 of a ResNet
+    config.model.output_stage = placeholder(str)  # none: the one at stride 16, such as c5 of VGG-16
     config.model.neck = placeholder(str)  # fpn: levels p2 to p6 from c2 to c5
     config.model.fpn_channels = 256  # of each of its levels
     config.model.norm = placeholder(str)  # frozen_batch_norm (none), sync_batch_norm, group_norm
@@ -54,8 +54,8 @@ def default_config() -> ConfigDict:
     config.model.head_channels = 512  # section 3.1: 512 for VGG-16, 256 for ZF (and for FPN)
     config.model.objectness = "sigmoid"  # k logistic scores, or softmax: 2k as in the paper
     config.model.dtype = "float32"  # of the layers: or bfloat16; boxes and losses stay float32
-    config.model.input_convention = "caffe"  # what the weights expect: caffe, torchvision, centred
-    config.model.pretrained = placeholder(str)  # a file of trained weights, see pretrained.py
+    config.model.input_convention = "caffe"  # the pixels that the weights expect, see inputs.py
+    config.model.pretrained = placeholder(str)  # a file of trained weights, see models/layouts.py
     config.model.pretrained_head = True  # where the file holds one
 
     config.anchors = ConfigDict()

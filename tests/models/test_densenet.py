@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from peer_features import assert_features_equal_torchvisions
 
 from rpn_jax.models import densenet
 from rpn_jax.models.densenet import DenseNet
@@ -29,22 +28,6 @@ def test_it_is_the_published_network():
     _, variables = shapes(DenseNet(norm="sync_batch_norm", output_stages=("c5",)))
     # torchvision 0.28: sum(p.numel() for p in densenet121().features.parameters())
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == 6_953_856
-
-
-def in_torchvision(module):
-    stage, *layer = module
-    number = int(stage[1:])
-    if stage == "c1":
-        return f"features.{layer[0]}"
-    if layer == ["transition"]:
-        return f"features.transition{number - 2}.conv"
-    if layer == ["norm"]:
-        return f"features.transition{number - 1}.norm"
-    return f"features.denseblock{number - 1}.dense{'.'.join(layer)}"
-
-
-def test_features_equal_torchvisions():
-    assert_features_equal_torchvisions(DenseNet(), "densenet121", in_torchvision)
 
 
 def test_where_its_cells_are_centred():

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from seeded_weights import seeded_array, seeded_image
+from seeded_weights import seeded_array
 
 from rpn_jax.errors import UserError
 from rpn_jax.models import build_rpn
@@ -408,22 +408,6 @@ def test_the_real_file(shared_data):
         np.testing.assert_array_equal(
             params["c4"]["conv4_2"]["kernel"], file["conv4_2_w"].astype(np.float32)
         )
-
-
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "vgg16"])
-def test_features_equal_torchvisions(backbone):
-    is_vgg = backbone == "vgg16"
-    shapes = torchvision_vgg16() if is_vgg else torchvision_resnet(*RESNETS[backbone])
-    collections = load(seeded(shapes), backbone, "torchvision").collections
-    network, _ = network_and_shapes(backbone)
-    run = jax.jit(network.backbone.apply)
-    with np.load(FIXTURES / f"{backbone}_features.npz") as file:
-        assert set(file) == ({"61x75"} if is_vgg else {"61x75", "64x96"})
-        for size, expected in file.items():
-            (features,) = run(collections, seeded_image(*map(int, size.split("x")))[None])
-            scale = np.abs(expected).max()
-            assert expected.std() > 0.01 * scale
-            np.testing.assert_allclose(features[0], expected, rtol=0, atol=1e-4 * scale)
 
 
 def test_trainable_batch_norm_gets_its_scale_as_a_parameter():

@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from peer_features import assert_features_equal_torchvisions
 
 from rpn_jax.models import build_rpn
 from rpn_jax.models.pretrained import load_parts, recognize
@@ -115,18 +114,6 @@ def test_frozen_stages_get_no_gradient_and_cost_none(random_variables):
     np.testing.assert_allclose(
         frozen.cost_analysis()["flops"], only_c2.cost_analysis()["flops"], rtol=0.01
     )
-
-
-def in_torchvision(module):
-    """The name in vgg16_bn: each convolution, norm and ReLU has a number, and so has each pool."""
-    _, layer, kind = module
-    stage, number = map(int, layer.removeprefix("conv").split("_"))
-    before = sum((2, 2, 3, 3, 3)[: stage - 1]) + number - 1
-    return f"features.{3 * before + stage - 1 + (kind == 'norm')}"
-
-
-def test_features_with_norms_equal_torchvisions():
-    assert_features_equal_torchvisions(VGG16(norm="frozen_batch_norm"), "vgg16_bn", in_torchvision)
 
 
 def test_frozen_stages_keep_their_statistics_and_get_no_gradient_in_bfloat16(random_variables):
