@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from rpn_jax.commands import (
     anchors,
+    compare,
+    compile,
     evaluate,
     export,
     export_weights,
@@ -20,7 +22,7 @@ from rpn_jax.commands import (
     propose,
     train,
 )
-from rpn_jax.errors import UserError
+from rpn_jax.errors import StoppedError, UserError
 
 COMMANDS = {
     "prepare": prepare,
@@ -29,6 +31,8 @@ COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "propose": propose,
+    "compare": compare,
+    "compile": compile,
     "import-weights": import_weights,
     "export-weights": export_weights,
     "export": export,
@@ -38,7 +42,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status.
 
-    That is 0, 1 for an error, 130 when interrupted, 141 when what read its output has closed it.
+    That is 0, 1 for an error, 75 (EX_TEMPFAIL of sysexits.h) when a run was asked to stop and goes
+    on if it is started again, 130 when interrupted, 141 when what read its output has closed it.
     """
     parser = argparse.ArgumentParser(
         prog="python -m rpn_jax",
@@ -61,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     arguments, overrides = parser.parse_known_args(argv)
     _keep_freed_memory()
-    # Orbax warns, at length, of every option that follows from another.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax warns of options that follow from others, and shows the errors that it raises as well.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     # Compiled programs are kept, so that the second start of a run begins at once.
     os.environ.setdefault(
         "JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/rpn_jax/compiled")
@@ -73,7 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.traceback:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return _failed()
+    except StoppedError as stopped:
+        from rpn_jax.training.processes import is_first
+
+        if is_first():
+            print(f"{stopped}; the same command goes on from there", file=sys.stderr)
+        return 130 if stopped.interrupted else os.EX_TEMPFAIL
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -81,7 +92,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         # As `head` closes it. What is still buffered must go somewhere when Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except Exception:
+        traceback.print_exc()
+        return _failed()
     return 0
+
+
+def _failed() -> int:
+    """Returns the status of a failure; one of several processes ends here, and fails the others.
+
+    At a usual exit JAX would wait for them, which wait for this one.
+    """
+    jax = sys.modules.get("jax")
+    if jax and jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+    return 1
 
 
 def _keep_freed_memory() -> None:

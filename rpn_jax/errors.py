@@ -1,4 +1,4 @@
-"""The one exception that the command line shows as a line, without a traceback."""
+"""What the command line shows as a line, without a traceback."""
 
 from collections.abc import Iterable
 
@@ -8,6 +8,17 @@ class UserError(Exception):
 
     It names the file or the config field, what is wrong with it, and the remedy.
     """
+
+
+class StoppedError(Exception):
+    """A run was asked to stop, has saved, and goes on when its command is given again.
+
+    `interrupted` says that it was asked by Ctrl-C, so that nobody should start it again.
+    """
+
+    def __init__(self, message: str, *, interrupted: bool = False):
+        super().__init__(message)
+        self.interrupted = interrupted
 
 
 def list_some(names: Iterable[str], limit: int = 8) -> str:

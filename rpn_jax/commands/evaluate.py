@@ -13,7 +13,7 @@ import argparse
 import pathlib
 from collections.abc import Sequence
 
-from rpn_jax.commands.flags import add_trained_flags, trained_place
+from rpn_jax.commands.flags import add_process_flags, add_trained_flags, join, trained_place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,14 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="WORKDIR/evaluation/SPLIT by default; --weights needs it",
     )
+    add_process_flags(parser)
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Evaluates and prints the table."""
     from rpn_jax.errors import UserError
+    from rpn_jax.training.processes import is_first
     from rpn_jax.training.trained import evaluate_trained
 
     if arguments.weights is not None and arguments.out is None:
         raise UserError("--out: is not given; with --weights, name a folder for what is written")
     config, place = trained_place(arguments, overrides)
-    print(evaluate_trained(config, place, arguments.split, arguments.step, arguments.out))
+    join(arguments)
+    table = evaluate_trained(config, place, arguments.split, arguments.step, arguments.out)
+    if is_first():
+        print(table)

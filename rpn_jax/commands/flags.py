@@ -1,4 +1,4 @@
-"""Flags that several commands share: which trained network to use, and the size of an image."""
+"""Flags that several commands share: a trained network, an image's size, a job's processes."""
 
 import argparse
 import pathlib
@@ -50,3 +50,22 @@ def trained_place(
     else:
         config, place = read_model(arguments.weights).config, arguments.weights
     return apply_overrides(config, overrides), place
+
+
+def add_process_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds --coordinator, --num_processes and --process_id."""
+    group = parser.add_argument_group(
+        "several processes",
+        "found by themselves on Slurm, Open MPI, GKE and TPU pods; elsewhere, start the command "
+        "once for each process with all three",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="of the first process")
+    group.add_argument("--num_processes", type=int, metavar="N", help="1: this process alone")
+    group.add_argument("--process_id", type=int, metavar="I", help="0 to N-1")
+
+
+def join(arguments: argparse.Namespace) -> None:
+    """Makes this process one of the job that the flags, or the launcher, describe."""
+    from rpn_jax.training.processes import join_processes
+
+    join_processes(arguments.coordinator, arguments.num_processes, arguments.process_id)

@@ -1,16 +1,20 @@
-"""Train a Region Proposal Network on all local devices.
+"""Train a Region Proposal Network on all devices of one machine or of many.
 
   python -m rpn_jax train --config=configs/shapes.py --workdir=runs/shapes
   python -m rpn_jax train --config=configs/bccd.py --workdir=runs/bccd --config.seed=1
 
 Any field of the config can be changed with --config.FIELD=VALUE. The dataset must be prepared (see
 `prepare`). A run that was cut off goes on from its last checkpoint when it is started again with
-the same workdir, and ends with the same parameters as if it had not been.
+the same workdir, and ends with the same parameters as if it had not been. SIGTERM, SIGUSR1 and
+Ctrl-C let it finish its step and save; after the first two it exits with status 75, so that a
+scheduler can start it again.
 """
 
 import argparse
 import pathlib
 from collections.abc import Sequence
+
+from rpn_jax.commands.flags import add_process_flags, join
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,11 +27,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where the run keeps its config, checkpoints, metrics and pictures",
     )
+    parser.add_argument(
+        "--profile_steps",
+        metavar="FIRST:LAST",
+        help="trace these steps to WORKDIR/profile, for XProf or Perfetto",
+    )
+    add_process_flags(parser)
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Trains to the end."""
     from rpn_jax.training.config import load_config
+    from rpn_jax.training.determinism import apply_determinism
     from rpn_jax.training.loop import train
+    from rpn_jax.training.profile import profile_steps
 
-    train(load_config(arguments.config, overrides), arguments.workdir)
+    steps = profile_steps(arguments.profile_steps)
+    config = load_config(arguments.config, overrides)
+    apply_determinism(config)
+    join(arguments)
+    train(config, arguments.workdir, steps)

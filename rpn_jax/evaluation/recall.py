@@ -91,25 +91,26 @@ class RecallSums:
             self.proposals + other.proposals,
         )
 
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """Returns the counts as arrays, whose shapes are equal on all hosts.
-
-        With jax: `process_allgather` them, sum their new leading axis, `from_arrays`.
-        """
-        counts = dataclasses.asdict(self)
-        return {name: np.asarray(counts[name]) for name in counts if name != "top_ns"}
+    def to_lists(self) -> dict[str, object]:
+        """Returns the counts as JSON types, to be added up over processes."""
+        return {
+            "matched": self.matched.tolist(),
+            "total": self.total.tolist(),
+            "images": int(self.images),
+            "proposals": int(self.proposals),
+        }
 
     @classmethod
-    def from_arrays(
-        cls, arrays: Mapping[str, Array], top_ns: Sequence[int] = TOP_NS
+    def from_lists(
+        cls, counts: Mapping[str, object], top_ns: Sequence[int] = TOP_NS
     ) -> "RecallSums":
-        """Returns the sums that `to_arrays` took apart."""
+        """Returns the sums that `to_lists` took apart."""
         return cls(
             tuple(top_ns),
-            np.asarray(arrays["matched"], np.int64),
-            np.asarray(arrays["total"], np.int64),
-            int(arrays["images"]),
-            int(arrays["proposals"]),
+            np.array(counts["matched"], np.int64),
+            np.array(counts["total"], np.int64),
+            counts["images"],
+            counts["proposals"],
         )
 
     def result(self) -> "RecallResult":

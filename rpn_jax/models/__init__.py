@@ -22,7 +22,8 @@ _basic = functools.partial(ResNet, bottleneck=False)
 _bottleneck = functools.partial(ResNet, bottleneck=True)
 
 # All have the stages c1 to c5, and the fields frozen_stages, output_stages (by default the one on
-# which the head sits, at stride 16) and dtype. Any of `_OPTIONS` that is a field of one is its own.
+# which the head sits, at stride 16), remat and dtype. Any of `_OPTIONS` that is a field of one is
+# its own.
 BACKBONES = {
     "alexnet": AlexNet,
     "zf": ZF,
@@ -66,6 +67,7 @@ def build_rpn(
     num_anchors: int = 9,
     head_channels: int = 512,
     objectness: str = "sigmoid",
+    remat: bool = False,
     dtype: str = "float32",
 ) -> RegionProposalNetwork:
     """Returns the network that the fields of `config.model` describe.
@@ -88,6 +90,7 @@ def build_rpn(
       num_anchors: anchors at each position (sizes x aspect ratios).
       head_channels: of the head's 3x3 convolution.
       objectness: "sigmoid" or "softmax", see `rpn.RPNHead`.
+      remat: whether the backward pass runs the stages of the backbone again, see `run_stages`.
       dtype: what to compute in, "float32" or "bfloat16"; parameters and outputs are float32.
 
     Raises a `UserError` for an unknown name, and for options that the backbone does not have or
@@ -120,7 +123,11 @@ def build_rpn(
             f"{output_stages[-1]} has {num_stages} stages; give 0 to {num_stages}"
         )
     module = constructor(
-        frozen_stages=frozen_stages, output_stages=output_stages, dtype=compute_dtype, **options
+        frozen_stages=frozen_stages,
+        output_stages=output_stages,
+        remat=remat,
+        dtype=compute_dtype,
+        **options,
     )
     if neck and any(2 * fine != coarse for fine, coarse in itertools.pairwise(module.strides)):
         raise UserError(

@@ -85,12 +85,14 @@ class AlexNet(nn.Module):
       frozen_stages: the first so many stages get no gradient.
       output_stages: the stages whose features to return, finest first; none beyond is computed.
       ceil_pools: round the size of pools up, as Caffe does, see `convolution.output_size`.
+      remat: see `stages.run_stages`.
       dtype: what to compute in; parameters are float32.
     """
 
     frozen_stages: int = 0
     output_stages: tuple[str, ...] = ("c5",)
     ceil_pools: bool = False
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     layers = STAGES
@@ -136,4 +138,5 @@ class AlexNet(nn.Module):
             train,
             frozen_stages=self.frozen_stages,
             output_stages=self.output_stages,
+            remat=self.remat,
         )

@@ -1,11 +1,12 @@
 """Convolution and pooling as the models call them, made for CPUs as well.
 
-On accelerators this is plain `lax`. XLA's CPU backend is slow where a detector spends most of its
-step: the gradient of a convolution's kernel and the gradient of max pooling. When a program is
-lowered for a CPU, a 3x3 convolution of float32 maps with stride 1 and 'same' padding (nearly all
-of VGG, half of ResNet) is computed by Winograd's minimal filtering F(4x4, 3x3) instead (Lavin and
-Gray, "Fast algorithms for convolutional neural networks", arXiv 1509.09308), which needs a quarter
-of the multiplications; and a convolution of the image itself is a product with its patches.
+On accelerators this is plain `lax`, but for the max pooling of GPUs, see `max_pool`. XLA's CPU
+backend is slow where a detector spends most of its step: the gradient of a convolution's kernel and
+the gradient of max pooling. When a program is lowered for a CPU, a 3x3 convolution of float32 maps
+with stride 1 and 'same' padding (nearly all of VGG, half of ResNet) is computed by Winograd's
+minimal filtering F(4x4, 3x3) instead (Lavin and Gray, "Fast algorithms for convolutional neural
+networks", arXiv 1509.09308), which needs a quarter of the multiplications; and a convolution of the
+image itself is a product with its patches.
 
 In one dimension F(4, 3) finds 4 outputs y of a filter g of 3 taps from 6 inputs d by
 
@@ -180,7 +181,8 @@ def max_pool(
 
     Padding, which is smaller than the window, is -infinity on each side; NaN wins. Where several
     inputs of a patch are equal, the gradient goes to the first of them in row-major order, as it
-    does in `nn.max_pool`, which this is on anything but a CPU.
+    does in `nn.max_pool`, which this is on a TPU. The gradient of that is slow on a CPU; on a GPU
+    it sums in any order, and XLA refuses to compile it with `--xla_gpu_deterministic_ops`.
     """
     sizes = x.shape[1:3]
     counts = [output_size(size, window, stride, padding, ceil) for size in sizes]
@@ -196,7 +198,7 @@ def max_pool(
         x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
         return _max_of_slices(x[:, :height, :width], window, stride)
 
-    return lax.platform_dependent(x, cpu=compare_slices, default=reduce_window)
+    return lax.platform_dependent(x, tpu=reduce_window, default=compare_slices)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -91,12 +91,14 @@ class DenseNet(nn.Module):
       norm: see `norms.normalize`.
       frozen_stages: the first so many stages get no gradient and use their running statistics.
       output_stages: the stages whose features to return, finest first; none beyond is computed.
+      remat: see `stages.run_stages`.
       dtype: what to compute in; parameters and statistics are float32.
     """
 
     norm: str = "frozen_batch_norm"
     frozen_stages: int = 0
     output_stages: tuple[str, ...] = ("c4",)
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @property
@@ -131,4 +133,5 @@ class DenseNet(nn.Module):
             train,
             frozen_stages=self.frozen_stages,
             output_stages=self.output_stages,
+            remat=self.remat,
         )

@@ -168,6 +168,7 @@ class ResNet(nn.Module):
         be at stride 32, so that trained weights fit; as torchvision's
         `replace_stride_with_dilation` of the last stage, and detectron2's `RES5_DILATION`.
       groups, width_per_group: of bottlenecks, see `ResidualBlock`.
+      remat: see `stages.run_stages`.
       dtype: what to compute in; parameters and statistics are float32.
     """
 
@@ -181,6 +182,7 @@ class ResNet(nn.Module):
     dilate_c5: bool = False
     groups: int = 1
     width_per_group: int = 64
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @property
@@ -224,4 +226,5 @@ class ResNet(nn.Module):
             train,
             frozen_stages=self.frozen_stages,
             output_stages=self.output_stages,
+            remat=self.remat,
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from flax import linen as nn
 from jax import lax
 from jaxtyping import Float
 
@@ -15,16 +16,20 @@ def run_stages(
     *,
     frozen_stages: int,
     output_stages: tuple[str, ...],
+    remat: bool = False,
 ) -> tuple[Float[Array, "B _ _ _"], ...]:
     """Returns the features at the ends of `output_stages`; no stage beyond the last is run.
 
     A stage maps `(x, train)` to its features. The first `frozen_stages` are run with `train` off,
-    so that their norms use running statistics, and get no gradient.
+    so that their norms use running statistics, and get no gradient. With `remat` the others keep
+    only their input for the backward pass, which runs them once more: all maps within a stage then
+    have to be in memory for one stage at a time.
     """
     features = {}
     x = images
     for number, (name, stage) in enumerate(stages.items(), start=1):
-        x = stage(x, train and number > frozen_stages)
+        learns = train and number > frozen_stages
+        x = (_run_again if remat and learns else _run)(stage, x, learns)
         if number <= frozen_stages:
             # Here, and not at each parameter, so that nothing below is differentiated. At each
             # frozen stage, because any may be an output.
@@ -33,3 +38,10 @@ def run_stages(
         if name == output_stages[-1]:
             break
     return tuple(features[name] for name in output_stages)
+
+
+def _run(stage, x, train):
+    return stage(x, train)
+
+
+_run_again = nn.remat(_run, static_argnums=(2,))  # in the backward pass

@@ -71,6 +71,7 @@ class VGG16(nn.Module):
         The paper trains from conv3_1 up: 2.
       output_stages: the stages whose features to return, finest first; none beyond is computed.
       ceil_pools: round the size of pools up, as Caffe does, see `convolution.output_size`.
+      remat: see `stages.run_stages`.
       dtype: what to compute in; parameters and statistics are float32.
     """
 
@@ -78,6 +79,7 @@ class VGG16(nn.Module):
     frozen_stages: int = 0
     output_stages: tuple[str, ...] = ("c5",)
     ceil_pools: bool = False
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @property
@@ -113,4 +115,5 @@ class VGG16(nn.Module):
             train,
             frozen_stages=self.frozen_stages,
             output_stages=self.output_stages,
+            remat=self.remat,
         )

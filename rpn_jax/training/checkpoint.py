@@ -1,6 +1,26 @@
-"""Saving a run and going on with it, by Orbax."""
+"""Saving a run and going on with it, by Orbax.
 
+    WORKDIR/checkpoints/STEP            whole, with a seal: the SHA-256 of each of its files
+    WORKDIR/checkpoints/STEP.unsealed   being written, or left so by a run that was killed
+    WORKDIR/checkpoints/STEP.deleted    being deleted, or left so
+    WORKDIR/damaged/STEP                no longer as it was sealed
+
+A checkpoint comes and goes by a rename, and an older one goes only when a newer one has come: a run
+killed at any moment leaves its newest checkpoint, and none that is half of one. What becomes of the
+files afterwards, the seal tells. Of several processes all write and read; the first alone seals,
+judges, moves and deletes.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
 import pathlib
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent import futures
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,37 +28,63 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, list_some
+from rpn_jax.training import processes
 from rpn_jax.training.devices import AXIS, replicate
 from rpn_jax.training.state import TrainState
 
+SEAL = "SHA256SUMS"  # `sha256sum --check SHA256SUMS` reads it, too
+_ITEM = "default"  # where an ocp.CheckpointManager has its only item
+
 
 class Checkpoints:
-    """The checkpoints of a work folder, the newest `keep` of them.
+    """The checkpoints of a work folder, the newest `keep` of them (at least one).
 
-    Orbax writes in the background to a temporary folder and renames it when it is whole, so that a
-    run killed at any moment leaves the earlier checkpoints and nothing half-written among them.
+    With several processes, all make one and call its methods together, but for `check`.
     """
 
     def __init__(self, workdir: pathlib.Path, keep: int = 1, *, read_only: bool = False):
         self.folder = (workdir / "checkpoints").resolve()
-        if read_only and not self.folder.is_dir():
-            raise UserError(
-                f"{workdir}: holds no checkpoints; "
-                f"train there first: python -m rpn_jax train --config=… --workdir={workdir}"
-            )
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, read_only=read_only)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._workdir = workdir
+        self._read_only = read_only
+        self._keep = max(keep, 1)
+        self._orbax = ocp.StandardCheckpointer()
+        self._background = futures.ThreadPoolExecutor(max_workers=1)
+        self._saving: futures.Future | None = None
+        self._latest: int | None = processes.on_first(self._open)
 
     def latest_step(self) -> int | None:
-        """Returns the step of the newest whole checkpoint, None if there is none."""
-        return self._manager.latest_step()
+        """Returns the step of the newest checkpoint, None if there is none.
+
+        It waits for one that is being written. Whether the files are whole is not looked at.
+        """
+        if self._saving is not None:
+            futures.wait([self._saving])
+        return self._latest
 
     def save(self, state: TrainState) -> None:
-        """Begins to write the state; the next call, or `close`, waits until it is written."""
+        """Begins to write the state, unless its step or a later one is there already.
+
+        The arrays may be donated as soon as it returns. The rest happens in the background; the
+        next call, or `close`, waits for it.
+
+        Raises:
+            UserError: this state cannot be written, or the one before it could not.
+        """
+        self._finish_saving()
         step = int(state.step)
-        if step != self.latest_step():
-            self._manager.save(step, args=ocp.args.StandardSave(_to_global(state)))
+        if self._latest is not None and step <= self._latest:
+            return
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        processes.on_first(lambda: self._check_space(step, size))
+        with self._explained(step, size):
+            self._orbax.save(self._unsealed(step) / _ITEM, _to_global(state))
+        self._saving = self._background.submit(self._commit, step, size)
+
+    def check(self) -> None:
+        """Raises the `UserError` of a save that has failed in the background; never waits."""
+        if self._saving is not None and self._saving.done():
+            self._finish_saving()
 
     def restore(self, like: TrainState, step: int | None = None) -> TrainState:
         """Returns the state of a step (the newest by default) on all local devices.
@@ -46,28 +92,297 @@ class Checkpoints:
         `like` is a state, or the shapes and types of one.
 
         Raises:
-            UserError: there is no checkpoint, or it does not hold such a state.
+            UserError: there is no such checkpoint, it is damaged (names an earlier one that is
+                not), or it does not hold such a state.
         """
-        step = self.latest_step() if step is None else step
-        if step is None:
-            raise UserError(f"{self.folder}: no checkpoint yet; train until one is written")
-        everywhere = NamedSharding(_global_mesh(), PartitionSpec())
-        abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), like
-        )
+        self._finish_saving()
+        step = processes.on_first(lambda: self._checked(step))
         try:
-            state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-        except (ValueError, KeyError, FileNotFoundError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"{self.folder / str(step)}: does not fit this config: {reason}"
-            ) from error
-        return _to_local(state)
+            return self._load(like, step)
+        except _UnreadableError as error:
+            raise UserError(f"{self._at(step)}: cannot be read: {error}") from error
+
+    def restore_newest(self, like: TrainState) -> TrainState | None:
+        """Returns the newest whole state, to go on with; None if there is none.
+
+        Damaged checkpoints are named on stderr and moved to `WORKDIR/damaged`. One without a seal,
+        as earlier versions of the project wrote them, is used where none with a seal is left.
+
+        Raises:
+            UserError: the checkpoint does not hold such a state as `like`.
+        """
+        found, state = self._latest, None
+        while (step := processes.on_first(self._newest_whole)) is not None:
+            problem = None
+            try:
+                state = self._load(like, step)
+            except _UnreadableError as error:
+                problem = str(error)
+            problems = [text for text in processes.gather(problem) if text]
+            if not problems:
+                break
+            processes.on_first(lambda: self._give_up(step, problems[0]))  # noqa: B023
+        if step is None and found is not None and processes.is_first():
+            _say(f"{self.folder}: no checkpoint is left; the run begins anew")
+        self._latest = step
+        return state
 
     def close(self) -> None:
-        """Waits until everything is written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until everything is written.
+
+        Raises:
+            UserError: it could not be.
+        """
+        try:
+            self._finish_saving()
+        finally:
+            self._background.shutdown()
+            with contextlib.suppress(OSError, ValueError):  # the same failure once more
+                self._orbax.close()
+            if processes.is_first() and not self._read_only:
+                # A save that failed stops before each of its threads has stopped writing.
+                self._remove_unfinished("*")
+
+    def _open(self) -> int | None:
+        if not self._read_only:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._remove_unfinished("*")
+        elif not self.folder.is_dir():
+            raise UserError(
+                f"{self._workdir}: holds no checkpoints; "
+                f"train there first: python -m rpn_jax train --config=… --workdir={self._workdir}"
+            )
+        return max(self._steps(), default=None)
+
+    def _at(self, step: int) -> pathlib.Path:
+        return self.folder / str(step)
+
+    def _unsealed(self, step: int) -> pathlib.Path:
+        return self.folder / f"{step}.unsealed"
+
+    def _steps(self) -> list[int]:
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
+
+    def _is_sealed(self, step: int) -> bool:
+        return (self._at(step) / SEAL).exists()
+
+    def _finish_saving(self) -> None:
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
+    def _commit(self, step: int, size: int) -> None:
+        """Waits for Orbax, makes a checkpoint of what it wrote, deletes those beyond `keep`."""
+        with self._explained(step, size):
+            self._orbax.wait_until_finished()
+            if processes.is_first():
+                seal(self._unsealed(step))
+                self._unsealed(step).rename(self._at(step))
+                _flush(self.folder)
+                for old in self._steps()[: -self._keep]:
+                    self._at(old).rename(self.folder / f"{old}.deleted")
+                    self._remove_unfinished(str(old))
+        self._latest = step
+
+    def _remove_unfinished(self, step: str) -> None:
+        # The last is of earlier versions, which left the renaming to Orbax.
+        for suffix in ("unsealed", "deleted", "orbax-checkpoint-tmp*"):
+            for path in self.folder.glob(f"{step}.{suffix}"):
+                shutil.rmtree(path, ignore_errors=True)  # or by the next run
+
+    def _check_space(self, step: int, size: int) -> None:
+        # Not that Orbax would not fail, but it does so with a page of tracebacks. Some file systems
+        # of clouds say 0 where there is no limit.
+        if 0 < shutil.disk_usage(self.folder).free < size:
+            raise self._unwritten(step, self._no_space(errno.ENOSPC, size))
+
+    @contextlib.contextmanager
+    def _explained(self, step: int, size: int) -> Iterator[None]:
+        """Removes what a failed save leaves, and says what the user can do about it."""
+        try:
+            yield
+        except (OSError, ValueError) as error:  # Orbax has ValueError for the system's refusals
+            if processes.is_first():
+                self._remove_unfinished(str(step))
+            reason = _first_line(error)
+            for code in (errno.ENOSPC, errno.EDQUOT):
+                if os.strerror(code) in str(error):
+                    reason = self._no_space(code, size)
+            raise self._unwritten(step, reason) from error
+
+    def _no_space(self, code: int, size: int) -> str:
+        free = shutil.disk_usage(self.folder).free
+        return f"{os.strerror(code)}; {size / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free"
+
+    def _unwritten(self, step: int, reason: str) -> UserError:
+        kept = self._latest
+        place = "its beginning, as none was kept yet" if kept is None else f"step {kept}"
+        return UserError(
+            f"{self.folder}: the checkpoint of step {step} cannot be written: {reason}; put that "
+            f"right and start the run again: it goes on from {place}"
+        )
+
+    def _checked(self, step: int | None) -> int:
+        """Returns the step to restore, whose checkpoint is whole."""
+        steps = self._steps()
+        if not steps:
+            raise UserError(f"{self.folder}: no checkpoint yet; train until one is written")
+        chosen = steps[-1] if step is None else step
+        if chosen not in steps:
+            kept = list_some(map(str, steps))
+            raise UserError(f"{self._at(chosen)}: no such checkpoint; there are those of {kept}")
+        problem = self._problem(chosen)
+        if problem is None:
+            return chosen
+        if not self._at(chosen).exists():
+            return self._checked(step)  # the run that goes on there has just deleted it
+        earlier = [other for other in reversed(steps) if other < chosen]
+        whole = next((other for other in earlier if self._problem(other) is None), None)
+        remedy = "there is no earlier one" if whole is None else f"the one before it is {whole}"
+        raise UserError(f"{self._at(chosen)}: damaged: {problem}; {remedy}")
+
+    def _problem(self, step: int) -> str | None:
+        """Returns what is wrong with a step; without a seal it is right where none has one."""
+        return damage(self._at(step)) if any(map(self._is_sealed, self._steps())) else None
+
+    def _newest_whole(self) -> int | None:
+        """Returns the newest step that can be used, and sets aside what is newer."""
+        steps = self._steps()[::-1]
+        without_seal = [step for step in steps if not self._is_sealed(step)]
+        for step in filter(self._is_sealed, steps):
+            problem = damage(self._at(step))
+            if problem is None:
+                for newer in (other for other in without_seal if other > step):
+                    self._set_aside(newer, damage(self._at(newer)))
+                return step
+            self._set_aside(step, problem)
+        return next(iter(without_seal), None)
+
+    def _give_up(self, step: int, problem: str) -> None:
+        """Sets aside what cannot be read, unless its files are as they were sealed."""
+        if self._is_sealed(step):
+            raise UserError(f"{self._at(step)}: cannot be read: {problem}")
+        self._set_aside(step, problem)
+
+    def _set_aside(self, step: int, problem: str) -> None:
+        target = self._workdir / "damaged" / str(step)
+        while target.exists():
+            target = target.with_name(f"{target.name}.again")
+        target.parent.mkdir(exist_ok=True)
+        shutil.move(self._at(step), target)
+        _say(f"{self._at(step)}: damaged: {problem}; set aside as {target}")
+
+    def _load(self, like: TrainState, step: int) -> TrainState:
+        """Returns the state of a step, by all processes together.
+
+        Leaves are known by their names, so that a field without any may have been added since.
+        """
+        folder = self._at(step) / _ITEM
+        everywhere = NamedSharding(_global_mesh(), PartitionSpec())
+        wanted = _by_name(like)
+        try:
+            metadata = self._orbax.metadata(folder).item_metadata
+            if metadata is None:
+                raise FileNotFoundError("its metadata is missing")
+            saved = _by_name(metadata.tree)
+            if _shapes(saved) == _shapes(wanted):
+                abstract = jax.tree_util.tree_map_with_path(
+                    lambda path, leaf: jax.ShapeDtypeStruct(
+                        leaf.shape, wanted[_name(path)].dtype, sharding=everywhere
+                    ),
+                    metadata.tree,
+                )
+                leaves = _by_name(self._orbax.restore(folder, abstract))
+                ordered = [leaves[name] for name in wanted]
+                return _to_local(jax.tree.unflatten(jax.tree.structure(like), ordered))
+        except Exception as error:  # there is no saying what damaged files raise
+            raise _UnreadableError(_first_line(error)) from error
+        here, there = _shapes(wanted), _shapes(saved)
+        name = min(name for name, _ in here.items() ^ there.items())
+        raise UserError(
+            f"{self._at(step)}: does not fit this config: {name} is {there.get(name, 'absent')} "
+            f"there, {here.get(name, 'absent')} here; give the config that it was trained with"
+        )
+
+
+class _UnreadableError(Exception):
+    """Orbax cannot read a checkpoint."""
+
+
+def seal(folder: pathlib.Path) -> None:
+    """Writes down the SHA-256 of every file in the folder, all of it safe on the disk."""
+    digests = _digests(folder)
+    (folder / SEAL).write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()))
+    for path in (*folder.rglob("*"), folder):
+        _flush(path)
+
+
+def damage(folder: pathlib.Path) -> str | None:
+    """Returns what has happened to the folder's files since they were sealed, None if nothing.
+
+    Each file is read once.
+
+    Raises:
+        UserError: they cannot be read, which says nothing about what they hold.
+    """
+    try:
+        lines = (folder / SEAL).read_text().splitlines()
+        sealed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        found = _digests(folder)
+    except FileNotFoundError:
+        return f"{SEAL} is missing"
+    except ValueError:
+        return f"{SEAL} has changed"
+    except OSError as error:
+        if error.errno == errno.EIO:
+            return str(error)
+        raise UserError(f"{folder}: cannot be read ({error.strerror}); try again") from error
+    missing = [f"{name} is missing" for name in sealed.keys() - found.keys()]
+    added = [f"{name} has been added" for name in found.keys() - sealed.keys()]
+    both = sealed.keys() & found.keys()
+    changed = [f"{name} has changed" for name in both if sealed[name] != found[name]]
+    return list_some(sorted(missing + added + changed), limit=3) or None
+
+
+def _digests(folder: pathlib.Path) -> dict[str, str]:
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != SEAL:
+            with path.open("rb") as file:
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _flush(path: pathlib.Path) -> None:
+    """Has the system write a file or a folder's list of names to the disk now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _by_name(tree) -> dict[str, Any]:
+    """Returns the leaves of a tree, the same whether its nodes are tuples or, as saved, dicts."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {_name(path): leaf for path, leaf in leaves}
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _shapes(leaves: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(leaf.shape) for name, leaf in leaves.items()}
 
 
 def _global_mesh() -> Mesh:

@@ -24,7 +24,17 @@ def default_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # everything random follows from it
     config.steps = 80_000
-    config.batch_size = 1  # images a step, over all devices and processes
+    config.batch_size = 1  # images a step, over all devices, processes and micro-batches
+    # Micro-batches that a device's share of a step is worked through in, to fit its memory; the
+    # gradient is that of the whole batch. sync_batch_norm takes its statistics of each of them.
+    config.accumulation = 1
+    # Evaluation, proposals and exports use an average of the parameters (and of the batch
+    # statistics), of which each step keeps this share, such as 0.9998, and less in early steps.
+    config.ema_decay = 0.0
+    # On GPUs, whose sums are otherwise in any order: the same bits from the same config on the same
+    # devices. XLA then takes its first choice of kernel in place of the fastest it has measured,
+    # and slower scatters. CPUs and TPUs give the same bits anyway.
+    config.deterministic = False
 
     config.data = ConfigDict()
     config.data.dataset = "voc/2007"  # shapes, voc_folder, coco_json, voc/2007, voc/2012, coco/2017
@@ -53,6 +63,7 @@ def default_config() -> ConfigDict:
     config.model.frozen_stages = 0  # 2 tunes VGG-16 from conv3_1 up, as the paper does
     config.model.head_channels = 512  # section 3.1: 512 for VGG-16, 256 for ZF (and for FPN)
     config.model.objectness = "sigmoid"  # k logistic scores, or softmax: 2k as in the paper
+    config.model.remat = False  # run backbone stages again for their gradients: saves memory
     config.model.dtype = "float32"  # of the layers: or bfloat16; boxes and losses stay float32
     config.model.input_convention = "caffe"  # the pixels that the weights expect, see inputs.py
     config.model.pretrained = placeholder(str)  # a file of trained weights, see models/layouts.py
@@ -97,6 +108,11 @@ def default_config() -> ConfigDict:
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # or adamw, muon
     config.optimizer.learning_rate = 1e-3
+    # The batch_size that learning_rate was found for; with another it grows by batch_size_rule.
+    config.optimizer.reference_batch_size = placeholder(int)  # none: learning_rate as it is
+    # With the ratio of the two (Goyal et al., arXiv 1706.02677, for SGD), or its square root: sqrt
+    # (Malladi et al., arXiv 2205.10287, for Adam).
+    config.optimizer.batch_size_rule = "linear"
     config.optimizer.momentum = 0.9  # beta1 of adamw, beta of muon
     config.optimizer.weight_decay = 5e-4  # of kernels; biases and norms are spared
     config.optimizer.clip_norm = 0.0  # of the whole gradient; 0: no clipping

@@ -1,7 +1,7 @@
 """Where arrays and computations live: the state on every device, a share of a batch on each."""
 
 import collections
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -31,13 +31,16 @@ def unshard(tree):
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(tree))
 
 
-def parallel_update(step: Callable) -> Callable:
+def parallel_update(step: Callable, devices: Sequence[jax.Device] | None = None) -> Callable:
     """Returns `step(state, batch) -> (state, metrics)` run on all devices, the state donated.
 
     `step` sees one device's share of the batch and averages over the axis `AXIS` by itself. State
-    and metrics are whole on every device, so neither has a device axis.
+    and metrics are whole on every device, so neither has a device axis. Other `devices` than those
+    that are here are for compiling ahead of time.
     """
-    return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0)
+    return jax.pmap(
+        step, AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0, devices=devices
+    )
 
 
 def parallel_map(function: Callable) -> Callable:
@@ -45,11 +48,11 @@ def parallel_map(function: Callable) -> Callable:
     return jax.pmap(function, AXIS, in_axes=(None, 0))
 
 
-def prefetch(batches: Iterable, put: Callable, ahead: int = 2) -> Iterator:
-    """Yields `(batch, put(batch))`, with the transfers of the next `ahead` batches begun."""
+def prefetch(items: Iterable, put: Callable, ahead: int = 2) -> Iterator:
+    """Yields `put(item)`, with the transfers of the next `ahead` items begun."""
     queue = collections.deque()
-    for batch in batches:
-        queue.append((batch, put(batch)))
+    for item in items:
+        queue.append(put(item))
         if len(queue) > ahead:
             yield queue.popleft()
     yield from queue

@@ -1,11 +1,11 @@
 """Running a trained network over a split: its proposals, its recall, its validation loss."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from rpn_jax.data.datasets import Dataset
@@ -15,6 +15,7 @@ from rpn_jax.evaluation.recall import ImageProposals, RecallResult, RecallSums, 
 from rpn_jax.progress import progress_bar
 from rpn_jax.training.devices import prefetch, shard, unshard
 from rpn_jax.training.network import check_batch_size, device_batch
+from rpn_jax.training.processes import gather, is_first
 
 
 class ImageResult(NamedTuple):
@@ -44,10 +45,11 @@ def split_results(
         description=description,
         unit="image",
         leave=False,
-        disable=jax.process_index() > 0,
+        disable=not is_first(),
     )
     with bar:
-        for batch, on_device in prefetch(batches, lambda batch: shard(device_batch(batch))):
+        pairs = prefetch(batches, lambda batch: (batch, shard(device_batch(batch))))
+        for batch, on_device in pairs:
             proposals, losses, targets = unshard(eval_step(variables, on_device))
             for place in np.flatnonzero(batch.image_valid):
                 index = int(batch.image_index[place])
@@ -80,16 +82,28 @@ def evaluate(
 ) -> tuple[RecallResult, dict[str, float]]:
     """Returns the recall and the mean of each loss over all images of all processes."""
     sums = RecallSums.empty(config.evaluation.top_ns)
-    losses: dict[str, float] = {}
+    losses: dict[str, list[float]] = {}
     for result in results:
         sums += image_recall(result.proposals, config.evaluation.top_ns)
         for name, value in result.losses.items():
-            losses[name] = losses.get(name, 0.0) + value
-    if jax.process_count() > 1:
-        gathered = multihost_utils.process_allgather((sums.to_arrays(), losses))
-        arrays, losses = jax.tree.map(lambda rows: rows.sum(axis=0), gathered)
-        sums = RecallSums.from_arrays(arrays, config.evaluation.top_ns)
-    return sums.result(), {name: float(total) / sums.images for name, total in losses.items()}
+            losses.setdefault(name, []).append(value)
+    sums = over_processes(sums)
+    shares = gather(losses)  # nothing of a process that had no image
+    names = dict.fromkeys(name for share in shares for name in share)
+    # The exact sum, so that it does not depend on how the images were shared.
+    means = {
+        name: math.fsum(value for share in shares for value in share.get(name, [])) / sums.images
+        for name in names
+    }
+    return sums.result(), means
+
+
+def over_processes(sums: RecallSums) -> RecallSums:
+    """Returns the sum of what each process counted of its share of a split."""
+    total = RecallSums.empty(sums.top_ns)
+    for share in gather(sums.to_lists()):
+        total += RecallSums.from_lists(share, sums.top_ns)
+    return total
 
 
 def eval_batch_size(config: ConfigDict) -> int:

@@ -5,7 +5,9 @@ checkpoint), and the loop over steps. Everything that happens at step s follows 
 the state, so that a run that was cut off goes on as if nothing had been.
 """
 
+import errno
 import pathlib
+import signal
 import time
 from collections.abc import Iterator
 
@@ -14,8 +16,8 @@ from ml_collections import ConfigDict
 
 from rpn_jax.data.datasets import Dataset
 from rpn_jax.data.loader import train_batches
-from rpn_jax.data.plan import BatchPlan
-from rpn_jax.errors import UserError
+from rpn_jax.data.plan import BatchPlan, Buckets
+from rpn_jax.errors import StoppedError, UserError
 from rpn_jax.models import trainable_mask
 from rpn_jax.progress import progress_bar
 from rpn_jax.training import devices
@@ -27,8 +29,10 @@ from rpn_jax.training.evaluate import (
     loader_fields,
     split_results,
 )
+from rpn_jax.training.fingerprint import record_run
 from rpn_jax.training.metrics import MetricsWriter, NonFiniteLossError, PendingMetrics
 from rpn_jax.training.network import (
+    DeviceBatch,
     build_network,
     device_batch,
     initial_variables,
@@ -36,76 +40,105 @@ from rpn_jax.training.network import (
 )
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.pictures import draw_first
+from rpn_jax.training.processes import StopRequest, is_first, on_first, together
+from rpn_jax.training.profile import StepProfiler
 from rpn_jax.training.sources import load_pretrained
-from rpn_jax.training.state import TrainState, initial_state
+from rpn_jax.training.state import TrainState, evaluation_variables, initial_state
 from rpn_jax.training.step import make_eval_step, make_train_step
-from rpn_jax.training.workdir import claim_workdir, record_run
+from rpn_jax.training.workdir import claim_workdir
 
 
-def train(config: ConfigDict, workdir: pathlib.Path) -> TrainState:
+def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = range(0)) -> TrainState:
     """Trains until `config.steps`, from the newest checkpoint in `workdir` if there is one.
 
+    A profiler trace of `profile_steps` goes to its folder `profile`. With several
+    processes (see `processes.join_processes`) all of them call this.
+
     Raises:
-        UserError: what the config asks for cannot be done, or the loss is no longer finite.
+        UserError: what the config asks for cannot be done, the loss is no longer finite, or the
+            disk is full.
+        StoppedError: a signal asked the run to stop, see `processes.StopRequest`; it has saved.
     """
-    check_devices(config)
-    train_set = open_split(config, config.data.train_split)
-    eval_set = open_split(config, config.data.eval_split) if config.evaluation.every else None
-    network = build_network(config)
-    schedule, optimizer = build_optimizer(config)
-    pretrained = load_pretrained(config, network)
-    claim_workdir(workdir, config)
+    with together():
+        check_devices(config)
+        train_set = open_split(config, config.data.train_split)
+        eval_set = open_split(config, config.data.eval_split) if config.evaluation.every else None
+        network = build_network(config)
+        schedule, optimizer = build_optimizer(config)
+        pretrained = load_pretrained(config, network)
     # All that can be wrong with the config has been found; from here on programs are compiled.
+    with claim_workdir(workdir, config), StopRequest() as stop:
+        variables = initial_variables(config, network, pretrained)
+        mask = trainable_mask(variables["params"], config.model.frozen_stages)
+        state = initial_state(variables, mask, optimizer, with_ema=bool(config.ema_decay))
+        state = devices.replicate(state)
+        train_step = devices.parallel_update(make_train_step(config, network, optimizer, schedule))
+        eval_step = devices.parallel_map(make_eval_step(config, network))
 
-    variables = initial_variables(config, network, pretrained)
-    mask = trainable_mask(variables["params"], config.model.frozen_stages)
-    state = devices.replicate(initial_state(variables, mask, optimizer))
-    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-    if checkpoints.latest_step() is not None:
-        state = checkpoints.restore(state)
-    start = int(state.step)
-    record_run(workdir, step=start, dataset=train_set.fingerprint)
+        checkpoints = Checkpoints(workdir, config.checkpoint.keep)
+        state = checkpoints.restore_newest(state) or state
+        start = int(state.step)
+        record_run(config, workdir, train_set, eval_set, step=start)
+        progress = Progress(config, workdir, start)
+        profiler = StepProfiler(workdir, profile_steps)
 
-    train_step = devices.parallel_update(make_train_step(config, network, optimizer, schedule))
-    eval_step = devices.parallel_map(make_eval_step(config, network))
-    writer = MetricsWriter(workdir, start)
-    progress = Progress(config, writer, start)
-    try:
-        for step, (batch, on_device) in enumerate(batches(config, train_set, start), start + 1):
-            # The host runs ahead of the devices: nothing here waits for them but the logging.
-            state, metrics = train_step(state, on_device)
-            progress.add(step, batch.image_index, metrics)
-            is_last = step == config.steps
-            is_save = is_last or step % config.checkpoint.every == 0
-            if is_save or step % config.log_every == 0:
-                # Before every save, so that no state is kept of which a loss was not finite.
-                progress.log(step)
-            if is_save:
-                checkpoints.save(state)
-            if eval_set and (is_last or step % config.evaluation.every == 0):
-                variables = {"params": state.params, "batch_stats": state.batch_stats}
-                results = split_results(
-                    config, eval_step, variables, eval_set, description="validating"
-                )
-                folder = workdir / "pictures" / f"step_{step:06d}"
-                results = draw_first(config, network, results, folder, writer, step)
-                progress.validated(step, *evaluate(config, results))
-    except NonFiniteLossError as error:
-        last = checkpoints.latest_step()
-        kept = "none was kept yet" if last is None else f"step {last} in {checkpoints.folder}"
-        raise UserError(
-            f"{error}, on images {error.images} of split {config.data.train_split}; last good "
-            f"checkpoint: {kept}; try a lower config.optimizer.learning_rate or a "
-            "config.optimizer.clip_norm"
-        ) from error
-    finally:
-        progress.close()
-        checkpoints.close()
+        def validate(state, step):
+            variables = evaluation_variables(state)
+            results = split_results(
+                config, eval_step, variables, eval_set, description="validating"
+            )
+            folder = workdir / "pictures" / f"step_{step:06d}"
+            results = draw_first(config, network, results, folder, progress.writer, step)
+            progress.validated(step, *evaluate(config, results))
+
+        def is_validated(step):
+            return eval_set and (step == config.steps or step % config.evaluation.every == 0)
+
+        plan, canvases = training_plan(config, train_set)
+        try:
+            if start and is_validated(start) and not progress.has_validation(start):
+                validate(state, start)  # which was cut off
+            steps = enumerate(batches(config, train_set, plan, canvases, start), start + 1)
+            for step, on_device in steps:
+                # The host runs ahead of the devices: it waits for them only to log and to save.
+                state, metrics = profiler.run(step, train_step, state, on_device)
+                progress.add(step, metrics)
+                is_stop = stop.reached(step)
+                is_save = is_stop or step == config.steps or step % config.checkpoint.every == 0
+                if is_save or step % config.log_every == 0:
+                    # Before every save, so that no state is kept of which a loss was not finite.
+                    progress.log(step)
+                    checkpoints.check()
+                if is_save:
+                    checkpoints.save(state)
+                if is_stop:
+                    interrupted = stop.signal == signal.SIGINT
+                    raise StoppedError(f"stopped after step {step}", interrupted=interrupted)
+                if is_validated(step):
+                    validate(state, step)
+        except NonFiniteLossError as error:
+            images = plan.batch(error.step - 1).examples.tolist()
+            raise UserError(
+                f"{error}, on images {images} of split {config.data.train_split}; "
+                f"{_last_good(checkpoints)}; try a lower config.optimizer.learning_rate or a "
+                "config.optimizer.clip_norm"
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UserError(
+                f"{workdir}: {error.strerror}; {_last_good(checkpoints)}; make room there and give "
+                "the same command again"
+            ) from error
+        finally:
+            profiler.close()
+            progress.close()
+            checkpoints.close()
     return state
 
 
-def batches(config: ConfigDict, dataset: Dataset, start: int) -> Iterator:
-    """Yields `(host batch, device batch)` of steps `start` to the last, this process's share."""
+def training_plan(config: ConfigDict, dataset: Dataset) -> tuple[BatchPlan, Buckets]:
+    """Returns which images make up each step, and the canvases they go on."""
     canvases = buckets(config, dataset)
     plan = BatchPlan(
         canvases.of_example,
@@ -113,6 +146,13 @@ def batches(config: ConfigDict, dataset: Dataset, start: int) -> Iterator:
         config.seed,
         flip_probability=config.data.flip_probability,
     )
+    return plan, canvases
+
+
+def batches(
+    config: ConfigDict, dataset: Dataset, plan: BatchPlan, canvases: Buckets, start: int
+) -> Iterator[DeviceBatch]:
+    """Yields this process's share of the batches from step `start` to the last, on its devices."""
     host_batches = train_batches(
         dataset,
         plan,
@@ -121,15 +161,24 @@ def batches(config: ConfigDict, dataset: Dataset, start: int) -> Iterator:
         num_steps=config.steps - start,
         **loader_fields(config),
     )
-    return devices.prefetch(host_batches, lambda batch: devices.shard(device_batch(batch)))
+    return devices.prefetch(map(device_batch, host_batches), devices.shard)
+
+
+def _last_good(checkpoints: Checkpoints) -> str:
+    last = checkpoints.latest_step()
+    kept = "none was kept yet" if last is None else f"step {last} in {checkpoints.folder}"
+    return f"last good checkpoint: {kept}"
 
 
 class Progress:
-    """What a run tells as it goes: the bar, the metrics files, a line for each validation."""
+    """What a run tells as it goes: the bar, the metrics files, a line for each validation.
 
-    def __init__(self, config: ConfigDict, writer: MetricsWriter, start: int):
+    With several processes the first tells it for all.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: pathlib.Path, start: int):
+        self.writer = MetricsWriter(workdir, start) if is_first() else None
         self._batch_size = config.batch_size
-        self._writer = writer
         self._pending = PendingMetrics()
         self._bar = progress_bar(
             total=config.steps,
@@ -137,14 +186,14 @@ class Progress:
             description="training",
             unit="step",
             smoothing=0.05,
-            disable=jax.process_index() > 0,
+            disable=not is_first(),
         )
         self._since = None
         self._steps = 0
 
-    def add(self, step: int, image_index, metrics: dict[str, jax.Array]) -> None:
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Takes note of a step whose metrics may not have been computed yet."""
-        self._pending.add(step, image_index, metrics)
+        self._pending.add(step, metrics)
         self._bar.update()
         self._steps += 1
         if self._since is None:
@@ -157,18 +206,25 @@ class Progress:
         if self._steps:
             seconds = time.perf_counter() - self._since
             values["images_per_second"] = self._steps * self._batch_size / seconds
-        self._writer.write(step, values)
+        if self.writer:
+            self.writer.write(step, values)
         self._bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
         self._since, self._steps = time.perf_counter(), 0
 
     def validated(self, step: int, recall, losses: dict[str, float]) -> None:
         """Writes a validation's figures; its time does not count in the rate."""
-        self._writer.write(step, {**losses, **recall.scalars()}, prefix="validation")
-        figures = "  ".join(f"AR@{n} {recall.average_recall(n):.3f}" for n in recall.top_ns)
-        self._bar.write(f"step {step}: validation loss {losses['loss']:.3f}  {figures}")
+        if self.writer:
+            self.writer.write(step, {**losses, **recall.scalars()}, prefix="validation")
+            figures = "  ".join(f"AR@{n} {recall.average_recall(n):.3f}" for n in recall.top_ns)
+            self._bar.write(f"step {step}: validation loss {losses['loss']:.3f}  {figures}")
         self._since, self._steps = time.perf_counter(), 0
+
+    def has_validation(self, step: int) -> bool:
+        """Returns whether the figures of a validation after that step are in the files."""
+        return on_first(lambda: self.writer.has(step, "validation"))
 
     def close(self) -> None:
         """Closes the bar and the files."""
         self._bar.close()
-        self._writer.close()
+        if self.writer:
+            self.writer.close()

@@ -21,9 +21,17 @@ class MetricsWriter:
         rewritten = path.with_suffix(".tmp")
         rewritten.write_text("".join(json.dumps(row) + "\n" for row in kept))
         rewritten.replace(path)
+        self._kept = kept
         self._file = path.open("a", buffering=1)
         self._board = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=start_step + 1 if kept else None
+        )
+
+    def has(self, step: int, prefix: str) -> bool:
+        """Returns whether an earlier start of the run wrote a row of that step and prefix."""
+        return any(
+            row["step"] == step and any(name.startswith(f"{prefix}/") for name in row)
+            for row in self._kept
         )
 
     def write(self, step: int, values: dict[str, float], prefix: str = "train") -> None:
@@ -60,27 +68,27 @@ class PendingMetrics:
     def __init__(self):
         self._steps = []
 
-    def add(self, step: int, images: np.ndarray, values: dict[str, jax.Array]) -> None:
-        """Keeps a step's metrics and the indices of its images."""
-        self._steps.append((step, images, values))
+    def add(self, step: int, values: dict[str, jax.Array]) -> None:
+        """Keeps a step's metrics."""
+        self._steps.append((step, values))
 
     def fetch(self) -> dict[str, float]:
         """Waits for the kept steps and returns the mean of each metric over them.
 
         Raises:
-            NonFiniteLossError: a loss that is not finite, with its step and images.
+            NonFiniteLossError: a loss that is not finite, with its step.
         """
         steps, self._steps = self._steps, []
-        rows = jax.device_get([values for _, _, values in steps])
-        for (step, images, _), row in zip(steps, rows, strict=True):
+        rows = jax.device_get([values for _, values in steps])
+        for (step, _), row in zip(steps, rows, strict=True):
             if not np.isfinite(row["loss"]):
-                raise NonFiniteLossError(step, images.tolist(), row)
+                raise NonFiniteLossError(step, float(row["loss"]))
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
 class NonFiniteLossError(Exception):
-    """The loss of `step` was NaN or infinite; `images` are its indices, `values` its metrics."""
+    """The loss of `step` was NaN or infinite."""
 
-    def __init__(self, step: int, images: list[int], values: dict):
-        super().__init__(f"the loss of step {step} is {values['loss']}")
-        self.step, self.images, self.values = step, images, values
+    def __init__(self, step: int, loss: float):
+        super().__init__(f"the loss of step {step} is {loss}")
+        self.step = step

@@ -188,11 +188,18 @@ def open_split(config: ConfigDict, split: str) -> Dataset:
     )
 
 
-def check_batch_size(field: str, batch_size: int) -> None:
-    """Raises a `UserError` that names the field unless the devices can share the batch evenly."""
-    count = jax.device_count()
+def check_batch_size(field: str, batch_size: int, accumulation: int = 1) -> None:
+    """Raises a `UserError` that names the field unless the devices can share the batch evenly.
+
+    With `accumulation` each device's share must be as many micro-batches.
+    """
+    if accumulation < 1:
+        raise UserError(f"config.accumulation={accumulation}: give a number of micro-batches, or 1")
+    devices = jax.device_count()
+    count = devices * accumulation
     if batch_size < 1 or batch_size % count:
+        micro_batches = f" in {accumulation} micro-batches each" if accumulation > 1 else ""
         raise UserError(
-            f"{field}={batch_size}: {count} devices cannot share it evenly; "
+            f"{field}={batch_size}: {devices} devices cannot share it evenly{micro_batches}; "
             f"give a multiple of {count}"
         )

@@ -24,8 +24,18 @@ def build_optimizer(
     in 900; its cost does not depend on the image, so it is small beside a step of a large batch.
     """
     fields = config.optimizer
+    if not 0 <= config.ema_decay < 1:
+        raise UserError(
+            f"config.ema_decay={config.ema_decay}: give what an average keeps at each step, from 0 "
+            "(no average) to below 1, such as 0.9998"
+        )
     schedule = learning_rate_schedule(
-        learning_rate=fields.learning_rate,
+        learning_rate=scaled_learning_rate(
+            fields.learning_rate,
+            config.batch_size,
+            reference=fields.reference_batch_size,
+            rule=fields.batch_size_rule,
+        ),
         schedule=fields.schedule,
         steps=config.steps,
         decay_at=fields.decay_at,
@@ -57,6 +67,30 @@ def build_optimizer(
     else:
         raise UserError(f"config.optimizer.name={fields.name}: give sgd, adamw or muon")
     return schedule, optax.chain(clip, rule)
+
+
+def scaled_learning_rate(
+    learning_rate: float, batch_size: int, *, reference: int | None, rule: str
+) -> float:
+    """Returns the learning rate for `batch_size`, given the one for a batch of `reference`.
+
+    "linear" multiplies it by the ratio of the batches, "sqrt" by the square root of that. Without
+    a `reference` it stays as it is.
+
+    Raises:
+        UserError: another rule, or a reference below 1.
+    """
+    powers = {"linear": 1.0, "sqrt": 0.5}
+    if rule not in powers:
+        raise UserError(f"config.optimizer.batch_size_rule={rule}: give linear or sqrt")
+    if reference is None:
+        return learning_rate
+    if reference < 1:
+        raise UserError(
+            f"config.optimizer.reference_batch_size={reference}: give the batch_size that "
+            "learning_rate is for, or None"
+        )
+    return learning_rate * (batch_size / reference) ** powers[rule]
 
 
 def learning_rate_schedule(

@@ -3,7 +3,6 @@
 import pathlib
 from collections.abc import Iterator
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -11,6 +10,7 @@ from rpn_jax.models import RegionProposalNetwork
 from rpn_jax.training.evaluate import ImageResult
 from rpn_jax.training.metrics import MetricsWriter
 from rpn_jax.training.network import anchors_per_level
+from rpn_jax.training.processes import is_first
 from rpn_jax.visualize.boxes import draw_matches, draw_proposals, write_image
 
 
@@ -27,7 +27,7 @@ def draw_first(
     They go to `folder`, and to TensorBoard where there is a writer.
     """
     for number, result in enumerate(results):
-        if number < config.evaluation.pictures and jax.process_index() == 0:
+        if number < config.evaluation.pictures and is_first():
             for kind, image in image_pictures(config, network, result).items():
                 write_image(folder / f"{number}_{kind}.png", image)
                 if writer:

@@ -7,7 +7,6 @@ A file holds a backbone, or a whole network: one of another project, whose conve
 import pathlib
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -18,6 +17,7 @@ from rpn_jax.models.pretrained import Pretrained, load_parts, recognize
 from rpn_jax.training.config import default_config, flatten
 from rpn_jax.training.model_file import flat_names, is_model_file, read_model
 from rpn_jax.training.network import sizes_per_level, variable_shapes
+from rpn_jax.training.processes import is_first
 from rpn_jax.training.weight_files import read_arrays
 
 WHOLE_NETWORKS = tuple(layout.name for layout in LAYOUTS if "head" in layout.parts)
@@ -119,7 +119,7 @@ def load_pretrained(config: ConfigDict, network: RegionProposalNetwork) -> Pretr
     pretrained = load_source(config, network, source)
     loaded = pretrained.collections["params"]
     drawn = [part for part in ("neck", "head") if getattr(network, part) and part not in loaded]
-    if jax.process_index() == 0:
+    if is_first():
         rest = f"; drawn from the seed: {' and '.join(drawn)}" if drawn else ""
         print(f"{source.path}: {pretrained}{rest}")
     return pretrained

@@ -16,6 +16,7 @@ class TrainState(NamedTuple):
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
+    ema: Any = None  # averages of the trainable params and of batch_stats, see `averaged`
 
 
 def partition(params, mask):
@@ -36,12 +37,39 @@ def merge(trainable, frozen):
     )
 
 
-def initial_state(variables: dict[str, Any], mask, optimizer) -> TrainState:
-    """Returns the state before the first step."""
+def initial_state(
+    variables: dict[str, Any], mask, optimizer, *, with_ema: bool = False
+) -> TrainState:
+    """Returns the state before the first step, with averages where `config.ema_decay` is not 0."""
     trainable, _ = partition(variables["params"], mask)
+    batch_stats = variables.get("batch_stats", {})
+    averages = {"params": trainable, "batch_stats": batch_stats}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
-        batch_stats=variables.get("batch_stats", {}),
+        batch_stats=batch_stats,
         opt_state=jax.jit(optimizer.init)(trainable),
+        # Copies, because the step is donated each of its buffers once.
+        ema=jax.tree.map(jnp.copy, averages) if with_ema else None,
     )
+
+
+def averaged(ema, trainable, batch_stats, step: int | Array, decay: float):
+    """Returns the averages after one more step, the one that came after `step` others.
+
+    They move towards the new values by 1 - decay, and in the early steps by more, 9 / (10 + step)
+    (as TensorFlow's `ExponentialMovingAverage` does), so that the initial values are soon
+    forgotten. Batch statistics are averaged over the same steps as the parameters that they are
+    of; those that are constants stay so to the bit.
+    """
+    share = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+    new = {"params": trainable, "batch_stats": batch_stats}
+    return jax.tree.map(lambda average, value: average + share * (value - average), ema, new)
+
+
+def evaluation_variables(state: TrainState) -> dict[str, Any]:
+    """Returns what the network is evaluated and used with: the averages where there are any."""
+    if state.ema is None:
+        return {"params": state.params, "batch_stats": state.batch_stats}
+    params = merge(state.ema["params"], state.params)
+    return {"params": params, "batch_stats": state.ema["batch_stats"]}

@@ -21,7 +21,7 @@ from rpn_jax.training.network import (
     forward,
     propose_batch,
 )
-from rpn_jax.training.state import TrainState, merge, partition
+from rpn_jax.training.state import TrainState, averaged, merge, partition
 from rpn_jax.typing import Array
 
 
@@ -70,6 +70,16 @@ def image_keys(seed: int, step: int | Array, first: int | Array, count: int) -> 
     return jax.vmap(functools.partial(jax.random.fold_in, key))(first + jnp.arange(count))
 
 
+def micro_batches(count: int, share):
+    """Returns the arrays (b, …) of a device's share as (count, b / count, …) for `lax.scan`.
+
+    Image i is in micro-batch i mod `count`. For its index in the global batch it is the same one,
+    so that a micro-batch of all devices has the same images however many devices there are, and
+    synchronised statistics are theirs.
+    """
+    return jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), share)
+
+
 def make_train_step(
     config: ConfigDict,
     network: RegionProposalNetwork,
@@ -79,8 +89,10 @@ def make_train_step(
     """Returns the training step, to be mapped over the axis "data" (see `devices`).
 
     It sees the whole state and one device's share of the batch, and leaves every device with the
-    same new state and the metrics of the global batch.
+    same new state and the metrics of the global batch. With `config.accumulation` it works through
+    its share in micro-batches, and sums their gradients before those of the devices are.
     """
+    accumulation = config.accumulation
 
     def train_step(state: TrainState, batch: DeviceBatch):
         _, height, width, _ = batch.images.shape
@@ -90,8 +102,8 @@ def make_train_step(
         mask = trainable_mask(state.params, config.model.frozen_stages)
         trainable, frozen = partition(state.params, mask)
 
-        def loss_of(trainable):
-            variables = {"params": merge(trainable, frozen), "batch_stats": state.batch_stats}
+        def loss_of(trainable, batch_stats, keys, batch):
+            variables = {"params": merge(trainable, frozen), "batch_stats": batch_stats}
             (logits, deltas), updated = forward(
                 config,
                 network,
@@ -102,9 +114,23 @@ def make_train_step(
                 mutable=["batch_stats"],
             )
             losses, parts, _ = image_losses(config, keys, logits, deltas, anchors, batch)
-            return losses.mean(), (parts, updated.get("batch_stats", state.batch_stats))
+            return losses.mean(), (parts, updated.get("batch_stats", batch_stats))
 
-        grads, (parts, batch_stats) = jax.grad(loss_of, has_aux=True)(trainable)
+        def add_gradient(carry, micro_batch):
+            total, batch_stats = carry
+            grads, (parts, batch_stats) = jax.grad(loss_of, has_aux=True)(
+                trainable, batch_stats, *micro_batch
+            )
+            return (jax.tree.map(jnp.add, total, grads), batch_stats), parts
+
+        zeros = jax.tree.map(jnp.zeros_like, trainable)
+        (grads, batch_stats), parts = lax.scan(
+            add_gradient,
+            (zeros, state.batch_stats),
+            micro_batches(accumulation, (keys, batch)),
+            unroll=accumulation == 1,  # no loop where there is nothing to accumulate
+        )
+        grads = jax.tree.map(lambda grad: grad / accumulation, grads)
         parts = jax.tree.map(lambda values: values.astype(jnp.float32).mean(), parts)
         # Synchronised batch statistics are those of the global batch already.
         grads, parts = lax.pmean((grads, parts), AXIS)
@@ -114,8 +140,12 @@ def make_train_step(
             "grad_norm": optax.global_norm(grads),
             "learning_rate": schedule(state.step),
         }
-        params = merge(optax.apply_updates(trainable, updates), frozen)
-        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+        trainable = optax.apply_updates(trainable, updates)
+        ema = state.ema
+        if config.ema_decay:
+            ema = averaged(ema, trainable, batch_stats, state.step, config.ema_decay)
+        params = merge(trainable, frozen)
+        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), metrics
 
     return train_step
 

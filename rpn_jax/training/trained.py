@@ -14,13 +14,14 @@ from rpn_jax.evaluation.recall import RecallResult, RecallSums
 from rpn_jax.models import RegionProposalNetwork, trainable_mask
 from rpn_jax.training import devices
 from rpn_jax.training.checkpoint import Checkpoints
-from rpn_jax.training.evaluate import check_devices, evaluate, split_results
+from rpn_jax.training.evaluate import check_devices, evaluate, over_processes, split_results
 from rpn_jax.training.model_file import check_fits, read_model
 from rpn_jax.training.network import build_network, open_split, variable_shapes
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.pictures import draw_first
+from rpn_jax.training.processes import is_first
 from rpn_jax.training.propose import propose_images
-from rpn_jax.training.state import initial_state
+from rpn_jax.training.state import evaluation_variables, initial_state
 from rpn_jax.training.step import make_eval_step
 from rpn_jax.training.workdir import write_npz, write_text
 from rpn_jax.visualize.boxes import draw_proposals, write_image
@@ -50,11 +51,11 @@ def load_trained(
     def abstract_state():
         variables = network.init(jax.random.key(0), jax.numpy.zeros((1, 64, 64, 3)))
         mask = trainable_mask(variables["params"], config.model.frozen_stages)
-        return initial_state(variables, mask, optimizer)
+        return initial_state(variables, mask, optimizer, with_ema=bool(config.ema_decay))
 
     state = checkpoints.restore(jax.eval_shape(abstract_state), step)
     checkpoints.close()
-    return network, {"params": state.params, "batch_stats": state.batch_stats}, int(state.step)
+    return network, evaluation_variables(state), int(state.step)
 
 
 def _read_variables(path: pathlib.Path, expected) -> tuple[dict, int | None]:
@@ -102,7 +103,7 @@ def evaluate_trained(
         "pycocotools_average_recall": peer_recall.scalars(),
         "losses": losses,
     }
-    if jax.process_index() == 0:
+    if is_first():
         write_text(folder / "recall.json", json.dumps(figures, indent=2))
         for suffix in (".png", ".svg"):
             plot_recall_to_iou({title: recall}, folder / f"recall_to_iou{suffix}")
@@ -129,10 +130,10 @@ class PeerRecall:
         self._waiting = []
 
     def result(self) -> RecallResult:
-        """Returns the ratios over all that were counted."""
+        """Returns the ratios over all that any process counted."""
         if self._waiting:
             self._count()
-        return self._sums.result()
+        return over_processes(self._sums).result()
 
 
 def _beside(ours: RecallResult, theirs: RecallResult) -> str:

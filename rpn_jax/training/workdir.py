@@ -1,48 +1,93 @@
-"""The folder of a run: its config, what it ran on, and what it must not be mixed with."""
+"""The folder of a run: its config, and what it must not be mixed with."""
 
+import contextlib
 import datetime
-import importlib.metadata
-import json
+import fcntl
 import os
 import pathlib
 import platform
-import subprocess
 import sys
+import time
+from collections.abc import Iterator
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError
+from rpn_jax.training import processes
 from rpn_jax.training.config import differences, from_json, to_json
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain",
-            "tensorflow-datasets", "opencv-python-headless", "rpn-jax")  # fmt: skip
+# So long a run waits for one that was killed and has not given its lock back yet.
+_LOCK_SECONDS = 5
 
 
-def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Makes the folder this config's own, or finds that it already is.
+@contextlib.contextmanager
+def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
+    """Makes the folder this config's own, or finds that it already is; keeps other runs out.
+
+    The lock is the operating system's (POSIX, which NFS carries to other nodes too): it ends with
+    the process that holds it, however that ends. Where the file system knows no locks, a warning
+    says that nothing stops a second run. With several processes the first holds it for all.
 
     Raises:
-        UserError: the folder belongs to another config (names the fields that differ), or cannot
-            be written.
+        UserError: another run is at work there, the folder belongs to another config (names the
+            fields that differ), or it cannot be written.
     """
+    with contextlib.ExitStack() as held:
+        processes.on_first(lambda: _claim(workdir, config, held))
+        yield
+
+
+def _claim(workdir: pathlib.Path, config: ConfigDict, held: contextlib.ExitStack) -> None:
     file = workdir / "config.json"
     try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        _lock(workdir, held)
         if file.exists():
-            differing = differences(config, from_json(file.read_text()))
+            differing = differences(config, from_json(file.read_text(), str(file)))
             if differing:
                 raise UserError(
                     f"--workdir={workdir}: was begun with another config ({'; '.join(differing)}); "
                     "give another folder or the same config"
                 )
-            return
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_text(file, to_json(config))
+        else:
+            write_text(file, to_json(config))
     except OSError as error:
         raise UserError(
             f"--workdir={workdir}: {error.strerror}; give a folder to write to"
         ) from error
+
+
+def _lock(workdir: pathlib.Path, held: contextlib.ExitStack) -> None:
+    path = workdir / "lock"
+    file = held.enter_context(path.open("a+"))
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except (BlockingIOError, PermissionError) as error:
+            if time.monotonic() > deadline:
+                file.seek(0)
+                raise UserError(
+                    f"--workdir={workdir}: a run is at work there ({file.read().strip()}); "
+                    "wait for its end, or give another folder"
+                ) from error
+            time.sleep(0.2)
+        except OSError as error:
+            print(
+                f"{path}: cannot be locked ({error.strerror}); make sure that no second run uses "
+                "this folder",
+                file=sys.stderr,
+            )
+            break
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()} since {_now()}\n")
+    file.flush()
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def load_workdir_config(workdir: pathlib.Path) -> ConfigDict:
@@ -51,34 +96,6 @@ def load_workdir_config(workdir: pathlib.Path) -> ConfigDict:
     if not file.is_file():
         raise UserError(f"--workdir={workdir}: no run was begun there (it has no config.json)")
     return from_json(file.read_text())
-
-
-def record_run(workdir: pathlib.Path, **facts: object) -> None:
-    """Appends to `runs.jsonl` what this start of the run is made of: a line for each start."""
-    row = {
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        **facts,
-        "commit": _git("rev-parse", "HEAD"),
-        "local_changes": bool(_git("status", "--porcelain")),
-        "devices": [device.device_kind for device in jax.devices()],
-        "processes": jax.process_count(),
-        "cpu": platform.processor() or platform.machine(),
-        "cpu_cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-    }
-    with (workdir / "runs.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def _git(*arguments: str) -> str | None:
-    """What git says of the project's own checkout; None where it is not one."""
-    package = pathlib.Path(__file__).resolve().parents[1]
-    if not (package.parent / ".git").exists():
-        return None
-    done = subprocess.run(["git", "-C", package, *arguments], capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

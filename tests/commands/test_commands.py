@@ -138,7 +138,8 @@ def test_a_workdir_of_another_config(fails, voc, voc_flags, tmp_path):
     from rpn_jax.training.workdir import claim_workdir
 
     workdir = tmp_path / "run"
-    claim_workdir(workdir, load_config(voc_flags[0].split("=")[1], voc_flags[1:]))
+    with claim_workdir(workdir, load_config(voc_flags[0].split("=")[1], voc_flags[1:])):
+        pass
     line = fails("train", *voc_flags, f"--workdir={workdir}", "--config.seed=3")
     assert str(workdir) in line
     assert "seed: 3 here, 0 there" in line

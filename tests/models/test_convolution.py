@@ -143,7 +143,8 @@ def test_each_platform_gets_its_own_program(platform):
     gradient = jax.jit(jax.grad(loss, (0, 1)))
     program = export.export(gradient, platforms=[platform])(x, kernel).mlir_module()
     assert ("stablehlo.convolution" in program) == (platform != "cpu")
-    assert ("stablehlo.select_and_scatter" in program) == (platform != "cpu")
+    # Whose sums have no fixed order on a GPU: a deterministic program must not have it there.
+    assert ("stablehlo.select_and_scatter" in program) == (platform == "tpu")
 
 
 def test_one_export_serves_several_platforms():
@@ -270,7 +271,7 @@ def naive_pool_and_gradient(x, dy, window, stride, padding):
     return y, dx
 
 
-@pytest.mark.parametrize("platform", ["cpu", "default"])
+@pytest.mark.parametrize("platform", ["default", "tpu"])
 @pytest.mark.parametrize("window_stride_padding", POOLS[:4])
 def test_a_pool_that_rounds_up_equals_a_naive_one(monkeypatch, window_stride_padding, platform):
     # What other platforms run, run here.

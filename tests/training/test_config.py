@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from rpn_jax.errors import UserError
@@ -98,6 +100,17 @@ def test_json_keeps_every_field_and_its_type():
     again = from_json(to_json(config))
     assert differences(config, again) == []
     assert again.anchors.sizes == ((8.0,), (16.0,))
+
+
+def test_a_config_saved_before_a_field_was_there_has_its_default():
+    fields = json.loads(to_json(default_config()))
+    for name in ("accumulation", "ema_decay", "deterministic"):
+        del fields[name]
+    del fields["model"]["remat"]
+    del fields["optimizer"]["reference_batch_size"], fields["optimizer"]["batch_size_rule"]
+    assert differences(default_config(), from_json(json.dumps(fields))) == []
+    changed = apply_overrides(default_config(), ["--config.ema_decay=0.5"])
+    assert differences(changed, from_json(json.dumps(fields))) == ["ema_decay: 0.5 here, 0.0 there"]
 
 
 def test_differences_name_the_fields():

@@ -10,6 +10,7 @@ from rpn_jax.errors import UserError
 from rpn_jax.training.network import (
     anchors_per_level,
     build_network,
+    check_batch_size,
     initial_variables,
     propose_batch,
 )
@@ -100,3 +101,12 @@ def test_a_network_of_one_level_keeps_the_names_of_its_variables():
             for x in ("kernel", "bias")
         ),
     }
+
+
+def test_a_batch_must_be_as_many_micro_batches_on_every_device():
+    check_batch_size("config.batch_size", 32, accumulation=4)  # 8 devices
+    message = "config.batch_size=24: 8 devices cannot share it evenly in 2 micro-batches each; .*16"
+    with pytest.raises(UserError, match=message):
+        check_batch_size("config.batch_size", 24, accumulation=2)
+    with pytest.raises(UserError, match="config.accumulation=0: give"):
+        check_batch_size("config.batch_size", 8, accumulation=0)

@@ -34,6 +34,38 @@ def test_an_unknown_schedule_is_refused():
         rates([0], schedule="linear")
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], 0.02),
+        (["reference_batch_size=16"], 0.02 * 4),
+        (["reference_batch_size=16", "batch_size_rule=sqrt"], 0.02 * 2),
+        (["reference_batch_size=256"], 0.02 / 4),
+    ],
+)
+def test_the_learning_rate_grows_with_the_batch_by_rule(options, expected):
+    overrides = ["batch_size=64", "accumulation=2", "optimizer.learning_rate=0.02"]
+    overrides += [f"optimizer.{option}" for option in options]
+    config = apply_overrides(default_config(), [f"--config.{each}" for each in overrides])
+    schedule, _ = build_optimizer(config)
+    assert float(schedule(0)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "remedy"),
+    [
+        ("optimizer.batch_size_rule", "cubic", "give linear or sqrt"),
+        ("optimizer.reference_batch_size", "0", "give the batch_size that learning_rate is for"),
+        ("ema_decay", "1.0", "give what .* from 0 .* to below 1"),
+        ("ema_decay", "-0.5", "give what .* from 0 .* to below 1"),
+    ],
+)
+def test_a_wrong_field_is_refused_by_name(field, value, remedy):
+    config = apply_overrides(default_config(), [f"--config.{field}={value}"])
+    with pytest.raises(UserError, match=f"^config.{field}={value}: {remedy}"):
+        build_optimizer(config)
+
+
 def test_three_steps_by_hand():
     # v <- 0.9 v + (g + 0.5 w); w <- w - 0.1 v, where only the kernel (two axes) decays.
     optimizer = sgd(lambda _: 0.1, momentum=0.9, weight_decay=0.5)

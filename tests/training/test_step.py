@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from optax.tree_utils import tree_get
 from training.small import PYRAMID, small_batch, small_config
 
 from rpn_jax.models import trainable_mask
 from rpn_jax.ops.matching import Label
 from rpn_jax.training import devices
+from rpn_jax.training import step as step_module
 from rpn_jax.training.network import (
     anchors_per_level,
     build_network,
@@ -17,19 +19,29 @@ from rpn_jax.training.network import (
 )
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.sources import load_pretrained
-from rpn_jax.training.state import initial_state, merge, partition
-from rpn_jax.training.step import image_keys, image_losses, make_eval_step, make_train_step
+from rpn_jax.training.state import evaluation_variables, initial_state, merge, partition
+from rpn_jax.training.step import (
+    image_keys,
+    image_losses,
+    make_eval_step,
+    make_train_step,
+    micro_batches,
+)
 
 BATCH = 4
 
 
-def setup(*overrides):
+def setup(*overrides, draw=None):
+    """`draw` is the fixture `random_variables`, where the initial values do not matter."""
     config = small_config(f"--config.batch_size={BATCH}", *overrides)
     network = build_network(config)
     schedule, optimizer = build_optimizer(config)
-    variables = initial_variables(config, network, load_pretrained(config, network))
+    if draw:
+        variables = draw(network, np.zeros((1, 64, 64, 3), np.float32))
+    else:
+        variables = initial_variables(config, network, load_pretrained(config, network))
     mask = trainable_mask(variables["params"], config.model.frozen_stages)
-    state = initial_state(variables, mask, optimizer)
+    state = initial_state(variables, mask, optimizer, with_ema=bool(config.ema_decay))
     return config, network, state, make_train_step(config, network, optimizer, schedule)
 
 
@@ -74,6 +86,120 @@ def test_any_number_of_devices_gives_the_same_step(trained, count):
         np.testing.assert_allclose(value, expected_metrics[name], rtol=1e-4, err_msg=name)
     for name in ("positives", "sampled_positives", "sampled_negatives"):
         assert metrics[name] == expected_metrics[name]
+
+
+def quickly_compiled(train_step):
+    """`train_step` on as many devices as the batch has rows, all of them played by one."""
+    mapped = jax.vmap(train_step, in_axes=(None, 0), out_axes=(None, None), axis_name=devices.AXIS)
+    return jax.jit(mapped, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@pytest.fixture(scope="module")
+def sparing():
+    """Two steps with all that saves memory, and averages; the states after each of them."""
+    config, _, state, train_step = setup(
+        "--config.accumulation=4", "--config.model.remat=true", "--config.ema_decay=0.99"
+    )
+    update = quickly_compiled(train_step)
+    states = [state]
+    for seed in range(2):
+        state, metrics = update(state, split(small_batch(BATCH, seed), 1))
+        states.append(state)
+    return *jax.device_get((states, metrics)), config
+
+
+def test_micro_batches_and_rematerialisation_change_nothing(trained, sparing):
+    _, _, _, (expected, expected_metrics) = trained
+    states, metrics, _ = sparing
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=1e-6),
+        (states[-1].params, states[-1].opt_state),
+        (expected.params, expected.opt_state),
+    )
+    for name, value in metrics.items():
+        np.testing.assert_allclose(value, expected_metrics[name], rtol=1e-5, err_msg=name)
+    for name in ("positives", "sampled_positives", "sampled_negatives"):
+        assert metrics[name] == expected_metrics[name]
+
+
+def test_the_averages_follow_the_parameters_and_are_what_is_evaluated(sparing):
+    states, _, _ = sparing
+    first, second, third = (state.params for state in states)
+    # They move by 9 / (10 + step) of the way, from the initial values.
+    average = jax.tree.map(lambda a, b: a + 9 / 10 * (b - a), first, second)
+    average = jax.tree.map(lambda a, b: a + 9 / 11 * (b - a), average, third)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7),
+        evaluation_variables(states[-1])["params"],
+        average,
+    )
+
+
+def test_a_micro_batch_has_the_same_images_on_any_number_of_devices():
+    images = np.arange(24)
+    for count in (1, 2, 4):
+        shares = images.reshape(count, -1)
+        whole = [micro_batches(3, {"image": share})["image"] for share in shares]
+        for number in range(3):
+            members = np.concatenate([share[number] for share in whole])
+            np.testing.assert_array_equal(members, images[images % 3 == number])
+
+
+@pytest.mark.parametrize("norm", ["frozen_batch_norm", "sync_batch_norm"])
+def test_two_micro_batches_have_the_gradient_and_the_statistics_of_one_after_the_other(
+    norm, monkeypatch, random_variables
+):
+    """In bfloat16, with a frozen stage, on two devices."""
+
+    def sum_of_squares(config, keys, logits, deltas, anchors, batch):
+        losses = (logits[0] ** 2).sum(axis=1) + (deltas[0] ** 2).sum(axis=(1, 2))
+        return losses, {"loss": losses}, None
+
+    monkeypatch.setattr(step_module, "image_losses", sum_of_squares)  # quick to compile
+    # Without a learning rate the parameters stay, and without momentum its state is the gradient.
+    still = (
+        f"--config.model.norm={norm}",
+        "--config.model.dtype=bfloat16",
+        "--config.model.frozen_stages=1",
+        "--config.optimizer.learning_rate=0.0",
+        "--config.optimizer.momentum=0.0",
+        "--config.optimizer.weight_decay=0.0",
+    )
+    batch = split(small_batch(BATCH), 2)
+    _, _, state, train_step = setup(*still, draw=random_variables)
+    update = quickly_compiled(train_step)
+    one_by_one = [state]
+    for number in range(2):
+        micro_batch = jax.tree.map(lambda x, i=number: x[:, i : i + 1], batch)
+        one_by_one.append(update(one_by_one[-1], micro_batch)[0])
+
+    sparing = "--config.accumulation=2", "--config.model.remat=true", "--config.ema_decay=0.9"
+    _, _, state, train_step = setup(*still, *sparing, draw=random_variables)
+    both, _ = quickly_compiled(train_step)(state, batch)
+    first, second = (tree_get(each.opt_state, "trace") for each in one_by_one[1:])
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=0.02, atol=1e-3),
+        tree_get(both.opt_state, "trace"),
+        jax.tree.map(lambda a, b: (a + b) / 2, first, second),
+    )
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-2, atol=1e-4)
+    jax.tree.map(close, both.batch_stats, one_by_one[-1].batch_stats)
+    jax.tree.map(np.testing.assert_array_equal, both.params, state.params)
+
+    before, after = state.batch_stats["backbone"], both.batch_stats["backbone"]
+    averages = both.ema["batch_stats"]["backbone"]
+    for tree in (after, averages):
+        jax.tree.map(np.testing.assert_array_equal, tree["c1"], before["c1"])
+    changed = [np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True)]
+    assert any(changed) == (norm == "sync_batch_norm")
+    jax.tree.map(
+        lambda average, old, new: np.testing.assert_allclose(
+            average, old + 0.9 * (new - old), rtol=1e-5
+        ),
+        averages,
+        before,
+        after,
+    )
 
 
 def test_a_forgotten_mean_over_devices_would_raise(trained):

@@ -1,0 +1,22 @@
+"""The paper's recipe with a ResNet-50 in place of VGG-16, on PASCAL VOC 2007.
+
+    python -m rpn_jax prepare --config=configs/voc07_resnet50.py
+    python -m rpn_jax train --config=configs/voc07_resnet50.py --workdir=runs/voc07_resnet50 \
+        --config.model.pretrained=resnet50.safetensors
+
+The network is "C4": up to c4 at stride 16, with batch normalisation frozen, the stem and c2 too.
+`resnet50.safetensors` holds torchvision's weights (see the README, "Weights").
+
+Expected time and score: not run.
+"""
+
+import voc07_vgg16
+
+
+def get_config():
+    config = voc07_vgg16.get_config()
+    config.model.backbone = "resnet50"
+    config.model.norm = "frozen_batch_norm"
+    config.model.frozen_stages = 2
+    config.model.input_convention = "torchvision"
+    return config

@@ -1,0 +1,62 @@
+r"""Compile a config's training step for TPUs that are not here; memory, speed and traffic.
+
+  python -m rpn_jax compile --config=configs/voc07_vgg16.py --topology=v5e:2x2 \
+      --config.batch_size=4
+  python -m rpn_jax compile --config=configs/voc07_vgg16.py --topology=v5e:16x16 \
+      --config.batch_size=256 --config.model.dtype=bfloat16 --json=step.json
+
+It is the very step that `train` runs, for the described chips and the config's global batch. Needs
+no TPU, no data and no weights, but the compiler: pip install 'rpn_jax[tpu]'. One compilation takes
+minutes. Prints the HBM that a chip needs and has, the FLOPs and bytes of a step, the best step time
+that the chip's rates allow, and each exchange between the chips beside the bytes of the trainable
+parameters, of which the gradients should be all that is exchanged.
+"""
+
+import argparse
+import os
+import pathlib
+from collections.abc import Sequence
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's flags."""
+    parser.add_argument("--config", required=True, metavar="FILE", help="a file with get_config()")
+    parser.add_argument(
+        "--topology",
+        required=True,
+        metavar="CHIP:GRID",
+        help="v4, v5e, v5p or v6e, and how many stand side by side: v5e:16x16, v6e:2x2, v4:2x2x1",
+    )
+    parser.add_argument(
+        "--largest_batch",
+        action="store_true",
+        help="also find the most images a chip that fit, by compiling a few times more",
+    )
+    parser.add_argument(
+        "--json", type=pathlib.Path, metavar="FILE", help="also write all figures there"
+    )
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Compiles and prints the tables."""
+    # Before JAX and the compiler are imported. They would look for a TPU and ask a metadata server.
+    os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    # A program for other machines can be written to JAX's cache but not be read from it.
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+
+    import json
+
+    from rpn_jax.training.aot import compile_report, format_report
+    from rpn_jax.training.config import load_config
+    from rpn_jax.training.workdir import write_bytes
+
+    report = compile_report(
+        load_config(arguments.config, overrides),
+        arguments.topology,
+        largest_batch=arguments.largest_batch,
+    )
+    print(format_report(report))
+    if arguments.json is not None:
+        write_bytes(arguments.json, json.dumps(report, indent=2).encode())

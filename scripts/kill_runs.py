@@ -1,0 +1,316 @@
+"""Kills training runs at random moments and shows that nothing of their result is lost.
+
+    python scripts/kill_runs.py --runs=25 --out=DIR
+    python scripts/kill_runs.py --runs=25 --processes=2 --out=DIR
+
+One run is left alone. The others are killed by SIGKILL, each one to three times, started again
+after each, and must end with the same bits: every array of the state and every row of the metrics.
+The status is 1 if one does not. Moments are drawn from --seed: a phase of the run in turn, one of
+the times that it comes, and a moment in it; the table says in which phase the kill really fell, as
+the files tell that it left. Each run compiles anew at its first start and finds at the next what
+was kept of that. It runs on CPUs unless JAX_PLATFORMS says otherwise.
+
+Of two processes one is killed, either of them, and the other up to a third of a second later: as
+when a node goes down and the scheduler ends the job. A process left alone that long can still do
+anything that it might ruin, and no time is lost in waiting until it gives up.
+"""
+
+import argparse
+import collections
+import contextlib
+import itertools
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from rpn_jax.progress import progress_bar
+from rpn_jax.training.checkpoint import damage
+from rpn_jax.training.metrics import read_metrics
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+STEPS, SAVE_EVERY, EVALUATE_EVERY = 24, 4, 8
+OVERRIDES = {
+    "data.options.image_size": 64,
+    "data.options.num_train": 64,
+    "data.options.num_test": 16,
+    "data.shorter_side": 64,
+    "data.longer_side": 64,
+    "data.num_threads": 1,
+    "model.output_stage": "c2",
+    "model.head_channels": 16,
+    "proposals.test.pre_nms_top_n": 100,
+    "proposals.test.post_nms_top_n": 20,
+    "evaluation.top_ns": (10, 20),
+    "evaluation.pictures": 1,
+    "evaluation.every": EVALUATE_EVERY,
+    "checkpoint.every": SAVE_EVERY,
+    "checkpoint.keep": 1,  # the hardest case: the one before goes when the next has come
+    "ema_decay": 0.9,
+    "optimizer.name": "adamw",
+    "optimizer.warmup_steps": 4,
+    "batch_size": 4,
+    "steps": STEPS,
+    "log_every": 1,
+}
+STARTING, COMPILING, STEPPING, EVALUATING, WRITING, ENDING = PHASES = (
+    "starting",
+    "compiling",
+    "stepping",
+    "evaluating",
+    "writing a checkpoint",
+    "ending",
+)
+_LOOK_SECONDS = 0.004
+_PATIENCE_SECONDS = 600  # with a start of a run
+
+
+class Run:
+    """One run of the command line, in a folder of its own."""
+
+    def __init__(self, out: pathlib.Path, name: str, config: str, processes: int):
+        self.workdir = out / name
+        self.moments: list[tuple[str, int]] = []  # of its kills: the phase, and the step before it
+        self.starts = 0
+        self._config = config
+        self._num_processes = processes
+        self._logs = out / f"{name}.log"
+        self._environment = {
+            "JAX_PLATFORMS": "cpu",
+            **os.environ,
+            "JAX_COMPILATION_CACHE_DIR": str(out / f"{name}.compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+
+    @contextlib.contextmanager
+    def started(self) -> Iterator[list[subprocess.Popen]]:
+        """Starts its processes, and kills those that are left in the end."""
+        self.starts += 1
+        self._start_step = max(_steps(self.workdir), default=0)
+        self._record_size = self._recorded()
+        command = [sys.executable, "-m", "rpn_jax", "train", f"--workdir={self.workdir}"]
+        flags = [[]]
+        if self._num_processes > 1:
+            job = [f"--coordinator={_free_address()}", f"--num_processes={self._num_processes}"]
+            flags = [[*job, f"--process_id={i}"] for i in range(self._num_processes)]
+        with self._logs.open("a") as log:
+            log.write(f"--- start {self.starts}\n")
+            log.flush()
+            processes = [
+                subprocess.Popen(
+                    [*command, *_flags(self._config, self.workdir.parent), *more],
+                    cwd=ROOT,
+                    env=self._environment,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+                for more in flags
+            ]
+        try:
+            yield processes
+        finally:
+            for process in processes:
+                _kill(process)
+
+    def finish(self, processes: list[subprocess.Popen]) -> None:
+        """Waits for the end; exits if it is not a good one."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        try:
+            status = [process.wait(deadline - time.monotonic()) for process in processes]
+        except subprocess.TimeoutExpired:
+            sys.exit(f"{self.workdir}: nothing has come of it in {_PATIENCE_SECONDS} s")
+        if any(status):
+            tail = "\n".join(self._logs.read_text().splitlines()[-20:])
+            sys.exit(f"{self.workdir}: ended with status {status}; {self._logs} ends with\n{tail}")
+
+    def phase(self) -> str:
+        """Returns what the start is at, or was when it was killed, as its files tell."""
+        if self._recorded() == self._record_size:
+            return STARTING
+        if any(path.suffix for path in (self.workdir / "checkpoints").iterdir()):
+            return WRITING
+        step, is_validated = self.progress()
+        if not is_validated:
+            return EVALUATING
+        if step == STEPS:
+            return ENDING
+        return COMPILING if step == self._start_step else STEPPING
+
+    def progress(self) -> tuple[int, bool]:
+        """Returns the last step, and whether its validation, if it has one, is done."""
+        rows = read_metrics(self.workdir / "metrics.jsonl")
+        step = max((row["step"] for row in rows if "train/loss" in row), default=0)
+        validated = max((row["step"] for row in rows if "validation/loss" in row), default=0)
+        return step, bool(step % EVALUATE_EVERY) or validated == step
+
+    def _recorded(self) -> int:
+        """The size of the file to which each start adds a line when it begins to compile."""
+        file = self.workdir / "runs.jsonl"
+        return file.stat().st_size if file.exists() else 0
+
+
+def _flags(config: str, out: pathlib.Path) -> list[str]:
+    overrides = {**OVERRIDES, "data.data_dir": out / "datasets"}
+    return [
+        f"--config={config}",
+        *(f"--config.{field}={value}" for field, value in overrides.items()),
+    ]
+
+
+def _steps(workdir: pathlib.Path) -> list[int]:
+    return [int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdecimal()]
+
+
+def _free_address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def _kill(process: subprocess.Popen) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def undisturbed(run: Run) -> dict[str, tuple[int, float]]:
+    """Runs to the end; returns how often each phase came and the seconds that it took on average.
+
+    The phases are looked at as `killed` will look at them.
+    """
+    counts, seconds = collections.Counter(), collections.Counter()
+    with run.started() as processes:
+        before, since = None, time.monotonic()
+        while any(process.poll() is None for process in processes):
+            phase, now = run.phase(), time.monotonic()
+            seconds[before] += now - since
+            counts[phase] += phase != before
+            before, since = phase, now
+            time.sleep(_LOOK_SECONDS)
+        run.finish(processes)
+    return {phase: (counts[phase], seconds[phase] / counts[phase]) for phase in counts}
+
+
+def killed(run: Run, phase: str, often: int, seconds: float, draw: random.Random) -> bool:
+    """Starts the run and kills it in a phase; returns False if it has come to its end before.
+
+    `often` is how many times the phase comes in a whole run, for `seconds` each.
+    """
+    left = 1 - max(_steps(run.workdir), default=0) / STEPS
+    occurrence = draw.randrange(max(1, round(often * left)))
+    # Mostly early in it: after the first start there is less to compile and to do.
+    delay = seconds * draw.random() ** 2
+    with run.started() as processes:
+        before, deadline = None, time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            if any(process.poll() is not None for process in processes):
+                run.finish(processes)
+                return False
+            if time.monotonic() > deadline:
+                run.finish(processes)
+            current = run.phase()
+            if current == phase != before:
+                if occurrence == 0:
+                    break
+                occurrence -= 1
+            before = current
+            time.sleep(_LOOK_SECONDS)
+        time.sleep(delay)
+        for process in draw.sample(processes, len(processes)):
+            _kill(process)
+            time.sleep(draw.uniform(0, 0.3) if len(processes) > 1 else 0)
+    run.moments.append((run.phase(), run.progress()[0]))
+    return True
+
+
+def result(workdir: pathlib.Path) -> dict[str, object]:
+    """Returns all that a run has come to: the bytes of its last state, the rows of its metrics."""
+    folder = workdir / "checkpoints" / str(STEPS)
+    problem = damage(folder)
+    if problem:
+        sys.exit(f"{folder}: {problem}")
+    metadata = ocp.StandardCheckpointer().metadata(folder / "default").item_metadata.tree
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
+    state = ocp.PyTreeCheckpointer().restore(folder / "default", restore_args=as_numpy)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    found = {
+        jax.tree_util.keystr(path): (leaf.dtype, leaf.shape, leaf.tobytes())
+        for path, leaf in leaves
+    }
+    rows = read_metrics(workdir / "metrics.jsonl")
+    for row in rows:
+        row.pop("train/images_per_second", None)
+    return {**found, "metrics.jsonl": sorted(json.dumps(row, sort_keys=True) for row in rows)}
+
+
+def main() -> None:
+    """Runs them all and prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=25)
+    parser.add_argument("--processes", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--config", default="configs/shapes.py")
+    parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="a new one")
+    arguments = parser.parse_args()
+    out = arguments.out.resolve()
+    try:
+        out.mkdir(parents=True)
+    except FileExistsError:
+        sys.exit(f"--out={out}: exists; give a new folder")
+    prepare = [sys.executable, "-m", "rpn_jax", "prepare", *_flags(arguments.config, out)]
+    subprocess.run(prepare, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+    draw = random.Random(arguments.seed)
+    bar = progress_bar(total=arguments.runs + 1, description="runs", unit="run")
+    reference = Run(out, "undisturbed", arguments.config, arguments.processes)
+    phases = undisturbed(reference)
+    expected = result(reference.workdir)
+    bar.update()
+    # In turn, so that each phase is hit however short it is.
+    turns = itertools.cycle(draw.sample(sorted(phases), len(phases)))
+    table, failed, counts = [], 0, collections.Counter()
+    for number in range(arguments.runs):
+        run = Run(out, f"run_{number:02d}", arguments.config, arguments.processes)
+        begun = time.monotonic()
+        kills = draw.randint(1, 3)
+        while len(run.moments) < kills:
+            phase = next(turns)
+            if not killed(run, phase, *phases[phase], draw):
+                break
+        else:
+            with run.started() as processes:
+                run.finish(processes)
+        found = result(run.workdir)
+        names = found.keys() | expected.keys()
+        differing = sorted(name for name in names if found.get(name) != expected.get(name))
+        failed += bool(differing)
+        counts.update(phase for phase, _ in run.moments)
+        moments = ", ".join(f"{phase} (step {step})" for phase, step in run.moments)
+        table.append(
+            f"{number:3d} {run.starts:7d} {time.monotonic() - begun:8.0f}  "
+            f"{f'DIFFERS: {differing[:3]}' if differing else 'same bits':9}  {moments}"
+        )
+        bar.update()
+    bar.close()
+    print("run  starts  seconds  result     killed while")
+    print("\n".join(table))
+    print("kills:", ", ".join(f"{counts[phase]} {phase}" for phase in PHASES))
+    print(f"{arguments.runs - failed} of {arguments.runs} runs ended like the undisturbed one")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Stages that are run again in the backward pass: less is kept for it, nothing else changes."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from rpn_jax.models import build_rpn
+
+IMAGES = jax.ShapeDtypeStruct((1, 96, 128, 3), jnp.float32)
+
+
+def variables_of(network):
+    return jax.eval_shape(lambda x: network.init(jax.random.key(0), x), IMAGES)
+
+
+def bytes_kept(network):
+    """Returns the bytes that the forward pass of training keeps for the backward pass."""
+    shapes = variables_of(network)
+
+    def backward(variables, images):
+        def features(params):
+            return network.apply({**variables, "params": params}, images, train=True)
+
+        # The function that computes the gradient is a tree of what was kept.
+        return jax.vjp(features, variables["params"])[1]
+
+    kept = jax.tree.leaves(jax.eval_shape(backward, shapes, IMAGES))
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in kept) - sum(
+        math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes)
+    )
+
+
+@pytest.mark.parametrize(
+    ("backbone", "output_stage"),
+    [("vgg16", "c4"), ("resnet50", "c3"), ("densenet121", "c2"), ("alexnet", "c5"), ("zf", "c5")],
+)
+def test_every_backbone_keeps_less_and_the_same_variables(backbone, output_stage):
+    plain, remat = (
+        build_rpn(backbone=backbone, output_stage=output_stage, head_channels=8, remat=remat)
+        for remat in (False, True)
+    )
+    assert variables_of(plain) == variables_of(remat)
+    assert bytes_kept(remat) < 0.4 * bytes_kept(plain)
+
+
+def test_frozen_stages_and_evaluation_run_as_without():
+    def program(remat, train):
+        network = build_rpn(
+            backbone="alexnet", frozen_stages=2, output_stage="c4", head_channels=8, remat=remat
+        )
+        apply = functools.partial(network.apply, train=train)
+        return str(jax.make_jaxpr(apply)(variables_of(network), IMAGES))
+
+    assert program(True, train=False) == program(False, train=False)
+    assert program(True, train=True).count("remat2[") == 2  # c3 and c4
