@@ -39,8 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Compiles and prints the tables."""
-    # Before JAX and the compiler are imported. They would look for a TPU and ask a metadata server.
-    os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1")
+    # Before JAX and the compiler are imported, which would look for a TPU, ask a metadata server,
+    # and refuse to be there twice on a machine, as a TPU can be used but once.
+    os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     # A program for other machines can be written to JAX's cache but not be read from it.

@@ -32,8 +32,8 @@ def default_config() -> ConfigDict:
     # statistics), of which each step keeps this share, such as 0.9998, and less in early steps.
     config.ema_decay = 0.0
     # On GPUs, whose sums are otherwise in any order: the same bits from the same config on the same
-    # devices. XLA then takes its first choice of kernel in place of the fastest it has measured,
-    # and slower scatters. CPUs and TPUs give the same bits anyway.
+    # devices. The cost: XLA takes its first choice of each kernel that sums in a fixed order, in
+    # place of the fastest that it has measured. CPUs and TPUs give the same bits anyway.
     config.deterministic = False
 
     config.data = ConfigDict()
@@ -63,7 +63,9 @@ def default_config() -> ConfigDict:
     config.model.frozen_stages = 0  # 2 tunes VGG-16 from conv3_1 up, as the paper does
     config.model.head_channels = 512  # section 3.1: 512 for VGG-16, 256 for ZF (and for FPN)
     config.model.objectness = "sigmoid"  # k logistic scores, or softmax: 2k as in the paper
-    config.model.remat = False  # run backbone stages again for their gradients: saves memory
+    # Run each stage of the backbone again for its gradient: a third more computation, less memory
+    # on GPUs and TPUs (a CPU's XLA undoes what it saves).
+    config.model.remat = False
     config.model.dtype = "float32"  # of the layers: or bfloat16; boxes and losses stay float32
     config.model.input_convention = "caffe"  # the pixels that the weights expect, see inputs.py
     config.model.pretrained = placeholder(str)  # a file of trained weights, see models/layouts.py

@@ -138,5 +138,5 @@ def buckets(config: ConfigDict, dataset: Dataset) -> Buckets:
 
 def check_devices(config: ConfigDict) -> None:
     """Raises a `UserError` unless the devices can share the batches of the config evenly."""
-    check_batch_size("config.batch_size", config.batch_size)
+    check_batch_size("config.batch_size", config.batch_size, config.accumulation)
     check_batch_size("config.evaluation.batch_size", eval_batch_size(config))

@@ -14,9 +14,14 @@ from rpn_jax.evaluation.recall import RecallResult, RecallSums
 from rpn_jax.models import RegionProposalNetwork, trainable_mask
 from rpn_jax.training import devices
 from rpn_jax.training.checkpoint import Checkpoints
-from rpn_jax.training.evaluate import check_devices, evaluate, over_processes, split_results
+from rpn_jax.training.evaluate import eval_batch_size, evaluate, over_processes, split_results
 from rpn_jax.training.model_file import check_fits, read_model
-from rpn_jax.training.network import build_network, open_split, variable_shapes
+from rpn_jax.training.network import (
+    build_network,
+    check_batch_size,
+    open_split,
+    variable_shapes,
+)
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.pictures import draw_first
 from rpn_jax.training.processes import is_first
@@ -83,7 +88,7 @@ def evaluate_trained(
     `place` and `step` see `load_trained`.
     """
     split = split or config.data.eval_split
-    check_devices(config)
+    check_batch_size("config.evaluation.batch_size", eval_batch_size(config))
     dataset = open_split(config, split)
     network, variables, step = load_trained(config, place, step)
     folder = out or place / "evaluation" / split

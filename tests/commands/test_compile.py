@@ -12,6 +12,7 @@ CONFIG = f"--config={pathlib.Path(__file__).parents[2] / 'configs' / 'shapes.py'
 def own_environment(monkeypatch):
     """What the command sets for itself is gone after the test."""
     for name in (
+        "ALLOW_MULTIPLE_LIBTPU_LOAD",
         "JAX_ENABLE_COMPILATION_CACHE",
         "JAX_PLATFORMS",
         "TPU_ACCELERATOR_TYPE",

@@ -219,6 +219,7 @@ def test_a_batch_that_does_not_fit(monkeypatch):
 
 @pytest.mark.skipif(not HAS_LIBTPU, reason="libtpu, the compiler for TPUs, is not installed")
 def test_a_real_tpu_program(monkeypatch):
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
     monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")

@@ -1,12 +1,21 @@
 import os
+import re
 import types
 
+import jax
+import numpy as np
 import pytest
+from training.small import small_batch, small_config
 
 from rpn_jax.errors import UserError
-from rpn_jax.training import determinism
+from rpn_jax.models import trainable_mask
+from rpn_jax.training import determinism, devices
 from rpn_jax.training.config import apply_overrides, default_config
 from rpn_jax.training.determinism import apply_determinism
+from rpn_jax.training.network import build_network
+from rpn_jax.training.optimizer import build_optimizer
+from rpn_jax.training.state import initial_state
+from rpn_jax.training.step import make_train_step
 
 DETERMINISTIC = apply_overrides(default_config(), ["--config.deterministic=true"])
 FLAG = "--xla_gpu_deterministic_ops=true"
@@ -50,3 +59,26 @@ def test_too_late_is_an_error_on_gpus_alone(monkeypatch, platform, fails):
         apply_determinism(DETERMINISTIC)
     monkeypatch.setenv("XLA_FLAGS", FLAG)
     apply_determinism(DETERMINISTIC)  # the user has seen to it
+
+
+def test_a_gpu_is_given_nothing_whose_result_depends_on_the_order(random_variables):
+    """XLA would refuse such a step with the flag, or compute it in a slow loop."""
+    config = small_config("--config.batch_size=2")
+    network = build_network(config)
+    schedule, optimizer = build_optimizer(config)
+    variables = random_variables(network, np.zeros((1, 64, 64, 3), np.float32))
+    state = initial_state(variables, trainable_mask(variables["params"], 0), optimizer)
+    step = jax.vmap(
+        make_train_step(config, network, optimizer, schedule),
+        in_axes=(None, 0),
+        out_axes=(None, None),
+        axis_name=devices.AXIS,
+    )
+    batch = jax.tree.map(lambda x: x[None], small_batch(2))
+    program = jax.jit(step).trace(state, batch).lower(lowering_platforms=("cuda",)).as_text()
+    assert "select_and_scatter" not in program
+    combined_by = re.findall(
+        r"stablehlo.scatter\"[^\n]*\n[^\n]*\n\s*%\S+ = stablehlo.(\w+) ", program
+    )
+    assert len(combined_by) == program.count('"stablehlo.scatter"') > 0
+    assert set(combined_by) == {"maximum"}
