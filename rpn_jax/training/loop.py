@@ -5,6 +5,7 @@ checkpoint), and the loop over steps. Everything that happens at step s follows 
 the state, so that a run that was cut off goes on as if nothing had been.
 """
 
+import contextlib
 import errno
 import pathlib
 import signal
@@ -67,7 +68,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
         schedule, optimizer = build_optimizer(config)
         pretrained = load_pretrained(config, network)
     # All that can be wrong with the config has been found; from here on programs are compiled.
-    with claim_workdir(workdir, config), StopRequest() as stop:
+    with claim_workdir(workdir, config), StopRequest() as stop, contextlib.ExitStack() as at_end:
         variables = initial_variables(config, network, pretrained)
         mask = trainable_mask(variables["params"], config.model.frozen_stages)
         state = initial_state(variables, mask, optimizer, with_ema=bool(config.ema_decay))
@@ -76,11 +77,16 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
         eval_step = devices.parallel_map(make_eval_step(config, network))
 
         checkpoints = Checkpoints(workdir, config.checkpoint.keep)
+        plan, canvases = training_plan(config, train_set)
+        at_end.enter_context(_explained(config, workdir, checkpoints, plan))
+        at_end.callback(checkpoints.close)
         state = checkpoints.restore_newest(state) or state
         start = int(state.step)
         record_run(config, workdir, train_set, eval_set, step=start)
         progress = Progress(config, workdir, start)
+        at_end.callback(progress.close)
         profiler = StepProfiler(workdir, profile_steps)
+        at_end.callback(profiler.close)
 
         def validate(state, step):
             variables = evaluation_variables(state)
@@ -94,47 +100,55 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
         def is_validated(step):
             return eval_set and (step == config.steps or step % config.evaluation.every == 0)
 
-        plan, canvases = training_plan(config, train_set)
-        try:
-            if start and is_validated(start) and not progress.has_validation(start):
-                validate(state, start)  # which was cut off
-            steps = enumerate(batches(config, train_set, plan, canvases, start), start + 1)
-            for step, on_device in steps:
-                # The host runs ahead of the devices: it waits for them only to log and to save.
-                state, metrics = profiler.run(step, train_step, state, on_device)
-                progress.add(step, metrics)
-                is_stop = stop.reached(step)
-                is_save = is_stop or step == config.steps or step % config.checkpoint.every == 0
-                if is_save or step % config.log_every == 0:
-                    # Before every save, so that no state is kept of which a loss was not finite.
-                    progress.log(step)
-                    checkpoints.check()
-                if is_save:
-                    checkpoints.save(state)
-                if is_stop:
-                    interrupted = stop.signal == signal.SIGINT
-                    raise StoppedError(f"stopped after step {step}", interrupted=interrupted)
-                if is_validated(step):
-                    validate(state, step)
-        except NonFiniteLossError as error:
-            images = plan.batch(error.step - 1).examples.tolist()
-            raise UserError(
-                f"{error}, on images {images} of split {config.data.train_split}; "
-                f"{_last_good(checkpoints)}; try a lower config.optimizer.learning_rate or a "
-                "config.optimizer.clip_norm"
-            ) from error
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise UserError(
-                f"{workdir}: {error.strerror}; {_last_good(checkpoints)}; make room there and give "
-                "the same command again"
-            ) from error
-        finally:
-            profiler.close()
-            progress.close()
-            checkpoints.close()
+        if start and is_validated(start) and not progress.has_validation(start):
+            validate(state, start)  # which was cut off
+        steps = enumerate(batches(config, train_set, plan, canvases, start), start + 1)
+        for step, on_device in steps:
+            # The host runs ahead of the devices: it waits for them only to log and to save.
+            state, metrics = profiler.run(step, train_step, state, on_device)
+            progress.add(step, metrics)
+            is_stop = stop.reached(step)
+            is_save = is_stop or step == config.steps or step % config.checkpoint.every == 0
+            if is_save or step % config.log_every == 0:
+                # Before every save, so that no state is kept of which a loss was not finite.
+                progress.log(step)
+                checkpoints.check()
+            if is_save:
+                checkpoints.save(state)
+            if is_stop:
+                interrupted = stop.signal == signal.SIGINT
+                raise StoppedError(f"stopped after step {step}", interrupted=interrupted)
+            if is_validated(step):
+                validate(state, step)
     return state
+
+
+@contextlib.contextmanager
+def _explained(
+    config: ConfigDict, workdir: pathlib.Path, checkpoints: Checkpoints, plan: BatchPlan
+) -> Iterator[None]:
+    """Turns what can befall a run into a line that says what to do, and what is not lost."""
+
+    def last_good():
+        last = checkpoints.latest_step()
+        kept = "none was kept yet" if last is None else f"step {last} in {checkpoints.folder}"
+        return f"last good checkpoint: {kept}"
+
+    try:
+        yield
+    except NonFiniteLossError as error:
+        images = plan.batch(error.step - 1).examples.tolist()
+        raise UserError(
+            f"{error}, on images {images} of split {config.data.train_split}; {last_good()}; try a "
+            "lower config.optimizer.learning_rate or a config.optimizer.clip_norm"
+        ) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{workdir}: {error.strerror}; {last_good()}; make room there and give the same "
+            "command again"
+        ) from error
 
 
 def training_plan(config: ConfigDict, dataset: Dataset) -> tuple[BatchPlan, Buckets]:
@@ -162,12 +176,6 @@ def batches(
         **loader_fields(config),
     )
     return devices.prefetch(map(device_batch, host_batches), devices.shard)
-
-
-def _last_good(checkpoints: Checkpoints) -> str:
-    last = checkpoints.latest_step()
-    kept = "none was kept yet" if last is None else f"step {last} in {checkpoints.folder}"
-    return f"last good checkpoint: {kept}"
 
 
 class Progress:

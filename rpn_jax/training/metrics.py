@@ -1,11 +1,18 @@
 """What a run writes as it goes: JSON lines and TensorBoard, from values that stay on the device."""
 
 import json
+import os
 import pathlib
+import time
 
 import jax
 import numpy as np
-import tensorboardX
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+
+_FLUSH_SECONDS = 30  # after which TensorBoard sees what was written
 
 
 class MetricsWriter:
@@ -23,9 +30,15 @@ class MetricsWriter:
         rewritten.replace(path)
         self._kept = kept
         self._file = path.open("a", buffering=1)
-        self._board = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=start_step + 1 if kept else None
-        )
+        # Written here and now: the thread of tensorboardX's own SummaryWriter dies of a full disk,
+        # and the run would then wait for it for ever.
+        folder = workdir / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        self._board = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        self._flushed = time.monotonic()
+        if kept:
+            # TensorBoard then forgets what an earlier start showed of later steps.
+            self._show(start_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def has(self, step: int, prefix: str) -> bool:
         """Returns whether an earlier start of the run wrote a row of that step and prefix."""
@@ -38,12 +51,18 @@ class MetricsWriter:
         """Writes a row `{"step": …, "train/loss": …}`."""
         row = {f"{prefix}/{name}": float(value) for name, value in values.items()}
         self._file.write(json.dumps({"step": step, **row}) + "\n")
-        for name, value in row.items():
-            self._board.add_scalar(name, value, step)
+        scalars = [summary.scalar(name, value).value[0] for name, value in row.items()]
+        self._show(step, summary=Summary(value=scalars))
 
     def write_image(self, step: int, name: str, image: np.ndarray) -> None:
         """Adds an RGB picture (H, W, 3) to TensorBoard."""
-        self._board.add_image(name, image, step, dataformats="HWC")
+        self._show(step, summary=summary.image(name, image, dataformats="HWC"))
+
+    def _show(self, step: int, **what) -> None:
+        self._board.write_event(Event(wall_time=time.time(), step=step, **what))
+        if time.monotonic() > self._flushed + _FLUSH_SECONDS:
+            self._board.flush()
+            self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Writes out what is buffered."""
