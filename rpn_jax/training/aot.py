@@ -257,8 +257,9 @@ def largest_that_fits(
     """Returns the largest count found to fit, the bytes it needs, and every count tried.
 
     Memory grows about linearly with the count, so that each try is where the line through the last
-    two meets what there is, or half-way to what did not fit. It ends when no larger count is left
-    to try, or after a handful of tries.
+    two meets what there is, or half-way to what did not fit. Close to the limit the compiler spends
+    time to save memory, and a larger count can need less: such a line is not believed. It ends when
+    no larger count is left to try, or after a handful of tries.
 
     Args:
       needed: the bytes for a count, or `DoesNotFitError`; it is slow.
@@ -268,9 +269,9 @@ def largest_that_fits(
       multiple: of which counts must be one.
     """
     (best, used), too_large, tried = first, None, [first[0]]
-    slope = (used - fixed) / best
+    slope = first_slope = max((used - fixed) / best, 1)
     for _ in range(_MAX_TRIES):
-        guess = best + max(int((available - used) / max(slope, 1)), 0)
+        guess = best + max(int((available - used) / slope), 0)
         if too_large is not None and guess >= too_large:
             guess = max((best + too_large) // 2, best + 1)
         guess -= guess % multiple
@@ -284,7 +285,8 @@ def largest_that_fits(
             if error.needed < math.inf:
                 slope = (error.needed - used) / (guess - best)
         else:
-            slope = (found - used) / (guess - best)
+            rise = (found - used) / (guess - best)
+            slope = rise if rise > first_slope / 4 else slope
             best, used = guess, found
     return best, used, tried
 
