@@ -286,7 +286,7 @@ def largest_that_fits(
                 slope = (error.needed - used) / (guess - best)
         else:
             rise = (found - used) / (guess - best)
-            slope = rise if rise > first_slope / 8 else slope
+            slope = rise if rise > first_slope / 12 else slope
             best, used = guess, found
     return best, used, tried
 

@@ -117,7 +117,7 @@ def test_largest_that_fits_where_memory_is_not_linear():
 
 
 def test_largest_that_fits_where_the_compiler_saves_memory_close_to_the_limit():
-    needed = fits(lambda count: 100 * count if count <= 7 else 650 + count, 1000)
+    needed = fits(lambda count: 100 * count if count <= 7 else 640, 1000)
     best, _, tried = aot.largest_that_fits(needed, (1, 150), fixed=0, available=1000)
     assert best == max(tried) < 30
 
