@@ -24,7 +24,7 @@ from rpn_jax.training.network import (
 )
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.pictures import draw_first
-from rpn_jax.training.processes import is_first
+from rpn_jax.training.processes import is_first, together
 from rpn_jax.training.propose import propose_images
 from rpn_jax.training.state import evaluation_variables, initial_state
 from rpn_jax.training.step import make_eval_step
@@ -88,8 +88,9 @@ def evaluate_trained(
     `place` and `step` see `load_trained`.
     """
     split = split or config.data.eval_split
-    check_batch_size("config.evaluation.batch_size", eval_batch_size(config))
-    dataset = open_split(config, split)
+    with together():
+        check_batch_size("config.evaluation.batch_size", eval_batch_size(config))
+        dataset = open_split(config, split)
     network, variables, step = load_trained(config, place, step)
     folder = out or place / "evaluation" / split
     title = place.name if step is None else f"step {step}"

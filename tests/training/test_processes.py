@@ -62,7 +62,7 @@ def test_two_processes_stop_at_one_signal_having_done_what_one_does(data_dir, tm
     errors = [process.communicate(timeout=60)[1] for process in pair]
     assert [process.returncode for process in pair] == [os.EX_TEMPFAIL] * 2, errors
     (start,) = (folder / "runs.jsonl").read_text().splitlines()
-    assert json.loads(start)["processes"] == 2
+    assert json.loads(start)["machine"]["processes"] == 2
 
     # Their checkpoint, on one process of eight devices.
     _, variables, step = load_trained(shapes_config(data_dir), folder)
