@@ -116,21 +116,23 @@ def make_train_step(
             losses, parts, _ = image_losses(config, keys, logits, deltas, anchors, batch)
             return losses.mean(), (parts, updated.get("batch_stats", batch_stats))
 
+        gradient_of = jax.grad(loss_of, has_aux=True)
+
         def add_gradient(carry, micro_batch):
             total, batch_stats = carry
-            grads, (parts, batch_stats) = jax.grad(loss_of, has_aux=True)(
-                trainable, batch_stats, *micro_batch
-            )
+            grads, (parts, batch_stats) = gradient_of(trainable, batch_stats, *micro_batch)
             return (jax.tree.map(jnp.add, total, grads), batch_stats), parts
 
-        zeros = jax.tree.map(jnp.zeros_like, trainable)
-        (grads, batch_stats), parts = lax.scan(
-            add_gradient,
-            (zeros, state.batch_stats),
-            micro_batches(accumulation, (keys, batch)),
-            unroll=accumulation == 1,  # no loop where there is nothing to accumulate
-        )
-        grads = jax.tree.map(lambda grad: grad / accumulation, grads)
+        if accumulation == 1:
+            grads, (parts, batch_stats) = gradient_of(trainable, state.batch_stats, keys, batch)
+        else:
+            zeros = jax.tree.map(jnp.zeros_like, trainable)
+            (grads, batch_stats), parts = lax.scan(
+                add_gradient,
+                (zeros, state.batch_stats),
+                micro_batches(accumulation, (keys, batch)),
+            )
+            grads = jax.tree.map(lambda grad: grad / accumulation, grads)
         parts = jax.tree.map(lambda values: values.astype(jnp.float32).mean(), parts)
         # Synchronised batch statistics are those of the global batch already.
         grads, parts = lax.pmean((grads, parts), AXIS)
