@@ -21,6 +21,11 @@ class StoppedError(Exception):
         self.interrupted = interrupted
 
 
+def first_line(error: Exception) -> str:
+    """Returns the first line of what an error says, or its name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def list_some(names: Iterable[str], limit: int = 8) -> str:
     """Returns the names with commas, cut after a few, for a one-line message."""
     names = [str(name) for name in names]

@@ -28,7 +28,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rpn_jax.errors import UserError, list_some
+from rpn_jax.errors import UserError, first_line, list_some
 from rpn_jax.training import processes
 from rpn_jax.training.devices import AXIS, replicate
 from rpn_jax.training.state import TrainState
@@ -204,7 +204,7 @@ class Checkpoints:
         except (OSError, ValueError) as error:  # Orbax has ValueError for the system's refusals
             if processes.is_first():
                 self._remove_unfinished(str(step))
-            reason = _first_line(error)
+            reason = first_line(error)
             for code in (errno.ENOSPC, errno.EDQUOT):
                 if os.strerror(code) in str(error):
                     reason = self._no_space(code, size)
@@ -296,7 +296,7 @@ class Checkpoints:
                 ordered = [leaves[name] for name in wanted]
                 return _to_local(jax.tree.unflatten(jax.tree.structure(like), ordered))
         except Exception as error:  # there is no saying what damaged files raise
-            raise _UnreadableError(_first_line(error)) from error
+            raise _UnreadableError(first_line(error)) from error
         here, there = _shapes(wanted), _shapes(saved)
         name = min(name for name, _ in here.items() ^ there.items())
         raise UserError(
@@ -365,10 +365,6 @@ def _flush(path: pathlib.Path) -> None:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _by_name(tree) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections.config_dict import ConfigDict, placeholder
 
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, first_line
 
 
 def default_config() -> ConfigDict:
@@ -151,7 +151,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     try:
         config = runpy.run_path(path)["get_config"]()
     except Exception as error:
-        raise UserError(f"--config={path}: {type(error).__name__}: {_first_line(error)}") from error
+        raise UserError(f"--config={path}: {type(error).__name__}: {first_line(error)}") from error
     finally:
         sys.path.pop(0)
     return apply_overrides(config, overrides)
@@ -198,10 +198,6 @@ def _apply_override(config: ConfigDict, override: str) -> None:
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def flatten(config: ConfigDict) -> dict[str, object]:
     """Returns the config as `{"data.shorter_side": 600, …}` with values as JSON has them."""
     flat = {}
@@ -246,7 +242,7 @@ def from_json(text: str, where: str = "config.json") -> ConfigDict:
         config.data.options = fields["data"].pop("options")
         config.update(ConfigDict(_with_tuples(fields)))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = _first_line(error).strip("'").partition(". Other fields present")[0]
+        reason = first_line(error).strip("'").partition(". Other fields present")[0]
         raise UserError(
             f"{where}: {reason}; it is damaged, or of another version of rpn_jax"
         ) from error

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, first_line
 
 # A process that does not answer for so long is given up, and the others with it.
 _HEARTBEAT_SECONDS = 60
@@ -65,10 +65,9 @@ def join_processes(
         in_use = "must be called before" in str(error)  # by a caller who has settled this
         if missing and (no_cluster or in_use):
             return
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"the other processes of this job cannot be joined: {reason}; give {', '.join(given)}, "
-            "or --num_processes=1 to use this process alone"
+            f"the other processes of this job cannot be joined: {first_line(error)}; give "
+            f"{', '.join(given)}, or --num_processes=1 to use this process alone"
         ) from error
 
 
