@@ -250,7 +250,8 @@ def result(workdir: pathlib.Path) -> dict[str, object]:
     }
     rows = read_metrics(workdir / "metrics.jsonl")
     for row in rows:
-        row.pop("train/images_per_second", None)
+        for name in ("images_per_second", "input_wait", "seconds", "peak_memory_bytes"):
+            row.pop(f"train/{name}", None)
     return {**found, "metrics.jsonl": sorted(json.dumps(row, sort_keys=True) for row in rows)}
 
 

@@ -2,11 +2,13 @@
 
   python -m rpn_jax evaluate --workdir=runs/shapes
   python -m rpn_jax evaluate --workdir=runs/voc --split=test --config.data.data_dir=DIR
+  python -m rpn_jax evaluate --workdir=runs/voc --without=nms
   python -m rpn_jax evaluate --weights=model.safetensors --out=DIR --config.data.dataset=voc/2007
 
-Writes recall.json, the recall-to-IoU plot and pictures, and prints the table: recall at IoU 0.5 to
-0.95 of the best-scored proposals, average recall (AR), AR by object size, and beside it the same AR
-from pycocotools. Difficult and crowd objects are not counted.
+Writes recall.json, which proposal found which object (objects.npz), the recall-to-IoU plot and
+pictures, and prints the table: recall at IoU 0.5 to 0.95 of the best-scored proposals, average
+recall (AR), AR by object size, and beside it the same AR from pycocotools. Difficult and crowd
+objects are not counted.
 """
 
 import argparse
@@ -24,7 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=pathlib.Path,
         metavar="DIR",
-        help="WORKDIR/evaluation/SPLIT by default; --weights needs it",
+        help="WORKDIR/evaluation/SPLIT[-without-PART] by default; --weights needs it",
+    )
+    parser.add_argument(
+        "--without",
+        action="append",
+        choices=("nms", "ranking", "regression"),
+        default=[],
+        help="a part of the network to leave out, as the paper's Table 2 does (repeatable): nms; "
+        "ranking, for anchors drawn at random; regression, for the anchors as they are",
     )
     add_process_flags(parser)
 
@@ -39,6 +49,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise UserError("--out: is not given; with --weights, name a folder for what is written")
     config, place = trained_place(arguments, overrides)
     join(arguments)
-    table = evaluate_trained(config, place, arguments.split, arguments.step, arguments.out)
+    table = evaluate_trained(
+        config, place, arguments.split, arguments.step, arguments.out, arguments.without
+    )
     if is_first():
         print(table)

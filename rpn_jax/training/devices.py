@@ -1,6 +1,8 @@
 """Where arrays and computations live: the state on every device, a share of a batch on each."""
 
 import collections
+import resource
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
@@ -56,3 +58,12 @@ def prefetch(items: Iterable, put: Callable, ahead: int = 2) -> Iterator:
         if len(queue) > ahead:
             yield queue.popleft()
     yield from queue
+
+
+def peak_memory_bytes() -> int:
+    """Returns the most memory used so far: of the first local device; on CPUs, of the process."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

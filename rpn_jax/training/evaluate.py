@@ -23,6 +23,7 @@ class ImageResult(NamedTuple):
 
     index: int  # in the split
     proposals: ImageProposals  # beside what was annotated, in original pixels
+    class_index: np.ndarray  # (G,) of the annotated boxes
     original_hw: np.ndarray  # (2,)
     losses: dict[str, float]
     batch: Batch  # the batch and the place in it that the image had,
@@ -68,6 +69,7 @@ def split_results(
                         record.ignore,
                         record.areas,
                     ),
+                    record.labels,
                     original_hw,
                     {name: float(values[place]) for name, values in losses.items()},
                     batch,

@@ -102,8 +102,8 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
 
         if start and is_validated(start) and not progress.has_validation(start):
             validate(state, start)  # which was cut off
-        steps = enumerate(batches(config, train_set, plan, canvases, start), start + 1)
-        for step, on_device in steps:
+        steps = progress.watch(batches(config, train_set, plan, canvases, start))
+        for step, on_device in enumerate(steps, start + 1):
             # The host runs ahead of the devices: it waits for them only to log and to save.
             state, metrics = profiler.run(step, train_step, state, on_device)
             progress.add(step, metrics)
@@ -196,8 +196,18 @@ class Progress:
             smoothing=0.05,
             disable=not is_first(),
         )
+        self._start = time.perf_counter()
         self._since = None
         self._steps = 0
+        self._waited = 0.0
+
+    def watch(self, batches: Iterator[DeviceBatch]) -> Iterator[DeviceBatch]:
+        """Passes the batches on and takes the time that the loop waits for them."""
+        asked = time.perf_counter()
+        for batch in batches:
+            self._waited += time.perf_counter() - asked
+            yield batch
+            asked = time.perf_counter()
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Takes note of a step whose metrics may not have been computed yet."""
@@ -206,7 +216,7 @@ class Progress:
         self._steps += 1
         if self._since is None:
             # The rate counts from here: the first call was held up by compilation.
-            self._since, self._steps = time.perf_counter(), 0
+            self._restart_clock()
 
     def log(self, step: int) -> None:
         """Waits for the steps so far and writes the mean of their metrics."""
@@ -214,10 +224,13 @@ class Progress:
         if self._steps:
             seconds = time.perf_counter() - self._since
             values["images_per_second"] = self._steps * self._batch_size / seconds
+            values["input_wait"] = self._waited / seconds
+        values["seconds"] = time.perf_counter() - self._start
+        values["peak_memory_bytes"] = devices.peak_memory_bytes()
         if self.writer:
             self.writer.write(step, values)
         self._bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
-        self._since, self._steps = time.perf_counter(), 0
+        self._restart_clock()
 
     def validated(self, step: int, recall, losses: dict[str, float]) -> None:
         """Writes a validation's figures; its time does not count in the rate."""
@@ -225,11 +238,14 @@ class Progress:
             self.writer.write(step, {**losses, **recall.scalars()}, prefix="validation")
             figures = "  ".join(f"AR@{n} {recall.average_recall(n):.3f}" for n in recall.top_ns)
             self._bar.write(f"step {step}: validation loss {losses['loss']:.3f}  {figures}")
-        self._since, self._steps = time.perf_counter(), 0
+        self._restart_clock()
 
     def has_validation(self, step: int) -> bool:
         """Returns whether the figures of a validation after that step are in the files."""
         return on_first(lambda: self.writer.has(step, "validation"))
+
+    def _restart_clock(self) -> None:
+        self._since, self._steps, self._waited = time.perf_counter(), 0, 0.0
 
     def close(self) -> None:
         """Closes the bar and the files."""

@@ -150,7 +150,15 @@ def forward(
 
 
 def propose_batch(
-    config: ConfigDict, logits, deltas, anchors, image_hw, *, settings: str, min_outputs: int = 0
+    config: ConfigDict,
+    logits,
+    deltas,
+    anchors,
+    image_hw,
+    *,
+    settings: str,
+    min_outputs: int = 0,
+    with_nms: bool = True,
 ) -> Proposals:
     """Returns the proposals (B, P) of each image of a batch.
 
@@ -167,7 +175,7 @@ def propose_batch(
             image_hw,
             pre_nms_top_n=max(counts.pre_nms_top_n, min_outputs),
             post_nms_top_n=max(counts.post_nms_top_n, min_outputs),
-            nms_threshold=config.proposals.nms_threshold,
+            nms_threshold=config.proposals.nms_threshold if with_nms else None,
             min_size=config.proposals.min_size,
             box_weights=config.box_weights,
             keep_padding=config.proposals.keep_padding,

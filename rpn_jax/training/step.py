@@ -1,7 +1,7 @@
 """The training step and the evaluation step: what each device does with its share of a batch."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -152,17 +152,30 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(config: ConfigDict, network: RegionProposalNetwork) -> Callable:
+def make_eval_step(
+    config: ConfigDict, network: RegionProposalNetwork, without: Sequence[str] = ()
+) -> Callable:
     """Returns `(variables, batch) -> (proposals, losses, targets)` for each image of a share.
 
     Anchors are sampled by a key of the seed and the image's index in the split, so that the
     validation loss of a state is always the same, however the images are batched.
+
+    `without` leaves parts of the network out of its proposals, as the paper's Table 2 does: "nms";
+    "ranking", which draws them from all anchors at random, without NMS; "regression", whose
+    proposals are the anchors themselves.
     """
 
     def eval_step(variables, batch: DeviceBatch):
         _, height, width, _ = batch.images.shape
         anchors = anchors_per_level(config, network, height, width)
         logits, deltas = forward(config, network, variables, batch.images, batch.image_hw)
+        key = jax.random.fold_in(jax.random.key(config.seed), 2)
+        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(batch.image_index)
+        _, parts, targets = image_losses(config, keys, logits, deltas, anchors, batch)
+        if "ranking" in without:
+            logits = random_logits(keys, logits)
+        if "regression" in without:
+            deltas = jax.tree.map(jnp.zeros_like, deltas)
         proposals = propose_batch(
             config,
             logits,
@@ -171,13 +184,23 @@ def make_eval_step(config: ConfigDict, network: RegionProposalNetwork) -> Callab
             batch.image_hw,
             settings="test",
             min_outputs=max(config.evaluation.top_ns),
+            with_nms=not {"nms", "ranking"} & set(without),
         )
-        key = jax.random.fold_in(jax.random.key(config.seed), 2)
-        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(batch.image_index)
-        _, parts, targets = image_losses(config, keys, logits, deltas, anchors, batch)
         return proposals, parts, targets
 
     return eval_step
+
+
+def random_logits(keys, logits_per_level):
+    """Returns logits that rank all anchors of an image at random, by the image's key."""
+
+    def one_image(key, logits_per_level):
+        return tuple(
+            jax.random.normal(jax.random.fold_in(key, level), logits.shape)
+            for level, logits in enumerate(logits_per_level)
+        )
+
+    return jax.vmap(one_image)(keys, logits_per_level)
 
 
 def make_propose_step(

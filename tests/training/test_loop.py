@@ -18,6 +18,7 @@ from training.small import small_config
 from rpn_jax.data.datasets import prepare_dataset
 from rpn_jax.data.plan import BatchPlan
 from rpn_jax.errors import UserError
+from rpn_jax.evaluation.objects import read_objects
 from rpn_jax.training import loop
 from rpn_jax.training.checkpoint import Checkpoints
 from rpn_jax.training.metrics import read_metrics
@@ -114,6 +115,23 @@ def test_evaluation_agrees_with_pycocotools_and_writes_its_files(finished):
     assert (folder / "recall_to_iou.png").stat().st_size > 1000
     validation = read_metrics(workdir / "metrics.jsonl")[-1]
     assert figures["average_recall"]["AR@50"] == pytest.approx(validation["validation/AR@50"])
+    objects, class_names = read_objects(folder / "objects.npz")
+    assert objects.average_recall(50) == pytest.approx(figures["average_recall"]["AR@50"])
+    assert len(objects.num_objects) == OPTIONS["num_test"]
+    assert objects.class_index.max() < len(class_names)
+
+
+def test_evaluation_without_parts_of_the_network(finished):
+    config, workdir, _ = finished
+    figures = {}
+    for parts in ([], ["nms"], ["ranking", "regression"]):
+        evaluate_trained(config, workdir, without=parts)
+        folder = workdir / "evaluation" / "-without-".join(["test", *parts])
+        figures[len(parts)] = json.loads((folder / "recall.json").read_text())
+    whole, unthinned, blind = figures.values()
+    assert whole["losses"] == unthinned["losses"] == blind["losses"]
+    assert whole["proposals"] < unthinned["proposals"] == blind["proposals"] == 50 * 11
+    assert whole["recall"] != unthinned["recall"] != blind["recall"]
 
 
 def test_a_workdir_of_another_config_is_refused_by_field(finished, data_dir):

@@ -1,0 +1,127 @@
+"""Which proposal found each object: all that recall is made of, object by object.
+
+`evaluate` leaves these arrays in `objects.npz`. From them follow the recall of any number of
+proposals, by class, size or aspect ratio, which images went well or badly, and whether two runs
+differ by more than the choice of the images (resample the images).
+"""
+
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, UInt16
+
+from rpn_jax.errors import UserError
+from rpn_jax.evaluation.recall import IOU_THRESHOLDS, ImageProposals, match_ranks, pairwise_iou
+from rpn_jax.typing import Array
+
+NOT_FOUND = np.iinfo(np.uint16).max
+
+
+class ObjectRanks(NamedTuple):
+    """The O objects of a split that count (difficult and crowd do not), in the split's order.
+
+    `rank[o, t]` is the place (0 = best score) of the proposal that COCO's matching gives object o
+    at `IOU_THRESHOLDS[t]`; `NOT_FOUND` where it gives none. `found_box` is the proposal at the
+    lowest threshold, 0.5; NaN where there is none. Boxes and areas are those of original pixels.
+    The last three are of all I images, those without objects too.
+    """
+
+    image_index: Int[Array, " O"]
+    class_index: Int[Array, " O"]
+    box: Float[Array, "O 4"]
+    area: Float[Array, " O"]
+    rank: UInt16[Array, "O T"]
+    found_box: Float[Array, "O 4"]
+    image_id: Int[Array, " I"]
+    num_objects: Int[Array, " I"]
+    num_proposals: Int[Array, " I"]
+
+    def recall(self, top_n: int) -> Float[np.ndarray, " T"]:
+        """Returns the recall of the best `top_n` proposals at each threshold; NaN of no object."""
+        return found(self, top_n).sum(axis=0) / (len(self.rank) or np.nan)
+
+    def average_recall(self, top_n: int) -> float:
+        """Returns AR@top_n, as `RecallResult.average_recall` does."""
+        return float(self.recall(top_n).mean())
+
+
+_NO_IMAGE = ObjectRanks(
+    image_index=np.zeros(0, np.int32),
+    class_index=np.zeros(0, np.int16),
+    box=np.zeros((0, 4), np.float32),
+    area=np.zeros(0, np.float32),
+    rank=np.zeros((0, len(IOU_THRESHOLDS)), np.uint16),
+    found_box=np.zeros((0, 4), np.float32),
+    image_id=np.zeros(0, np.int64),
+    num_objects=np.zeros(0, np.int32),
+    num_proposals=np.zeros(0, np.int32),
+)
+
+
+def found(objects: ObjectRanks, top_n: int) -> np.ndarray:
+    """Returns (O, T): whether each object is found among the best `top_n` at each threshold."""
+    return (objects.rank < top_n) & (objects.rank != NOT_FOUND)
+
+
+def image_objects(
+    image_index: int, image: ImageProposals, class_index: Int[Array, " G"], top_n: int
+) -> ObjectRanks:
+    """Returns the ranks of one image's objects among its best `top_n` proposals (below 65535)."""
+    order = np.argsort(-image.scores, kind="stable")[:top_n]
+    counts = ~np.asarray(image.gt_ignore)
+    gt_boxes = np.asarray(image.gt_boxes)[counts]
+    boxes = np.asarray(image.boxes)[order]
+    everything = np.ones((1, len(gt_boxes)), bool)
+    rank = match_ranks(pairwise_iou(boxes, gt_boxes), everything)[0].T
+    rank = np.minimum(rank, NOT_FOUND)
+    is_found = rank[:, 0] != NOT_FOUND
+    found_box = np.full((len(gt_boxes), 4), np.nan)
+    found_box[is_found] = boxes[rank[is_found, 0]]
+    arrays = ObjectRanks(
+        np.full(len(gt_boxes), image_index),
+        np.asarray(class_index)[counts],
+        gt_boxes,
+        np.asarray(image.gt_areas)[counts],
+        rank,
+        found_box,
+        np.array([image.image_id]),
+        np.array([len(gt_boxes)]),
+        np.array([len(order)]),
+    )
+    return ObjectRanks(*(a.astype(b.dtype) for a, b in zip(arrays, _NO_IMAGE, strict=True)))
+
+
+def concatenate(images: Sequence[ObjectRanks]) -> ObjectRanks:
+    """Returns the objects of several images, one after the other."""
+    return ObjectRanks(*(np.concatenate(a) for a in zip(_NO_IMAGE, *images, strict=True)))
+
+
+def to_lists(objects: ObjectRanks) -> list[list]:
+    """Returns the arrays as JSON types, to be sent to another process."""
+    return [array.tolist() for array in objects]
+
+
+def from_lists(arrays: Sequence[list]) -> ObjectRanks:
+    """Returns what `to_lists` took apart."""
+    pairs = zip(arrays, _NO_IMAGE, strict=True)
+    return ObjectRanks(*(np.array(a, b.dtype).reshape(-1, *b.shape[1:]) for a, b in pairs))
+
+
+def read_objects(path: pathlib.Path) -> tuple[ObjectRanks, tuple[str, ...]]:
+    """Returns the objects of a split, and the names of their classes, from an `objects.npz`.
+
+    Raises:
+        UserError: there is no such file, or it is damaged or of another version.
+    """
+    try:
+        with np.load(path) as arrays:
+            names = tuple(arrays["class_names"].tolist())
+            return ObjectRanks(*(arrays[field] for field in ObjectRanks._fields)), names
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; evaluate the run (again)") from error
+    except Exception as error:  # of zipfile, of zlib, a missing array
+        raise UserError(
+            f"{path}: cannot be read ({type(error).__name__}); evaluate the run again"
+        ) from error
