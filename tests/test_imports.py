@@ -7,7 +7,7 @@ import rpn_jax
 
 ROOT = pathlib.Path(rpn_jax.__file__).parent
 FLOORS = {
-    "errors": 0, "progress": 0, "typing": 0,
+    "errors": 0, "progress": 0, "tables": 0, "typing": 0,
     "ops": 1, "data": 1,
     "targets": 2, "proposals": 2, "models": 2, "evaluation": 2, "visualize": 2,
     "training": 3,

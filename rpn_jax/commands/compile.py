@@ -49,7 +49,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     import json
 
-    from rpn_jax.training.aot import compile_report, format_report
+    from rpn_jax.training.aot import compile_report
+    from rpn_jax.training.aot_tables import format_report
     from rpn_jax.training.config import load_config
     from rpn_jax.training.workdir import write_bytes
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Integer
 
 from rpn_jax.data.datasets.report import ASPECT_EDGES, ASPECT_NAMES, SIZE_EDGES, SIZE_NAMES
 from rpn_jax.ops.anchors import cell_anchors
+from rpn_jax.tables import format_table
 from rpn_jax.typing import Array
 
 THRESHOLDS = (0.5, 0.7)
@@ -100,20 +101,6 @@ def shares(iou: Float[np.ndarray, " n"]) -> list[str]:
 
 def _percent(ratio: float) -> str:
     return f"{100 * ratio:.1f}"
-
-
-def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Returns lines with aligned columns, the first to the left, the others to the right.
-
-    A row of one cell is a heading: it may be wider than the column.
-    """
-    full = [row for row in rows if len(row) > 1]
-    widths = [max(map(len, column)) for column in zip(*full, strict=True)]
-    lines = []
-    for first, *others in rows:
-        cells = [cell.rjust(w) for cell, w in zip(others, widths[1:], strict=False)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
-    return "\n".join(lines)
 
 
 def centred_iou(a: Float[Array, "M 2"], b: Float[Array, "N 2"]) -> Float[np.ndarray, "M N"]:

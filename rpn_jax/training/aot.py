@@ -21,7 +21,6 @@ from jax.experimental import topologies
 from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError
-from rpn_jax.evaluation.coverage import format_table
 from rpn_jax.models import trainable_mask
 from rpn_jax.training.chips import Topology, parse_topology
 from rpn_jax.training.devices import parallel_update
@@ -36,7 +35,6 @@ from rpn_jax.typing import GroundTruth
 MAX_OBJECTS = 48
 # Compilations, each of minutes, that the search for the largest batch may take.
 _MAX_TRIES = 6
-_GIB = 2**30
 
 
 class Measured(NamedTuple):
@@ -385,152 +383,3 @@ def _purpose(collective: Collective, gradient_bytes: int) -> str:
         else:
             parts.append(collective.source.rpartition("shard_map/")[2] or "unknown")
     return ", ".join(parts)
-
-
-def format_report(report: dict[str, Any]) -> str:
-    """Returns the tables of a `compile_report`."""
-    return "\n\n".join(
-        [
-            _title(report),
-            _memory_table(report),
-            _speed_table(report),
-            _collective_table(report),
-            *([_largest(report)] if "largest_batch" in report else []),
-        ]
-    )
-
-
-def _title(report: dict[str, Any]) -> str:
-    height, width = report["canvas_hw"]
-    return "\n".join(
-        [
-            f"{report['backbone']} in {report['dtype']} on {report['topology']}: "
-            f"{report['batch_size']} images a step, {report['images_per_chip']} on each of "
-            f"{report['chips']} chips",
-            f"canvas {height} x {width} pixels: config.data.shorter_side by longer_side, rounded "
-            f"up to 16; {report['max_objects']} ground-truth slots",
-            f"compiled in {report['compile_seconds']:.0f} s by jax {report['jax']}",
-        ]
-    )
-
-
-def _memory_table(report: dict[str, Any]) -> str:
-    hbm = report["hbm"]
-    rows = [("memory of a chip (HBM)", "GiB")]
-    rows += [
-        (name, f"{hbm[key] / _GIB:.3f}")
-        for name, key in (
-            ("arguments: state and images", "arguments"),
-            ("outputs: new state and metrics", "outputs"),
-            ("of these in the place of arguments", "aliased"),
-            ("temporaries", "temporaries"),
-            ("program", "code"),
-            ("needed", "needed"),
-            ("a program can have", "usable"),
-        )
-    ]
-    return format_table(rows)
-
-
-def _speed_table(report: dict[str, Any]) -> str:
-    chip = report["chip"]
-    rows = [
-        ("best possible step", "work of a chip", "its rate", "ms"),
-        (
-            "compute",
-            f"{report['flops_per_image'] * report['images_per_chip'] / 1e9:,.1f} GFLOP",
-            f"{chip['flops'] / 1e12:g} TFLOP/s",
-            _ms(report["compute_seconds"]),
-        ),
-        (
-            "HBM",
-            f"{report['hbm_bytes_per_chip'] / 1e9:,.2f} GB",
-            f"{chip['hbm_bandwidth'] / 1e9:g} GB/s",
-            _ms(report["memory_seconds"]),
-        ),
-        (
-            "interconnect",
-            f"{sum(c['bytes'] * c['times'] for c in report['collectives']) / 1e6:,.2f} MB",
-            f"{report['links']} x {chip['link_bandwidth'] / 1e9:g} GB/s",
-            _ms(report["collective_seconds"]),
-        ),
-        (
-            "step",
-            f"{report['best_images_per_second_per_chip']:,.1f} images/s a chip",
-            f"{report['best_images_per_second']:,.0f} images/s",
-            _ms(report["best_step_seconds"]),
-        ),
-    ]
-    counted_once = [body for body, times in report["loops"].items() if times == 1]
-    return "\n".join(
-        [
-            format_table(rows),
-            f"{report['flops_per_step'] / 1e9:,.1f} GFLOP a step, "
-            f"{report['flops_per_image'] / 1e9:,.1f} an image",
-            f"{report['flops_per_byte']:.0f} FLOP a byte, the chip's own balance "
-            f"{report['chip_flops_per_byte']:.0f}: bound by {report['bound']}",
-            "step: the longer of compute and HBM, then the sum over chips",
-            "compute: products in one bfloat16 pass, summed in float32: XLA's default precision on "
-            "a TPU,",
-            "  for float32 layers too",
-            "HBM: operands and results of the program's instructions, without those that stay in "
-            "the chip's",
-            "  own memory; with them XLA counts "
-            f"{report['xla_bytes_accessed_per_chip'] / 1e9:,.2f} GB",
-            "interconnect: 2 (n-1)/n of the bytes of an all-reduce, (n-1)/n of others, over the "
-            "links that",
-            "  rings along each axis of the grid keep busy; without latency",
-            *([f"{len(counted_once)} loops are counted once"] if counted_once else []),
-            f"rates: {chip['source']}",
-        ]
-    )
-
-
-def _collective_table(report: dict[str, Any]) -> str:
-    alike: dict[tuple, list[dict[str, Any]]] = {}
-    for collective in report["collectives"]:
-        place = f"a loop of {collective['times']}" if collective["times"] > 1 else "program"
-        key = f"{collective['kind']}: {collective['purpose']}", place, collective["times"]
-        alike.setdefault(key, []).append(collective)
-
-    def total(group, field):
-        return sum(collective[field] for collective in group)
-
-    rows = [("collectives", "in", "number", "arrays", "bytes", "of gradients", "ms a step")]
-    rows += [
-        (
-            what,
-            place,
-            f"{times * len(group)}",
-            f"{times * total(group, 'arrays')}",
-            f"{times * total(group, 'bytes'):,}",
-            f"{times * total(group, 'gradient_bytes'):,}",
-            _ms(total(group, "seconds")),
-        )
-        for (what, place, times), group in alike.items()
-    ]
-    summed = sum(c["gradient_bytes"] * c["times"] for c in report["collectives"])
-    with_gradients = sum(c["gradient_bytes"] > 0 for c in report["collectives"])
-    trainable = report["trainable_bytes"]
-    return "\n".join(
-        [
-            format_table(rows),
-            f"trainable parameters: {trainable:,} bytes; gradients summed: {summed:,} bytes in "
-            f"{with_gradients} collective{'s' if with_gradients != 1 else ''}"
-            + ("" if summed == trainable else f" ({summed - trainable:+,})"),
-        ]
-    )
-
-
-def _largest(report: dict[str, Any]) -> str:
-    largest = report["largest_batch"]
-    beyond = f"; {largest['too_large']} do not fit" if largest["too_large"] else ""
-    return (
-        f"largest batch that fits: {largest['per_chip']} images a chip, {largest['global']} in "
-        f"all, in {largest['hbm_bytes'] / _GIB:.2f} GiB{beyond} (compiled for "
-        f"{', '.join(map(str, largest['compiled']))})"
-    )
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:,.3f}"

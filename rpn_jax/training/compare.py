@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError
-from rpn_jax.evaluation.coverage import format_table
+from rpn_jax.tables import format_table
 from rpn_jax.training.config import default_config, flatten
 from rpn_jax.training.fingerprint import differing_fields
 from rpn_jax.training.metrics import read_metrics

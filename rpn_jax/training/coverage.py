@@ -21,7 +21,6 @@ from rpn_jax.evaluation.coverage import (
     Coverage,
     best_centred_iou,
     cluster_sizes,
-    format_table,
     shares,
 )
 from rpn_jax.models import RegionProposalNetwork
@@ -29,6 +28,7 @@ from rpn_jax.ops.anchors import inside_image
 from rpn_jax.ops.boxes import pairwise_iou
 from rpn_jax.ops.matching import Label
 from rpn_jax.progress import progress_bar
+from rpn_jax.tables import format_table
 from rpn_jax.targets import assign_targets, takes_part_in_training
 from rpn_jax.training.describe import format_stride
 from rpn_jax.training.evaluate import buckets

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError
-from rpn_jax.evaluation.coverage import format_table
 from rpn_jax.models import RegionProposalNetwork
 from rpn_jax.models.summary import Layer, summarize
 from rpn_jax.ops.anchors import inside_image
+from rpn_jax.tables import format_table
 from rpn_jax.training.network import (
     anchor_strides,
     anchors_per_level,

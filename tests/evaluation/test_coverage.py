@@ -10,10 +10,10 @@ from rpn_jax.evaluation.coverage import (
     best_centred_iou,
     centred_iou,
     cluster_sizes,
-    format_table,
 )
 from rpn_jax.ops.anchors import cell_anchors
 from rpn_jax.ops.boxes import pairwise_iou
+from rpn_jax.tables import format_table
 
 RATIOS = (0.5, 1.0, 2.0)
 

@@ -11,6 +11,7 @@ from training.small import small_config
 
 from rpn_jax.errors import UserError
 from rpn_jax.training import aot
+from rpn_jax.training.aot_tables import format_report
 from rpn_jax.training.chips import CHIPS, parse_topology
 from rpn_jax.training.hlo import ArrayShape, Collective
 
@@ -203,7 +204,7 @@ def test_bounds(report):
 def test_tables(report):
     largest = {"per_chip": 9, "global": 36, "hbm_bytes": 2**33, "too_large": 10,
                "compiled": [2, 10, 9]}  # fmt: skip
-    text = aot.format_report({**report, "largest_batch": largest})
+    text = format_report({**report, "largest_batch": largest})
     assert text.startswith("resnet18 in float32 on v5e:2x2: 8 images a step, 2 on each of 4 chips")
     trainable = f"{report['trainable_bytes']:,} bytes"
     assert f"trainable parameters: {trainable}; gradients summed: {trainable} in" in text
