@@ -156,12 +156,18 @@ def _num_slots(dataset: Dataset, max_objects: int | None) -> int:
     return max_objects
 
 
+def usable_cores() -> int:
+    """Returns how many CPU cores this process may use: a job's share of a machine, say."""
+    affinity = getattr(os, "sched_getaffinity", None)  # of Linux
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def _read_ahead(
     batches: grain.MapDataset, num_threads: int | None, prefetch: int
 ) -> Iterator[Batch]:
     # OpenCV's own threads would only compete with Grain's.
     cv2.setNumThreads(1)
-    threads = num_threads or min(os.cpu_count() or 1, 16)
+    threads = num_threads or min(usable_cores(), 16)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
     return iter(batches.to_iter_dataset(options))
 

@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 
 import rpn_jax
 from rpn_jax.data.datasets import Dataset
+from rpn_jax.data.loader import usable_cores
 from rpn_jax.errors import UserError, list_some
 from rpn_jax.training import processes
 from rpn_jax.training.config import flatten
@@ -219,7 +220,7 @@ def _machine() -> dict[str, Any]:
         "host": platform.node(),
         "system": platform.platform(),
         "cpu": _cpu(),
-        "cpu_cores": os.cpu_count(),
+        "cpu_cores": usable_cores(),  # on which the order of sums depends
         "python": platform.python_version(),
     }
 

@@ -1,6 +1,5 @@
 """Proposals for images from anywhere: read, put on a canvas, propose, back to original pixels."""
 
-import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -10,6 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from rpn_jax.data.loader import usable_cores
 from rpn_jax.data.transforms import decode_image, pad, resize, resized_hw
 from rpn_jax.errors import UserError
 from rpn_jax.models import RegionProposalNetwork
@@ -57,7 +57,7 @@ def propose_images(
         return path, image, None
 
     options = grain.ReadOptions(
-        num_threads=config.data.num_threads or os.cpu_count(), prefetch_buffer_size=16
+        num_threads=config.data.num_threads or usable_cores(), prefetch_buffer_size=16
     )
     files = grain.MapDataset.source(paths).map(read).to_iter_dataset(options)
     for path, image, error in progress_bar(
