@@ -1,0 +1,116 @@
+r"""Train and evaluate all runs of a sweep: a config over grids, settings, seeds or random values.
+
+  python -m rpn_jax sweep --sweep=configs/sweeps/shapes.py --out=runs/sweep --dry_run
+  python -m rpn_jax sweep --sweep=configs/sweeps/shapes.py --out=runs/sweep --jobs=2
+  python -m rpn_jax sweep --sweep=configs/sweeps/voc_lambda.py --out=/shared/lambda \
+      --config.data.source=FOLDER --launcher=slurm --slurm_partition=gpu --slurm_gpus=1
+
+A sweep file has get_sweep(), a few lines of Python; see rpn_jax/sweeps/definition.py. The dataset
+is prepared once. Each run is an ordinary `train` and `evaluate` in a process of its own, in the
+folder OUT/RUN that is named by what differs; OUT/logs/RUN.log has what they print. Any field can be
+changed for all runs with --config.FIELD=VALUE.
+
+The same command, given again, does what is missing: after Ctrl-C (runs on this machine save and
+stop; those on Slurm go on), when the launcher or its runs were killed, or when the sweep has got
+more runs. A run that fails does not stop the others; it is named with its reason, and run again
+with --retry. `status OUT` tells how all stand, at any time.
+
+There is no adaptive search: every run is known before the first begins.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's flags."""
+    parser.add_argument("--sweep", required=True, metavar="FILE", help="a file with get_sweep()")
+    parser.add_argument(
+        "--out", required=True, type=pathlib.Path, metavar="DIR", help="of the runs' folders"
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=("local", "slurm"),
+        default="local",
+        help="processes of this machine, or jobs of Slurm, which needs DIR on a shared disk",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="runs at once: on this machine 1 by default, and cores and GPUs are shared out; on "
+        "Slurm as many as it lets run",
+    )
+    parser.add_argument("--retry", action="store_true", help="run again what has failed")
+    parser.add_argument("--dry_run", action="store_true", help="only list the runs")
+    slurm = parser.add_argument_group("Slurm", "for each run, which is one task on one node")
+    slurm.add_argument("--slurm_partition", metavar="NAME")
+    slurm.add_argument(
+        "--slurm_time",
+        type=int,
+        default=240,
+        metavar="MINUTES",
+        help="then a run saves and is queued again; 240 by default",
+    )
+    slurm.add_argument("--slurm_gpus", type=int, metavar="N")
+    slurm.add_argument("--slurm_cpus", type=int, metavar="N")
+    slurm.add_argument(
+        "--slurm_option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other of sbatch, such as account=lab; may be given several times",
+    )
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Launches, waits and prints how the runs stand."""
+    import jax
+
+    from rpn_jax.errors import UserError, list_some
+    from rpn_jax.sweeps.definition import load_sweep
+    from rpn_jax.sweeps.launch import run_sweep
+    from rpn_jax.sweeps.launchers import LocalLauncher, SlurmLauncher
+    from rpn_jax.sweeps.runs import read_run_state
+    from rpn_jax.sweeps.tables import print_table, sweep_table
+
+    # The accelerators are for the runs.
+    jax.config.update("jax_platforms", "cpu")
+    plan = load_sweep(arguments.sweep, overrides)
+    out = arguments.out
+    if arguments.dry_run:
+        print_table(sweep_table({r.folder: read_run_state(out / r.folder) for r in plan.runs}))
+        return
+    if arguments.launcher == "local":
+        launcher = LocalLauncher(out, 1 if arguments.jobs is None else arguments.jobs)
+    else:
+        launcher = SlurmLauncher(
+            out, arguments.jobs, minutes=arguments.slurm_time, options=_sbatch_options(arguments)
+        )
+    states = run_sweep(plan, out, launcher, retry=arguments.retry)
+    print_table(sweep_table(states))
+    bad = {name: state for name, state in states.items() if state.state != "done"}
+    if bad:
+        reasons = [f"{name} {state.state}: {state.reason}" for name, state in bad.items()]
+        again = "again with --retry" if any(s.state == "failed" for s in bad.values()) else "again"
+        raise UserError(
+            f"{len(bad)} of {len(states)} runs are not done ({list_some(reasons, 3)}); "
+            f"{out / 'logs'} has more; give the same command {again}"
+        )
+
+
+def _sbatch_options(arguments: argparse.Namespace) -> dict[str, str]:
+    from rpn_jax.errors import UserError
+
+    options = {
+        "partition": arguments.slurm_partition,
+        "gpus-per-node": arguments.slurm_gpus,
+        "cpus-per-task": arguments.slurm_cpus,
+    }
+    for option in arguments.slurm_option:
+        name, equals, value = option.removeprefix("--").partition("=")
+        if not name or not equals:
+            raise UserError(f"--slurm_option={option}: write NAME=VALUE, such as account=lab")
+        options[name] = value
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,42 @@
+"""What TensorBoard's HPARAMS tab shows of a run: what differs in its sweep, the final recall."""
+
+import pathlib
+import time
+from collections.abc import Sequence
+
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
+
+from rpn_jax.sweeps.runs import final_figures
+from rpn_jax.training.config import flatten
+from rpn_jax.training.workdir import load_workdir_config
+
+
+def write_hyperparameters(workdir: pathlib.Path, fields: Sequence[str]) -> None:
+    """Adds a file to the run's `tensorboard`: its value of each field, and `evaluation/AR_N`.
+
+    Numbers stay numbers, to be sorted and drawn; everything else is shown as text.
+    """
+    config = flatten(load_workdir_config(workdir))
+    values = {field: config[field] for field in fields}
+    shown = {
+        name: value if isinstance(value, bool | int | float) else str(value)
+        for name, value in values.items()
+    }
+    figures = final_figures(workdir)
+    scalars = [
+        summary.scalar(f"evaluation/{name}", value).value[0]
+        for name, value in figures.items()
+        if "_" not in name  # those by object size
+    ]
+    # By the names that these have now: TensorBoard's know no @.
+    parts = summary.hparams(shown, {scalar.tag: scalar.simple_value for scalar in scalars})
+    folder = workdir / "tensorboard"
+    folder.mkdir(exist_ok=True)
+    # TensorBoard reads a folder's files by name, which begins with the time: this is the last.
+    board = EventsWriter(str(folder / "events"), ".hparams")
+    for part in (*parts, Summary(value=scalars)):
+        board.write_event(Event(wall_time=time.time(), step=config["steps"], summary=part))
+    board.close()

@@ -1,0 +1,120 @@
+"""The process of one run of a sweep: `train`, then `evaluate`, each as a user would start it."""
+
+import dataclasses
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import submitit
+
+from rpn_jax.sweeps.hyperparameters import write_hyperparameters
+from rpn_jax.sweeps.runs import claim, final_figures, log_file, state_folder, write_state
+
+# Deaths that say nothing against the run, which goes on when it is started again.
+_STOPPED_BY = ("SIGHUP", "SIGINT", "SIGKILL", "SIGTERM", "SIGUSR1", "SIGUSR2")
+_STOP_STATUS = (os.EX_TEMPFAIL, 130)  # saved and stopped, by a signal or by Ctrl-C
+SAVE_SECONDS = 120  # that a run has to save and stop before the time limit of its job
+
+
+@dataclasses.dataclass
+class RunJob:
+    """What submitit starts for a run of a sweep, again and again if Slurm requeues it.
+
+    Attributes:
+      workdir: of the run.
+      flags: of `train`, but for --workdir.
+      fields: of the config, which TensorBoard is to show as hyper-parameters.
+      cores: CPU cores to keep to; None: all that the process is given. XLA makes its threads to
+        fit.
+      environment: variables to set; those that are None are removed.
+    """
+
+    workdir: pathlib.Path
+    flags: list[str]
+    fields: list[str]
+    cores: tuple[int, ...] | None = None
+    environment: dict[str, str | None] = dataclasses.field(default_factory=dict)
+    _process = None
+    _is_stopped = False
+
+    def __call__(self) -> None:
+        """Does what is missing of the run. Does nothing if another process is at it."""
+        # In place of submitit's handler, which does nothing: the run saves, then this one ends.
+        signal.signal(signal.SIGTERM, lambda *_: self._stop())
+        with claim(state_folder(self.workdir)) as is_ours:
+            if is_ours and not final_figures(self.workdir):
+                self._work()
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """Lets the run save, for submitit to queue it again: Slurm is about to end the job."""
+        self._stop()
+        deadline = time.monotonic() + SAVE_SECONDS
+        while self._process and self._process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return submitit.helpers.DelayedSubmission(dataclasses.replace(self))
+
+    def _stop(self) -> None:
+        self._is_stopped = True
+        if self._process:
+            self._process.terminate()
+
+    def _work(self) -> None:
+        (state_folder(self.workdir) / "end.json").unlink(missing_ok=True)
+        if self.cores and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, self.cores)
+        for command in (["train", *self.flags], ["evaluate"]):
+            end = self._run([*command, f"--workdir={self.workdir}"])
+            if end or self._is_stopped:
+                state, reason = end or ("stopped", None)
+                write_state(self.workdir, "end", {"state": state, "reason": reason})
+                return
+        write_hyperparameters(self.workdir, self.fields)
+
+    def _run(self, command: list[str]) -> tuple[str, str | None] | None:
+        """Returns how a command ended, None if well."""
+        environment = {**os.environ, **self.environment}
+        environment = {name: value for name, value in environment.items() if value is not None}
+        file = log_file(self.workdir)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab") as log:
+            begin = log.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "rpn_jax", *command],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+            if self._is_stopped:  # by a signal that came before there was a process
+                self._process.terminate()
+            # Not wait(), which could not be asked again from `checkpoint`, a signal's handler.
+            while (status := self._process.poll()) is None:
+                time.sleep(0.2)
+        if status == 0:
+            return None
+        if status in _STOP_STATUS:
+            return "stopped", None
+        with file.open("rb") as log:
+            log.seek(begin)
+            printed = log.read().decode(errors="replace")
+        return explain_end(status, printed, is_stopped=self._is_stopped)
+
+
+def explain_end(status: int, printed: str, *, is_stopped: bool) -> tuple[str, str | None]:
+    """Returns the state of a run whose command ended with a status other than 0, and why.
+
+    `printed` is what it said, of which the last error, or else the last line, is the reason.
+    `is_stopped` tells that it was asked to end.
+    """
+    if status < 0:
+        name = signal.Signals(-status).name
+        hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+        if name in _STOPPED_BY:
+            return "stopped", None if is_stopped else f"killed by {name}{hint}"
+        return "failed", f"killed by {name}"
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return "failed", (errors or lines or [f"ended with status {status}"])[-1]

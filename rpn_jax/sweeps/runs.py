@@ -1,0 +1,247 @@
+"""How a run stands, and a sweep, as their folders tell; nothing is asked of the runs themselves.
+
+OUT/sweep.json        the definition: the runs in order, and what each changes
+OUT/RUN/              an ordinary work folder of `train`
+OUT/state/RUN/lock    held by the process that works at the run, training or not
+OUT/state/RUN/job.json  by whom it was started last
+OUT/state/RUN/end.json  how that ended, unless it was done
+OUT/logs/RUN.log      what its commands print
+OUT/logs/submitit/    submitit's own files
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from rpn_jax.errors import UserError
+from rpn_jax.training.metrics import read_metrics
+from rpn_jax.training.workdir import write_text
+
+STATES = ("done", "running", "failed", "stopped", "queued", "missing")
+_RECENT_SECONDS = 300  # where the file system knows no locks, a run that wrote since is at work
+
+
+class RunState(NamedTuple):
+    """How a run stands.
+
+    Fields:
+      state: `missing` (not begun), `queued` (waits for Slurm), `running`, `done`, `stopped` (goes
+        on when it is started again) or `failed` (does not go on by itself).
+      step: the last that was logged.
+      steps: to do; 0 while its config is not known.
+      reason: why it stopped or failed; a line, or None.
+      loss: the last training loss.
+      rate: images a second.
+      eta_s: seconds that are left of the training, while it is running.
+      logged_s: seconds since the last row of its metrics.
+      validation: the figures of the last validation, `{"loss": …, "AR@100": …}`; `validated` is
+        its step.
+      figures: average recall as `evaluate` found it at the last step, `{"AR@100": …}`.
+    """
+
+    state: str
+    step: int = 0
+    steps: int = 0
+    reason: str | None = None
+    loss: float | None = None
+    rate: float | None = None
+    eta_s: float | None = None
+    logged_s: float | None = None
+    validated: int | None = None
+    validation: Mapping[str, float] = {}
+    figures: Mapping[str, float] = {}
+
+
+def state_folder(workdir: pathlib.Path) -> pathlib.Path:
+    """Returns where the sweep of a run keeps what concerns its launching."""
+    return workdir.parent / "state" / workdir.name
+
+
+def log_file(workdir: pathlib.Path) -> pathlib.Path:
+    """Returns the file that a run of a sweep prints to."""
+    return workdir.parent / "logs" / f"{workdir.name}.log"
+
+
+def read_sweep(out: pathlib.Path) -> dict[str, Any] | None:
+    """Returns the `sweep.json` of a folder, None if it has none.
+
+    Keys: `config`, `fixed` and `given` (what all runs share), `fields` (what differs), `seed_field`
+    (or None), `base` (the folder of the setting that the others are compared with) and `runs`, each
+    with its `folder`, `setting` (the same without the seed) and `overrides`.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    file = out / "sweep.json"
+    if not file.is_file():
+        return None
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: is damaged ({error}); start the sweep again") from error
+
+
+def write_state(workdir: pathlib.Path, name: str, content: Mapping[str, Any]) -> None:
+    """Writes `state/RUN/NAME.json`."""
+    write_text(state_folder(workdir) / f"{name}.json", json.dumps(content))
+
+
+def read_state(workdir: pathlib.Path, name: str) -> dict[str, Any]:
+    """Returns what `write_state` wrote, nothing if it did not."""
+    return _load(state_folder(workdir) / f"{name}.json")
+
+
+def _load(file: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def read_run_state(workdir: pathlib.Path, queue: Mapping[str, str] | None = None) -> RunState:
+    """Returns how the run of a work folder stands; it need not be part of a sweep.
+
+    A run of a sweep is done when it is evaluated after its last step, another when its last step is
+    saved. `queue` is what `slurm_queue` returns; without it, Slurm is asked if the run is its.
+    """
+    config, state = _load(workdir / "config.json"), state_folder(workdir)
+    steps = config.get("steps", 0)
+    figures = final_figures(workdir)
+    in_sweep = (workdir.parent / "sweep.json").is_file()
+    is_done = bool(figures) if in_sweep else (workdir / "checkpoints" / str(steps)).is_dir()
+    job, end = read_state(workdir, "job"), read_state(workdir, "end")
+    in_queue = None
+    if job.get("launcher") == "slurm" and not is_done:
+        queue = slurm_queue() if queue is None else queue
+        in_queue = (queue or {}).get(job["id"])
+
+    reason = None
+    if is_claimed(state) or is_claimed(workdir) or in_queue in _AT_WORK:
+        name = "running"
+    elif is_done:
+        name = "done"
+    elif in_queue:
+        name = "queued"
+    elif end:
+        name, reason = end["state"], end["reason"]
+    elif job:
+        name, reason = "stopped", "killed with what had started it"
+    else:
+        name = "stopped" if config else "missing"
+    return RunState(name, steps=steps, reason=reason, figures=figures)._replace(
+        **_progress(workdir, config, is_running=name == "running")
+    )
+
+
+def read_sweep_states(out: pathlib.Path) -> dict[str, RunState]:
+    """Returns how each run of a sweep stands, by folder, in order.
+
+    Raises:
+        UserError: there is no sweep, or its `sweep.json` cannot be read.
+    """
+    record = read_sweep(out)
+    if record is None:
+        raise UserError(f"{out}: holds no sweep (it has no sweep.json); give the --out of one")
+    workdirs = [out / run["folder"] for run in record["runs"]]
+    on_slurm = any(read_state(workdir, "job").get("launcher") == "slurm" for workdir in workdirs)
+    queue = (slurm_queue() or {}) if on_slurm else {}
+    return {workdir.name: read_run_state(workdir, queue) for workdir in workdirs}
+
+
+def final_figures(workdir: pathlib.Path) -> dict[str, float]:
+    """Returns average recall as `evaluate` found it after the last step, nothing if it has not."""
+    config = _load(workdir / "config.json")
+    if not config:
+        return {}
+    recall = _load(workdir / "evaluation" / config["data"]["eval_split"] / "recall.json")
+    return recall["average_recall"] if recall.get("step") == config["steps"] else {}
+
+
+def _progress(
+    workdir: pathlib.Path, config: Mapping[str, Any], *, is_running: bool
+) -> dict[str, Any]:
+    file = workdir / "metrics.jsonl"
+    rows = read_metrics(file)
+    trained = [row for row in rows if "train/loss" in row]
+    validated = [row for row in rows if "validation/loss" in row]
+    found = {}
+    if trained:
+        last = trained[-1]
+        rates = [row[name] for row in trained if (name := "train/images_per_second") in row]
+        found = {"step": last["step"], "loss": last["train/loss"], "rate": (rates or [None])[-1]}
+        found["logged_s"] = max(time.time() - file.stat().st_mtime, 0.0)
+        if is_running and rates:
+            left = (config["steps"] - last["step"]) * config["batch_size"]
+            found["eta_s"] = left / rates[-1]
+    if validated:
+        found["validated"] = validated[-1]["step"]
+        found["validation"] = {
+            name.removeprefix("validation/"): value
+            for name, value in validated[-1].items()
+            if name.startswith("validation/")
+        }
+    return found
+
+
+@contextlib.contextmanager
+def claim(folder: pathlib.Path) -> Iterator[bool]:
+    """Takes the lock of a folder, `folder/lock`, and tells whether it was free.
+
+    It ends with the process that holds it, however that ends; the file says which that is.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            yield False
+            return
+        except OSError:
+            pass  # there are no locks here, as `train` will say
+        file.truncate(0)
+        file.write(f"{os.getpid()} {platform.node()}\n")
+        file.flush()
+        yield True
+
+
+def is_claimed(folder: pathlib.Path) -> bool:
+    """Returns whether a process, here or on another node, holds the lock of a folder.
+
+    It must not be asked by that process itself, which would give the lock back.
+    """
+    try:
+        with (folder / "lock").open() as file:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except FileNotFoundError:
+        return False
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:
+        metrics = folder / "metrics.jsonl"
+        return metrics.exists() and time.time() - metrics.stat().st_mtime < _RECENT_SECONDS
+
+
+# What squeue calls jobs that have a node.
+_AT_WORK = ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING")
+
+
+def slurm_queue() -> dict[str, str] | None:
+    """Returns the state of each of the user's jobs in Slurm's queue, by id (`12` or `12_3`).
+
+    Asked of squeue, not of sacct as submitit does: clusters without accounting have none. None
+    if it cannot be asked.
+    """
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%i %T"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return dict(line.split() for line in answer.stdout.splitlines() if line.strip())

@@ -1,0 +1,164 @@
+"""How runs stand, for a terminal: one run, a sweep, and a sweep while it is being launched."""
+
+import datetime
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from rpn_jax.sweeps.runs import STATES, RunState
+
+_LINE_SECONDS = 30  # between lines where there is no terminal to draw a table in
+_KNOWN_SHARE = 0.03  # of the steps; before, most of the time went into starting
+_WIDTH = 200  # of what is not drawn in a terminal
+_STYLES = {"done": "green", "running": "cyan", "failed": "red", "stopped": "yellow"}
+_FIGURES = 3  # as many average recalls have a column: AR@100, AR@300, AR@1000
+
+
+def print_table(table: Table | Group) -> None:
+    """Prints to stdout, as wide as the terminal."""
+    Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
+
+
+def run_table(name: str, state: RunState) -> Table:
+    """Returns a row for everything that is known of one run."""
+    rows = {"run": name, "state": _state_text(state), "step": _step(state)}
+    rows["training loss"] = _number(state.loss, ".4f")
+    rows["images a second"] = _number(state.rate, ".3g")
+    rows["time left"] = _duration(state.eta_s)
+    rows["last row of the metrics"] = state.logged_s and f"{_duration(state.logged_s)} ago"
+    if state.validated is not None:
+        rows[f"validation, step {state.validated}"] = _figures(state.validation)
+    if state.figures:
+        rows["evaluation"] = _figures(state.figures)
+    table = Table(show_header=False, box=None)
+    for title, value in rows.items():
+        if value:
+            table.add_row(title, value)
+    return table
+
+
+def sweep_table(states: Mapping[str, RunState]) -> Table:
+    """Returns a row for each run, in order; average recall is that of its evaluation."""
+    names = [
+        name for state in states.values() for name in state.figures if "_" not in name
+    ]  # not those by object size
+    columns = list(dict.fromkeys(names))[-_FIGURES:]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    table.add_column("state")
+    for title in ("step", "loss", "images/s", "left", *columns):
+        table.add_column(title, justify="right")
+    table.add_column("why", overflow="fold")
+    for name, state in states.items():
+        table.add_row(
+            Text(name),
+            Text(_label(state.state), _STYLES.get(state.state, "")),
+            _step(state),
+            _number(state.loss, ".3f"),
+            _number(state.rate, ".3g"),
+            _duration(state.eta_s),
+            *(_number(state.figures.get(column), ".3f") for column in columns),
+            Text(state.reason or ""),
+        )
+    return table
+
+
+def count_states(states: Sequence[RunState]) -> str:
+    """Returns `3 done, 1 running, 8 waiting`."""
+    counts = {name: sum(state.state == name for state in states) for name in STATES}
+    return ", ".join(f"{count} {_label(name)}" for name, count in counts.items() if count)
+
+
+class Progress:
+    """A sweep as it goes on, on stderr: a table that is drawn anew, or a line now and then.
+
+    The time left is that of all runs that are not done and have not failed, at the pace since the
+    beginning; it is told when enough has been done to know that.
+    """
+
+    def __init__(self, states: Mapping[str, RunState], steps: Mapping[str, int]):
+        self._steps = steps
+        self._begun, self._begin_steps = time.monotonic(), self._sum_steps(states)
+        self._shown = 0.0
+        self._ended = {name for name, state in states.items() if state.state in ("done", "failed")}
+        self._live = None
+        if sys.stderr.isatty():
+            self._live = Live(console=Console(stderr=True), auto_refresh=False)
+
+    def __enter__(self) -> "Progress":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, states: Mapping[str, RunState]) -> None:
+        """Draws the table, or prints the lines that are due."""
+        summary = count_states(list(states.values()))
+        if left := _duration(self._left(states)):
+            summary += f"; {left} left"
+        if self._live:
+            at_work = {
+                name: state
+                for name, state in states.items()
+                if state.state in ("running", "failed", "stopped")
+            }
+            self._live.update(Group(Text(summary), sweep_table(at_work)), refresh=True)
+            return
+        for name, state in states.items():
+            if state.state in ("done", "failed") and name not in self._ended:
+                self._ended.add(name)
+                print(f"{state.state}: {name}{_because(state)}", file=sys.stderr)
+        if time.monotonic() > self._shown + _LINE_SECONDS or not self._shown:
+            self._shown = time.monotonic()
+            print(summary, file=sys.stderr, flush=True)
+
+    def _sum_steps(self, states: Mapping[str, RunState]) -> int:
+        return sum(state.step for state in states.values())
+
+    def _left(self, states: Mapping[str, RunState]) -> float | None:
+        done = self._sum_steps(states) - self._begin_steps
+        left = sum(
+            self._steps[name] - state.step
+            for name, state in states.items()
+            if state.state not in ("done", "failed")
+        )
+        if not left or done < _KNOWN_SHARE * (done + left):
+            return None
+        return left * (time.monotonic() - self._begun) / done
+
+
+def _label(state: str) -> str:
+    return "waiting" if state == "missing" else state
+
+
+def _because(state: RunState) -> str:
+    return f": {state.reason}" if state.reason else ""
+
+
+def _state_text(state: RunState) -> Text:
+    return Text(f"{state.state}{_because(state)}", _STYLES.get(state.state, ""))
+
+
+def _step(state: RunState) -> str:
+    return f"{state.step}/{state.steps}" if state.steps else ""
+
+
+def _number(value: float | None, how: str) -> str:
+    return "" if value is None else format(value, how)
+
+
+def _figures(figures: Mapping[str, float]) -> str:
+    shown = {name: value for name, value in figures.items() if "_" not in name}
+    return "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+
+
+def _duration(seconds: float | None) -> str:
+    return "" if seconds is None else str(datetime.timedelta(seconds=round(seconds)))
