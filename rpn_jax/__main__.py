@@ -20,6 +20,9 @@ from rpn_jax.commands import (
     info,
     prepare,
     propose,
+    report,
+    status,
+    sweep,
     train,
 )
 from rpn_jax.errors import StoppedError, UserError
@@ -31,6 +34,9 @@ COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "propose": propose,
+    "sweep": sweep,
+    "status": status,
+    "report": report,
     "compare": compare,
     "compile": compile,
     "import-weights": import_weights,

@@ -35,10 +35,10 @@ from rpn_jax.training.workdir import write_bytes
 # What this project imports, and what JAX brings to compile for accelerators.
 PACKAGES = (
     "absl-py", "array-record", "defusedxml", "flatbuffers", "flax", "grain", "h5py", "jax",
-    "jax-cuda12-pjrt", "jax-cuda12-plugin", "jaxlib", "jaxtyping", "libtpu", "matplotlib",
+    "jax-cuda12-pjrt", "jax-cuda12-plugin", "jaxlib", "jaxtyping", "jinja2", "libtpu", "matplotlib",
     "ml-collections", "ml-dtypes", "numpy", "nvidia-cublas-cu12", "nvidia-cuda-nvcc-cu12",
-    "nvidia-cudnn-cu12", "nvidia-nccl-cu12", "opencv-python-headless", "optax",
-    "orbax-checkpoint", "pillow", "pycocotools", "rpn-jax", "safetensors", "tensorboardX",
+    "nvidia-cudnn-cu12", "nvidia-nccl-cu12", "opencv-python-headless", "optax", "orbax-checkpoint",
+    "pillow", "pycocotools", "rich", "rpn-jax", "safetensors", "submitit", "tensorboardX",
     "tensorflow-datasets", "tensorstore", "tqdm",
 )  # fmt: skip
 # Variables that decide what is compiled or in which order is summed, ...

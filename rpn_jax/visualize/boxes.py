@@ -116,6 +116,37 @@ def _draw_ranked(canvas: Canvas, boxes, scores, title: str | None) -> UInt8[np.n
     )
 
 
+def draw_found(
+    image: UInt8[np.ndarray, "H W 3"],
+    objects: Float[Array, "G 4"],
+    found_boxes: Float[Array, "G 4"],
+    ignored: Float[Array, "n 4"],
+    *,
+    found_iou: float | int = 0.5,
+    long_side: int = LONG_SIDE,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Draws the objects, each with the proposal that an evaluation found it by, or as missed.
+
+    `found_boxes` has a row for each object, NaN where it was missed at `found_iou`. `ignored` are
+    the difficult and crowd regions.
+    """
+    found = ~np.isnan(found_boxes).any(axis=1)
+    canvas = Canvas(image, long_side)
+    layers = [
+        (ignored, _IGNORED, f"difficult or crowd, not counted ({len(ignored)})"),
+        (objects[found], _OBJECT, f"object, found ({found.sum()})"),
+        (found_boxes[found], _FINDER, "the proposal that found it"),
+        (objects[~found], _MISSED, f"object, missed at IoU {found_iou:g} ({(~found).sum()})"),
+    ]
+    legend = _draw_layers(canvas, layers)
+    labels = [(objects[i], "missed", VERMILLION) for i in _where(~found)]
+    for i in _where(found):
+        iou = pairwise_iou(found_boxes[i : i + 1], objects[i : i + 1])[0, 0]
+        labels.append((found_boxes[i], f"IoU {iou:.2f}", SKY_BLUE))
+    canvas.labels(labels)
+    return canvas.finish(None, legend)
+
+
 def draw_matches(
     image: UInt8[np.ndarray, "H W 3"],
     anchors: Float[Array, "A 4"],

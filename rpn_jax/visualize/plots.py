@@ -9,6 +9,7 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
@@ -19,9 +20,9 @@ from rpn_jax.evaluation.recall import IOU_THRESHOLDS, RecallResult
 from rpn_jax.visualize.files import write_bytes
 
 # Okabe and Ito's palette without its yellow, which is too light on white.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def plot_recall_to_iou(
@@ -37,7 +38,7 @@ def plot_recall_to_iou(
     results hold. Colour and marker say which result if there are several, else which N; the line
     style always says which N. A result without any object has no line.
     """
-    figure, (axes,) = _figure(7.2, 5.0)
+    figure, (axes,) = new_figure(7.2, 5.0)
     several = len(results) > 1
     for r, (name, result) in enumerate(results.items()):
         for n, top_n in enumerate(sorted(top_ns or result.top_ns, reverse=True)):
@@ -47,9 +48,9 @@ def plot_recall_to_iou(
                 IOU_THRESHOLDS,
                 100 * result.curve(top_n),
                 label=f"{name}, {label}" if several else label,
-                color=_COLORS[look % len(_COLORS)],
-                marker=_MARKERS[look % len(_MARKERS)],
-                linestyle=_LINES[n % len(_LINES)],
+                color=COLORS[look % len(COLORS)],
+                marker=MARKERS[look % len(MARKERS)],
+                linestyle=LINES[n % len(LINES)],
                 linewidth=1.8,
                 markersize=5.5,
                 clip_on=False,  # whole markers at 0 and 100 %
@@ -58,7 +59,7 @@ def plot_recall_to_iou(
     axes.set_xticks(IOU_THRESHOLDS)
     axes.set_title("Recall of objects" + ("" if several else "".join(f", {n}" for n in results)))
     axes.legend(frameon=False, handlelength=3.5)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_losses(
@@ -72,19 +73,19 @@ def plot_losses(
     The faint line is what was logged, the strong one its mean over a window of a fiftieth of the
     rows. Rows without a name, or without a finite value for it, have no point of it.
     """
-    figure, (axes,) = _figure(7.2, 4.2)
+    figure, (axes,) = new_figure(7.2, 4.2)
     for i, name in enumerate(names):
         points = [(row["step"], row[name]) for row in rows if np.isfinite(row.get(name, np.nan))]
         if not points:
             continue
         steps, values = np.array(points, np.float64).T
-        color, line = _COLORS[i % len(_COLORS)], _LINES[i % len(_LINES)]
+        color, line = COLORS[i % len(COLORS)], LINES[i % len(LINES)]
         axes.plot(steps, values, color=color, linewidth=0.8, alpha=0.3)
-        axes.plot(steps, _smooth(values), color=color, linestyle=line, linewidth=1.8, label=name)
+        axes.plot(steps, smooth(values), color=color, linestyle=line, linewidth=1.8, label=name)
     axes.set(xlabel="Step", ylabel="Loss", title="Training losses", yscale="log")
     if axes.lines:
         axes.legend(frameon=False, handlelength=3.5)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_coverage(
@@ -98,13 +99,13 @@ def plot_coverage(
     On the left are the widths and heights, in pixels; on the right the share of the objects by
     their best IoU with an anchor of each set, whose mean stands beside its name.
     """
-    figure, axes = _figure(12.0, 5.0, columns=2)
+    figure, axes = new_figure(12.0, 5.0, columns=2)
     shapes, histogram = axes
     # A hundred thousand dots are one picture in an SVG too.
     dots = dict(s=6, alpha=0.3, linewidths=0, color="0.45", rasterized=True)
     shapes.scatter(*objects.T, label=f"objects ({len(objects)})", **dots)
     for i, (name, sides) in enumerate(anchors.items()):
-        look = dict(color=_COLORS[i], marker=_MARKERS[i], linestyle="none", fillstyle="none")
+        look = dict(color=COLORS[i], marker=MARKERS[i], linestyle="none", fillstyle="none")
         shapes.plot(*sides.T, label=f"anchors, {name}", markeredgewidth=1.8, markersize=8, **look)
     shapes.set(xlabel="Width (pixels)", ylabel="Height (pixels)")
     shapes.loglog(base=2)
@@ -115,17 +116,17 @@ def plot_coverage(
     for i, (name, iou) in enumerate(best_iou.items()):
         counts, edges = np.histogram(iou, bins=20, range=(0, 1))
         label = f"{name}: mean {iou.mean():.3f}"
-        look = dict(color=_COLORS[i], linestyle=_LINES[i], linewidth=1.8)
+        look = dict(color=COLORS[i], linestyle=LINES[i], linewidth=1.8)
         histogram.stairs(100 * counts / len(iou), edges, label=label, **look)
     histogram.set(xlabel="Best IoU with an anchor", ylabel="Objects (%)", xlim=(0, 1))
     histogram.set_title("Best anchor of each object")
     for one in axes:
         for handle in one.legend(frameon=False, handlelength=3.5).legend_handles:
             handle.set_alpha(1)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
+def smooth(values: np.ndarray) -> np.ndarray:
     """Returns the mean over the rows at most a hundredth of all away, fewer at the ends."""
     reach = len(values) // 100
     sums = np.concatenate([[0.0], np.cumsum(values)])
@@ -134,7 +135,8 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return (sums[stop] - sums[start]) / (stop - start)
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
+def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """Returns a figure of that size in inches and its panels, in the style of all plots here."""
     figure = Figure(figsize=(width, height), layout="constrained")
     panels = figure.subplots(1, columns, squeeze=False)[0].tolist()
     for axes in panels:
@@ -144,10 +146,17 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list
     return figure, panels
 
 
-def _save(figure: Figure, path: str | os.PathLike) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike) -> None:
+    """Writes the figure as PNG or SVG; the same figure gives the same bytes.
+
+    Raises UserError for another suffix or if the file cannot be written.
+    """
     suffix = pathlib.Path(path).suffix.lower()
     if suffix not in (".png", ".svg"):
         raise UserError(f"{path}: cannot write a {suffix or 'suffixless'} plot; use .png or .svg")
     content = io.BytesIO()
-    figure.savefig(content, format=suffix[1:], dpi=160)
+    # An SVG would else tell the time, and number its parts at random.
+    metadata = {"Date": None} if suffix == ".svg" else None
+    with matplotlib.rc_context({"svg.hashsalt": "rpn_jax"}):
+        figure.savefig(content, format=suffix[1:], dpi=160, metadata=metadata)
     write_bytes(path, content.getvalue())

@@ -6,6 +6,7 @@ from rpn_jax.errors import UserError
 from rpn_jax.visualize.boxes import (
     contact_sheet,
     draw_anchors,
+    draw_found,
     draw_matches,
     draw_proposals,
     write_image,
@@ -79,6 +80,21 @@ class TestDrawProposals:
         order = [2, 0, 1]
         shuffled = draw_proposals(IMAGE, self.boxes[order], self.scores[order], long_side=LONG)
         np.testing.assert_array_equal(shuffled, self.draw())
+
+
+def test_what_an_evaluation_found():
+    objects, boxes = TestDrawProposals.objects, TestDrawProposals.boxes.copy()
+    boxes[1] = np.nan
+    picture = draw_found(IMAGE, objects[:2], boxes[:2], objects[2:], long_side=LONG)
+    assert at(picture, objects[0], YELLOW)
+    assert at(picture, boxes[0], SKY_BLUE)
+    assert at(picture, objects[1], VERMILLION)
+    assert at(picture, objects[2], GREY)
+    # Of an image without objects nothing but the image is left.
+    nothing = np.zeros((0, 4), np.float32)
+    np.testing.assert_array_equal(
+        draw_found(IMAGE, nothing, nothing, nothing, long_side=LONG), IMAGE
+    )
 
 
 class TestDrawMatches:

@@ -1,0 +1,38 @@
+"""Report on a run, several runs or a sweep: tables, curves and pictures on one page.
+
+  python -m rpn_jax report runs/shapes
+  python -m rpn_jax report runs/sweep --out=reports/sweep
+  python -m rpn_jax report runs/first runs/second --out=reports/both
+
+DIR is the --workdir of a training, the --out of a sweep, or a folder that holds runs. Written are
+OUT/report.html, which holds all its pictures, OUT/report.md beside its plots and pictures, and
+settings.csv, runs.csv and curves.csv. Runs that differ by the seed alone are one setting; settings
+are compared with the sweep's base, or with that of the first run. Runs must have been evaluated; in
+a sweep, those that are not are listed with the reason.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's flags."""
+    parser.add_argument("folders", nargs="+", type=pathlib.Path, metavar="DIR")
+    parser.add_argument(
+        "--out", type=pathlib.Path, metavar="DIR", help="DIR/report by default, if there is one DIR"
+    )
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Writes the report and prints its first table."""
+    import jax
+
+    from rpn_jax.errors import UserError
+    from rpn_jax.sweeps.report import write_report
+
+    if overrides:
+        raise UserError(f"{overrides[0]}: there is no such flag; see --help")
+    # The accelerators may be at work in one of the runs.
+    jax.config.update("jax_platforms", "cpu")
+    print(write_report(arguments.folders, arguments.out))

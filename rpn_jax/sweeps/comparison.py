@@ -1,0 +1,112 @@
+"""The figures of the runs of a study, and which of their differences are more than noise."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from rpn_jax.sweeps.results import Measure, Result, Study, image_hits, measures
+from rpn_jax.sweeps.statistics import Difference, holm, paired_difference, resample_images
+
+SIGNIFICANT = 0.05
+
+
+class Comparison(NamedTuple):
+    """What a setting is above another, on the seeds that both have.
+
+    `p` is that of the difference, corrected for the number of comparisons made with it; NaN where
+    one seed must stand for the noise of several that the study has elsewhere.
+    """
+
+    seeds: int
+    difference: Difference
+    p: Float[np.ndarray, " M"]
+
+
+class Figures(NamedTuple):
+    """The figures of all runs that count.
+
+    Fields:
+      measured: what they are.
+      runs: that count, in order.
+      values: of each run.
+      replicates: of each run on images drawn anew, see `statistics`.
+      settings: the places of each setting's runs among them; settings without any are left out.
+    """
+
+    measured: list[Measure]
+    runs: list[Result]
+    values: Float[np.ndarray, "R M"]
+    replicates: Float[np.ndarray, "B R M"]
+    settings: dict[str, list[int]]
+
+    @property
+    def most(self) -> int:
+        """The largest number of proposals that the recall of all runs is known of."""
+        return min(run.evaluation.most for run in self.runs)
+
+    def of_run(self, name: str) -> Float[np.ndarray, " M"] | None:
+        """Returns the figures of a run, None if it does not count."""
+        place = {run.name: r for r, run in enumerate(self.runs)}
+        return self.values[place[name]] if name in place else None
+
+    def compare(self, name: str, *, against_it: bool) -> dict[str, Comparison]:
+        """Returns how far each other setting is above the named one; else how far it is above them.
+
+        Left out are settings that have no seed in common with it.
+        """
+        differences = {}
+        for other in self.settings:
+            pair = (other, name) if against_it else (name, other)
+            if other != name and (places := self._shared(*pair)):
+                differences[other] = (
+                    len(places[0]),
+                    paired_difference(
+                        *(self.values[runs] for runs in places),
+                        *(self.replicates[:, runs] for runs in places),
+                    ),
+                )
+        has_seeds = any(len(places) > 1 for places in self.settings.values())
+        tested = {
+            other: difference.p
+            for other, (seeds, difference) in differences.items()
+            if seeds > 1 or not has_seeds
+        }
+        corrected = holm(np.array(list(tested.values()))) if tested else []
+        p = dict(zip(tested, corrected, strict=True))
+        unknown = np.full(len(self.measured), np.nan)
+        return {
+            other: Comparison(*pair, p.get(other, unknown)) for other, pair in differences.items()
+        }
+
+    def _shared(self, *names: str) -> list[list[int]]:
+        """Returns the runs of the seeds that both settings have, seed by seed."""
+        by_seed = [{self.runs[r].seed: r for r in self.settings[name]} for name in names]
+        seeds = [seed for seed in by_seed[0] if seed in by_seed[1]]
+        return [[runs[seed] for seed in seeds] for runs in by_seed] if seeds else []
+
+    def best(self) -> list[str | None]:
+        """Returns the best setting by each figure, None where it may be so by chance."""
+        names = list(self.settings)
+        if len(names) < 2:
+            return [None] * len(self.measured)
+        means = np.stack([self.values[runs].mean(axis=0) for runs in self.settings.values()])
+        best = []
+        for m, place in enumerate(means.argmax(axis=0)):
+            others = self.compare(names[place], against_it=False)
+            is_clear = all(comparison.p[m] < SIGNIFICANT for comparison in others.values())
+            best.append(names[place] if is_clear and len(others) == len(names) - 1 else None)
+        return best
+
+
+def compute_figures(study: Study) -> Figures:
+    """Returns the figures of the runs that count, and of their replicates."""
+    runs = study.counted
+    measured = measures(min(run.evaluation.most for run in runs))
+    hits = np.stack([image_hits(run.evaluation.objects, measured) for run in runs])
+    objects = runs[0].evaluation.objects.num_objects.astype(np.float64)
+    settings: dict[str, list[int]] = {}
+    for r, run in enumerate(runs):
+        settings.setdefault(run.setting, []).append(r)
+    values = hits.sum(axis=1) / (objects.sum() or np.nan)
+    return Figures(measured, runs, values, resample_images(hits, objects), settings)

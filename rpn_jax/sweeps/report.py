@@ -1,0 +1,321 @@
+"""The report on a run, several runs or a sweep: what the command `report` writes.
+
+The same runs give the same files, byte for byte.
+"""
+
+import collections
+import csv
+import io
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rpn_jax.errors import UserError
+from rpn_jax.evaluation.coverage import format_table
+from rpn_jax.evaluation.recall import IOU_THRESHOLDS
+from rpn_jax.sweeps.comparison import SIGNIFICANT, Comparison, Figures, compute_figures
+from rpn_jax.sweeps.document import Part, Section, Strong, Table, Text, write_document
+from rpn_jax.sweeps.report_curves import (
+    learning_curves,
+    numbers_up_to,
+    recall_of_run,
+    recall_of_settings,
+)
+from rpn_jax.sweeps.report_origin import origin_section
+from rpn_jax.sweeps.report_run import ablation_section, breakdown_section, picture_section
+from rpn_jax.sweeps.results import Evaluation, Result, Study, gather
+from rpn_jax.sweeps.statistics import interval, mean_and_deviation
+from rpn_jax.visualize.files import write_bytes
+
+_NONE = "–"
+_KINDS = {"done": "done but not counted", "missing": "not begun"}
+
+
+def write_report(folders: Sequence[pathlib.Path], out: pathlib.Path | None = None) -> str:
+    """Writes a report on the runs of the folders; returns what to print.
+
+    `out` is the folder `report` in that of a run or sweep by default.
+
+    Raises:
+        UserError: see `gather`; also several folders without `out`, and files that cannot be
+            written.
+    """
+    if out is None:
+        if len(folders) > 1:
+            raise UserError(
+                f"--out: is not given; name a folder for the report on {len(folders)} folders"
+            )
+        out = folders[0] / "report"
+    study = gather(folders)
+    figures = compute_figures(study)
+    is_one = len(study.runs) == 1
+    of_base = figures.compare(study.base, against_it=True) if study.base in figures.settings else {}
+    if is_one:
+        table, main = _run_sections(figures, out)
+    else:
+        table, main = _study_sections(study, figures, of_base, out)
+    sections = [
+        *main,
+        learning_curves(study, out),
+        _costs_section(study, figures),
+        origin_section(study),
+    ]
+    _write_settings(study, figures, of_base, out / "settings.csv")
+    _write_runs(study, figures, out / "runs.csv")
+    _write_curves(figures, out / "curves.csv")
+    write_document(f"{'Run' if is_one else 'Report on'} {study.title}", sections, out)
+    return f"{format_table([table.header, *table.rows])}\n{out / 'report.html'}"
+
+
+def _study_sections(
+    study: Study, figures: Figures, of_base: dict[str, Comparison], out: pathlib.Path
+) -> tuple[Table, list[Section]]:
+    table = _settings_table(study, figures)
+    sections = [Section("Summary", _summary(study, figures)), Section("Settings", [table])]
+    if len(figures.settings) > 1:
+        sections.append(_differences(study, figures, of_base))
+    return table, [*sections, recall_of_settings(study, figures, out)]
+
+
+def _summary(study: Study, figures: Figures) -> list[Text]:
+    kinds = collections.Counter(
+        "counted" if run.remark is None else run.state.state for run in study.runs
+    )
+    listed = ", ".join(f"{count} {_KINDS.get(kind, kind)}" for kind, count in sorted(kinds.items()))
+    settings = len(study.settings)
+    text = (
+        f"{len(study.runs)} runs of {settings} setting{'s' if settings > 1 else ''}: {listed}. "
+        f"Measured on {_measured_on(figures.runs[0].evaluation)}."
+    )
+    left_out = len(study.runs) - len(figures.runs)
+    return [Text(text + (" Why runs are not counted stands below, at “Runs”." if left_out else ""))]
+
+
+def _measured_on(evaluation: Evaluation) -> str:
+    objects, figures = evaluation.objects, evaluation.figures
+    return (
+        f"{figures['dataset']} {figures['split']}: {len(objects.image_id)} images, "
+        f"{len(objects.box)} objects"
+    )
+
+
+def _settings_table(study: Study, figures: Figures) -> Table:
+    best = figures.best()
+    rows = []
+    for name, runs in study.settings.items():
+        places = figures.settings.get(name, [])
+        cells = [_NONE] * len(figures.measured)
+        if places:
+            means, deviations = mean_and_deviation(figures.values[places])
+            cells = [
+                _percent(mean) + ("" if np.isnan(deviation) else f" ± {100 * deviation:.1f}")
+                for mean, deviation in zip(means, deviations, strict=True)
+            ]
+            cells = [Strong(cell) if best[m] == name else cell for m, cell in enumerate(cells)]
+        labels = study.labels(name)
+        if name == study.base and len(study.settings) > 1:
+            labels[0] += " (base)"
+        rows.append([*labels, f"{len(places)} of {len(runs)}", *cells])
+    several = any(len(places) > 1 for places in figures.settings.values())
+    spread = "mean ± standard deviation over the seeds" if several else "one seed a setting"
+    note = f"In per cent; {spread}. {_meaning(figures)}"
+    if len(figures.settings) > 1:
+        note += (
+            " Bold: the best, where its difference to each other setting is more than noise "
+            f"(p < {SIGNIFICANT}, found as below)."
+        )
+    header = [*study.label_names, "runs", *(m.name for m in figures.measured)]
+    return Table(header, rows, names=len(study.label_names), note=note)
+
+
+def _meaning(figures: Figures) -> str:
+    return (
+        "AR@N: mean recall of the best N proposals over IoU 0.50 to 0.95. recall@t: recall of the "
+        f"best {figures.measured[-1].top_n} proposals at IoU t."
+    )
+
+
+def _differences(study: Study, figures: Figures, of_base: dict[str, Comparison]) -> Section:
+    title = "Difference to the base"
+    if study.base not in figures.settings:
+        return Section(title, [Text(f"No run of the base, {study.base}, is counted.")])
+    rows = []
+    for name in figures.settings:
+        if name == study.base:
+            continue
+        seeds, cells = 0, [_NONE] * len(figures.measured)
+        if comparison := of_base.get(name):
+            seeds = comparison.seeds
+            columns = zip(*comparison.difference[:3], comparison.p, strict=True)
+            cells = [_difference(*column) for column in columns]
+        rows.append([*study.labels(name), str(seeds), *cells])
+    note = (
+        "In percentage points: the mean difference over the seeds that both have, its 95 % "
+        "interval, and p of there being none. Bootstrap over the images, the same draw for both "
+        "settings, and over the paired seeds; with a single seed the interval lacks the noise over "
+        "seeds, and there is no p if other settings have more. p is corrected for the number of "
+        f"settings (Holm), the interval is not. Bold: p < {SIGNIFICANT}."
+    )
+    header = [*study.label_names, "seeds", *(m.name for m in figures.measured)]
+    table = Table(header, rows, names=len(study.label_names), note=note)
+    return Section(title, [Text(f"The base is {study.base}."), table])
+
+
+def _difference(mean: float, low: float, high: float, p: float) -> str:
+    points = [f"{100 * value:+.1f}".replace("-", "−") for value in (mean, low, high)]
+    text = f"{points[0]}\n{points[1]} to {points[2]}"
+    if np.isnan(p):
+        return text
+    text += "\np < 0.001" if p < 0.001 else f"\np = {p:.3f}"
+    return Strong(text) if p < SIGNIFICANT else text
+
+
+def _run_sections(figures: Figures, out: pathlib.Path) -> tuple[Table, list[Section]]:
+    run = figures.runs[0]
+    table = _run_table(figures)
+    step, steps = run.evaluation.step, run.history.config["steps"]
+    text = f"Measured after step {step} of {steps} on {_measured_on(run.evaluation)}."
+    sections = [
+        Section("Summary", [Text(text), table]),
+        recall_of_run(figures, out),
+        breakdown_section(run.evaluation, figures.measured),
+        picture_section(run, figures.measured[-1].top_n, out),
+        ablation_section(run, figures.measured),
+    ]
+    return table, [section for section in sections if section]
+
+
+def _run_table(figures: Figures) -> Table:
+    low, high = interval(figures.replicates[:, 0])
+    rows = [
+        [measure.name, _percent(value), f"{_percent(a)} to {_percent(b)}"]
+        for measure, value, a, b in zip(figures.measured, figures.values[0], low, high, strict=True)
+    ]
+    of_sizes = figures.runs[0].evaluation.figures["average_recall"]
+    for size in ("small", "medium", "large"):
+        top_n = figures.measured[0].top_n
+        if (value := of_sizes.get(f"AR_{size}@{top_n}")) is not None:
+            rows.append([f"AR@{top_n} of {size} objects", _percent(value), ""])
+    note = (
+        f"{_meaning(figures)} Small, medium and large are COCO's. 95 % interval: bootstrap over "
+        "the images; it does not tell how far another seed would come out."
+    )
+    return Table(["figure", "%", "95 % interval"], rows, note=note)
+
+
+def _costs_section(study: Study, figures: Figures) -> Section:
+    # Of a run alone they stand at the top.
+    measured = figures.measured if len(study.runs) > 1 else []
+    rows = []
+    for run in study.runs:
+        values = figures.of_run(run.name)
+        cells = [_NONE] * len(measured) if values is None else list(map(_percent, values))
+        seconds, measuring, rate, memory = _costs(run)
+        rows.append(
+            [
+                run.name,
+                *cells[: len(measured)],
+                _duration(seconds),
+                _duration(measuring),
+                f"{rate:.3g}" if rate else _NONE,
+                f"{memory / 2**30:.2f} GiB" if memory else _NONE,
+            ]
+        )
+    costs = ["training", "evaluation", "images/s", "peak memory"]
+    note = (
+        "Training: with compilation and validations, of all starts of which a step is left. "
+        "images/s: the median over the training. Peak memory: of the first device, on CPUs of the "
+        "process."
+    )
+    if measured:
+        note = f"Recall in per cent. {note}"
+    parts: list[Part] = [Table(["run", *(m.name for m in measured), *costs], rows, note=note)]
+    if left_out := [[run.name, run.remark] for run in study.runs if run.remark]:
+        parts += [Text("Not counted:"), Table(["run", "why"], left_out, names=2)]
+    return Section("Runs" if len(study.runs) > 1 else "Time and memory", parts)
+
+
+def _costs(run: Result) -> tuple[float | None, float | None, float | None, float | None]:
+    """Returns seconds of training and of evaluation, images a second, and bytes of memory."""
+    rates, memory = run.logged("images_per_second"), run.logged("peak_memory_bytes")
+    return (
+        run.seconds(),
+        run.evaluation and run.evaluation.figures.get("seconds"),
+        float(np.median(rates)) if rates else None,
+        max(memory, default=None),
+    )
+
+
+def _duration(seconds: float | None) -> str:
+    if not seconds:
+        return _NONE
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def _percent(ratio: float) -> str:
+    return _NONE if np.isnan(ratio) else f"{100 * ratio:.1f}"
+
+
+def _write_settings(
+    study: Study, figures: Figures, of_base: dict[str, Comparison], path: pathlib.Path
+) -> None:
+    kinds = ("", " deviation", " difference", " low", " high", " p")
+    columns = [f"{measure.name}{kind}" for measure in figures.measured for kind in kinds]
+    rows = []
+    for name, places in figures.settings.items():
+        means, deviations = mean_and_deviation(figures.values[places])
+        nothing = np.full((4, len(means)), np.nan)
+        comparison = of_base.get(name)
+        differences = [*comparison.difference[:3], comparison.p] if comparison else nothing
+        figures_of_it = np.stack([means, deviations, *differences], axis=1)
+        labels = _overrides(study, figures.runs[places[0]])
+        rows.append([name, *labels, len(places), *map(_digits, figures_of_it.ravel())])
+    _write_rows(path, ["setting", *study.fields, "runs", *columns], rows)
+
+
+def _write_runs(study: Study, figures: Figures, path: pathlib.Path) -> None:
+    names = [measure.name for measure in figures.measured]
+    rows = []
+    for run in study.runs:
+        values = figures.of_run(run.name)
+        cells = [""] * len(names) if values is None else map(_digits, values)
+        state = run.state
+        labels = _overrides(study, run)
+        row = [run.name, run.setting, *labels, run.seed, state.state, state.step, state.steps]
+        rows.append([*row, *cells, *_costs(run), run.remark])
+    facts = ["seed", "state", "step", "steps"]
+    costs = ["training seconds", "evaluation seconds", "images/s", "peak memory bytes", "remark"]
+    _write_rows(path, ["run", "setting", *study.fields, *facts, *names, *costs], rows)
+
+
+def _overrides(study: Study, run: Result) -> list[Any]:
+    return [run.overrides.get(field, "") for field in study.fields]
+
+
+def _write_curves(figures: Figures, path: pathlib.Path) -> None:
+    rows = [
+        [run.name, run.setting, top_n, f"{threshold:.2f}", _digits(value)]
+        for run in figures.runs
+        for top_n in numbers_up_to(figures.most)
+        for threshold, value in zip(
+            IOU_THRESHOLDS, run.evaluation.objects.recall(top_n), strict=True
+        )
+    ]
+    _write_rows(path, ["run", "setting", "proposals", "IoU", "recall"], rows)
+
+
+def _write_rows(path: pathlib.Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Writes a CSV; recall in it is 0 to 1."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_bytes(path, text.getvalue().encode())
+
+
+def _digits(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.6f}"

@@ -1,0 +1,181 @@
+"""The curves of a report: recall against IoU and number of proposals, and learning."""
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from rpn_jax.evaluation.objects import ObjectRanks
+from rpn_jax.evaluation.recall import IOU_THRESHOLDS
+from rpn_jax.sweeps.comparison import Figures
+from rpn_jax.sweeps.document import Part, Picture, Pictures, Section, Text
+from rpn_jax.sweeps.results import Study
+from rpn_jax.visualize.plots import smooth
+from rpn_jax.visualize.report_plots import Line, plot_legend, plot_panel
+
+_NUMBERS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1000, 2000, 3000, 5000, 10_000)
+
+
+def numbers_up_to(most: int) -> list[int]:
+    """Returns the numbers of proposals that recall is told of, the last of them `most`."""
+    return [n for n in _NUMBERS if n < most] + [most]
+
+
+def recall_of_settings(study: Study, figures: Figures, out: pathlib.Path) -> Section:
+    """Plots every run that counts, and the mean of each setting, into panels with one legend."""
+    looks = {name: look for look, name in enumerate(study.settings)}
+    pictures = [_legend(study, out)]
+    numbers = numbers_up_to(figures.most)
+
+    def plot(file: str, x: np.ndarray, curve: Callable[[ObjectRanks], np.ndarray], **options):
+        lines = []
+        for name, places in figures.settings.items():
+            look = looks[name]
+            curves = np.stack([curve(figures.runs[r].evaluation.objects) for r in places])
+            lines.append(Line(name, look, x, 100 * curves.mean(axis=0)))
+            if len(places) > 1:
+                lines += [Line(name, look, x, 100 * one, is_faint=True) for one in curves]
+        plot_panel(lines, out / file, in_percent=True, **options)
+        pictures.append(
+            Picture(file, f"{options['title']}: {options['y_label']} to {options['x_label']}")
+        )
+
+    for top_n in [measure.top_n for measure in figures.measured if measure.threshold is None]:
+        plot(
+            f"plots/recall_to_iou_{top_n}.svg",
+            IOU_THRESHOLDS,
+            lambda objects, top_n=top_n: objects.recall(top_n),
+            title=f"Recall of {top_n} proposals",
+            x_label="IoU threshold",
+            y_label="Recall (%)",
+        )
+    plot(
+        "plots/ar_to_number.svg",
+        np.array(numbers),
+        lambda objects: np.array([objects.average_recall(n) for n in numbers]),
+        title="Average recall",
+        x_label="Number of proposals",
+        y_label="AR (%)",
+        log_x=True,
+    )
+    plot(
+        "plots/recall_to_number.svg",
+        np.array(numbers),
+        lambda objects: np.array([objects.recall(n)[0] for n in numbers]),
+        title="Recall at IoU 0.5",
+        x_label="Number of proposals",
+        y_label="Recall (%)",
+        log_x=True,
+    )
+    parts: list[Part] = [Pictures(pictures)]
+    if any(len(places) > 1 for places in figures.settings.values()):
+        parts.append(Text("Strong lines are means over the seeds, faint ones single runs."))
+    return Section("Recall", parts)
+
+
+def _legend(study: Study, out: pathlib.Path) -> Picture:
+    file = "plots/legend.svg"
+    plot_legend(list(study.settings), out / file)
+    return Picture(file, f"The lines of the plots: {'; '.join(study.settings)}")
+
+
+def recall_of_run(figures: Figures, out: pathlib.Path) -> Section:
+    """Plots the recall of the first run alone."""
+    objects, most = figures.runs[0].evaluation.objects, figures.most
+    top_ns = sorted({n for n in (10, 100, 300, 1000) if n < most} | {most}, reverse=True)
+    to_iou = {f"{n} proposals": objects.recall(n) for n in top_ns}
+    numbers = numbers_up_to(most)
+    recall = np.array([objects.recall(n) for n in numbers])
+    to_number = {"IoU 0.5": recall[:, 0], "IoU 0.7": recall[:, 4], "AR": recall.mean(axis=1)}
+    pictures = []
+    for kind, label, x, curves in (
+        ("iou", "IoU threshold", IOU_THRESHOLDS, to_iou),
+        ("number", "Number of proposals", np.array(numbers), to_number),
+    ):
+        lines = [Line(name, i, x, 100 * y) for i, (name, y) in enumerate(curves.items())]
+        file = f"plots/recall_to_{kind}.svg"
+        plot_panel(
+            lines,
+            out / file,
+            title="Recall of objects",
+            x_label=label,
+            y_label="Recall (%)",
+            log_x=kind == "number",
+            in_percent=True,
+            legend=True,
+        )
+        pictures.append(Picture(file, f"Recall of objects: Recall (%) to {label}"))
+    return Section("Recall", [Pictures(pictures)])
+
+
+def learning_curves(study: Study, out: pathlib.Path) -> Section:
+    """Plots losses and validations against the step, of runs that were cut off too."""
+    is_one = len(study.runs) == 1
+    validated = _validated_number(study)
+    pictures = []
+    if is_one:
+        rows = study.runs[0].rows
+        names = ("loss", "loss_objectness", "loss_box")
+        losses = [_logged(rows, f"train/{name}", look) for look, name in enumerate(names)]
+        losses = [line for lines in losses for line in lines]
+        # A validation is no mean over steps, to be smoothed.
+        recall = [line._replace(is_faint=False) for line in _logged(rows, validated, 0, 100)[:1]]
+    else:
+        losses = _by_setting(study, "train/loss")
+        recall = _by_setting(study, validated, 100)
+        pictures.append(_legend(study, out))
+    if losses:
+        options = {"title": "Training loss", "y_label": "Loss", "log_y": True, "legend": is_one}
+        plot_panel(losses, out / "plots/loss.svg", x_label="Step", **options)
+        pictures.append(Picture("plots/loss.svg", "Training loss to step"))
+    if recall:
+        name = validated.partition("/")[2]
+        options = {"title": f"Validation, {name}", "y_label": "AR (%)"}
+        plot_panel(recall, out / "plots/validation.svg", x_label="Step", **options)
+        pictures.append(Picture("plots/validation.svg", f"Validation {name} to step"))
+    if not (losses or recall):
+        return Section("Learning curves", [Text("Nothing was logged.")])
+    return Section("Learning curves", [Pictures(pictures)])
+
+
+def _validated_number(study: Study) -> str:
+    """Returns the AR that validations tell, of 300 proposals at most if there is one."""
+    prefix = "validation/AR@"
+    names = {name for run in study.runs for row in run.rows for name in row}
+    top_ns = [int(name.removeprefix(prefix)) for name in names if name.startswith(prefix)]
+    return f"{prefix}{max([n for n in top_ns if n <= 300] or top_ns or [0])}"
+
+
+def _points(rows: Sequence[Mapping[str, float | int]], name: str) -> dict[int, float]:
+    return {row["step"]: row[name] for row in rows if name in row}
+
+
+def _logged(
+    rows: Sequence[Mapping[str, float | int]], name: str, look: int, factor: float | int = 1
+) -> list[Line]:
+    """Returns a metric as it was logged, faint, and smoothed; nothing if it was not logged."""
+    points = _points(rows, name)
+    if not points:
+        return []
+    steps, values = np.array(list(points)), factor * np.array(list(points.values()))
+    label = name.partition("/")[2]
+    return [
+        Line(label, look, steps, values, is_faint=True),
+        Line(label, look, steps, smooth(values)),
+    ]
+
+
+def _by_setting(study: Study, name: str, factor: float | int = 1) -> list[Line]:
+    """Returns a metric of every run, and its mean over the runs of a setting that count."""
+    lines = []
+    for look, (setting, runs) in enumerate(study.settings.items()):
+        for run in runs:
+            lines += _logged(run.rows, name, look, factor)[:1]
+        counted = [_points(run.rows, name) for run in runs if run.remark is None]
+        steps = sorted(set.intersection(*map(set, counted))) if counted else []
+        if steps:
+            values = np.array([[points[step] for step in steps] for points in counted])
+            mean = factor * values.mean(axis=0)
+            mean = smooth(mean) if name.startswith("train/") else mean
+            lines.append(Line(setting, look, np.array(steps), mean))
+    return lines

@@ -1,0 +1,334 @@
+"""What runs have left in their folders, gathered for a report."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from rpn_jax.errors import UserError
+from rpn_jax.evaluation.objects import ObjectRanks, found, read_objects
+from rpn_jax.evaluation.recall import IOU_THRESHOLDS
+from rpn_jax.sweeps.definition import settings
+from rpn_jax.sweeps.runs import RunState, read_run_state, read_sweep
+from rpn_jax.training.compare import Run as History
+from rpn_jax.training.compare import read_run
+from rpn_jax.training.metrics import read_metrics
+
+# Fields in which runs may differ and still be one setting.
+_NO_SETTING = ("seed", "data.data_dir", "data.num_threads")
+
+
+_MOST_FIELDS = 4  # that a table has columns for
+
+
+class Evaluation(NamedTuple):
+    """What `evaluate` left of a run.
+
+    Fields:
+      figures: `recall.json`.
+      objects: which proposal found which object.
+      class_names: of the dataset.
+    """
+
+    figures: dict[str, Any]
+    objects: ObjectRanks
+    class_names: tuple[str, ...]
+
+    @property
+    def step(self) -> int | None:
+        """The step of the parameters that were evaluated."""
+        return self.figures["step"]
+
+    @property
+    def most(self) -> int:
+        """The largest number of proposals that recall is known of."""
+        return max(int(n) for n in self.figures["recall"]["all"])
+
+
+class Result(NamedTuple):
+    """A run of a study.
+
+    Fields:
+      name: of its folder, unique in the study.
+      folder: where it is.
+      setting: what it is a run of; equal in runs that differ by the seed alone.
+      overrides: the value of each field that differs in the study, the seed's too.
+      seed: its seed.
+      state: how it stands.
+      history: its config and starts; None if it was never begun.
+      rows: of its metrics.
+      evaluation: None unless it was evaluated.
+      remark: why it is not counted in the study's figures; None if it is.
+    """
+
+    name: str
+    folder: pathlib.Path
+    setting: str
+    overrides: dict[str, Any]
+    seed: Any
+    state: RunState
+    history: History | None
+    rows: list[dict[str, Any]]
+    evaluation: Evaluation | None
+    remark: str | None
+
+    def seconds(self) -> float | None:
+        """Returns the time that the training took, over all starts of which a step is left."""
+        total = last = 0.0
+        for seconds in self.logged("seconds"):
+            if seconds < last:
+                total += last
+            last = seconds
+        return total + last or None
+
+    def logged(self, name: str) -> list[float]:
+        """Returns the values of a metric of the training, in the order of steps."""
+        return [float(row[f"train/{name}"]) for row in self.rows if f"train/{name}" in row]
+
+
+class Study(NamedTuple):
+    """Runs to be reported on together.
+
+    Fields:
+      title: of the report.
+      fields: in which the settings differ; without the seed.
+      base: the setting that the others are compared with.
+      runs: in order.
+    """
+
+    title: str
+    fields: tuple[str, ...]
+    base: str
+    runs: tuple[Result, ...]
+
+    @property
+    def counted(self) -> list[Result]:
+        """The runs whose figures count."""
+        return [run for run in self.runs if run.remark is None]
+
+    @property
+    def settings(self) -> dict[str, list[Result]]:
+        """All runs of each setting, in order."""
+        grouped: dict[str, list[Result]] = {}
+        for run in self.runs:
+            grouped.setdefault(run.setting, []).append(run)
+        return grouped
+
+    @property
+    def label_names(self) -> list[str]:
+        """What a table says of a setting: its fields, and its name where that says more."""
+        told = all(
+            name == settings([self._values(name)]).settings[0].name for name in self.settings
+        )
+        is_short = 0 < len(self.fields) <= _MOST_FIELDS
+        return [*([] if told and is_short else ["setting"]), *(self.fields if is_short else ())]
+
+    def labels(self, setting: str) -> list[str]:
+        """Returns a setting's value of each of `label_names`."""
+        values = {"setting": setting, **self._values(setting)}
+        return [_text(values[name]) for name in self.label_names]
+
+    def _values(self, setting: str) -> dict[str, Any]:
+        overrides = self.settings[setting][0].overrides
+        return {field: overrides[field] for field in self.fields if field in overrides}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(_text, value))})"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class Measure(NamedTuple):
+    """AR of the best `top_n` proposals, or their recall at one of `IOU_THRESHOLDS`."""
+
+    name: str
+    top_n: int
+    threshold: int | None = None  # its place in them
+
+    def of_objects(self, objects: ObjectRanks) -> Float[np.ndarray, " O"]:
+        """Returns what each object contributes to the mean."""
+        is_found = found(objects, self.top_n)
+        if self.threshold is None:
+            return is_found.mean(axis=1)
+        return is_found[:, self.threshold].astype(np.float64)
+
+
+def measures(most: int) -> list[Measure]:
+    """Returns what a report tells of runs whose recall is known of up to `most` proposals."""
+    average = [n for n in (100, 300, 1000) if n <= most] or [most]
+    recall = [
+        Measure(f"recall@{t:.1f}", min(300, most), int(np.argmin(np.abs(IOU_THRESHOLDS - t))))
+        for t in (0.5, 0.7)
+    ]
+    return [*(Measure(f"AR@{n}", n) for n in average), *recall]
+
+
+def image_hits(objects: ObjectRanks, measured: Sequence[Measure]) -> Float[np.ndarray, "I M"]:
+    """Returns the sum over the objects of each image; over all objects they give the recall."""
+    sums = [
+        np.bincount(
+            objects.image_index,
+            weights=measure.of_objects(objects),
+            minlength=len(objects.image_id),
+        )
+        for measure in measured
+    ]
+    return np.stack(sums, axis=1)
+
+
+def gather(folders: Sequence[pathlib.Path]) -> Study:
+    """Returns the runs of the folders: each is a run's, a sweep's, or one that holds runs'.
+
+    Raises:
+        UserError: a folder holds no runs, or no run of them all was evaluated.
+    """
+    sweep = read_sweep(folders[0]) if len(folders) == 1 else None
+    study = _sweep_study(folders[0], sweep) if sweep else _plain_study(folders)
+    if not study.counted:
+        first, *others = study.runs
+        more = f" (and {len(others)} more)" if others else ""
+        raise UserError(
+            f"{folders[0]}: nothing to report on{more}: run {first.name}: {first.remark}"
+        )
+    return study
+
+
+def _sweep_study(out: pathlib.Path, sweep: dict[str, Any]) -> Study:
+    seed_field = sweep["seed_field"]
+    runs = []
+    for row in sweep["runs"]:
+        overrides = row["overrides"]
+        seed = overrides.get(seed_field)
+        runs.append(_read_result(out / row["folder"], row["setting"], overrides, seed))
+    base = next(row["setting"] for row in sweep["runs"] if row["folder"] == sweep["base"])
+    fields = tuple(field for field in sweep["fields"] if field != seed_field)
+    return Study(out.resolve().name, fields, base, _with_remarks(runs))
+
+
+def _plain_study(folders: Sequence[pathlib.Path]) -> Study:
+    places = [place for folder in folders for place in _run_folders(folder)]
+    histories = [read_run(place) for place in places]
+    configs = [history.config for history in histories]
+    differing = [
+        field
+        for field in configs[0]
+        if field not in _NO_SETTING
+        and any(config.get(field) != configs[0][field] for config in configs)
+    ]
+    names = _unique_names(places)
+    runs = []
+    for name, place, config in zip(names, places, configs, strict=True):
+        values = {field: config.get(field) for field in differing}
+        label = settings([values]).settings[0].name
+        # Of many fields the folder says more.
+        setting = label if 0 < len(label) <= 60 else names[configs.index(config)]
+        result = _read_result(place, setting, {**values, "seed": config["seed"]}, config["seed"])
+        runs.append(result._replace(name=name))
+    if not differing:
+        runs = [run._replace(setting=names[0]) for run in runs]
+    title = names[0] if len(places) == 1 else folders[0].resolve().name
+    if len(folders) > 1:
+        title = f"{len(places)} runs"
+    return Study(title, tuple(differing), runs[0].setting, _with_remarks(runs))
+
+
+def _run_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: no such folder; give the --workdir of a run, or a sweep's --out"
+        )
+    if (folder / "config.json").is_file():
+        return [folder]
+    found = sorted(file.parent for file in folder.glob("*/config.json"))
+    if not found:
+        raise UserError(
+            f"{folder}: holds no runs (no config.json in it or in a folder of it); give the "
+            "--workdir of a run, or a sweep's --out"
+        )
+    return found
+
+
+def _unique_names(places: Sequence[pathlib.Path]) -> list[str]:
+    """Returns the folders' names, with those above them where they are equal."""
+    parts = [place.resolve().parts for place in places]
+    for depth in range(1, max(map(len, parts))):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{'/'.join(part)} ({i})" for i, part in enumerate(parts, 1)]
+
+
+def _read_result(
+    folder: pathlib.Path, setting: str, overrides: dict[str, Any], seed: Any
+) -> Result:
+    state = read_run_state(folder)
+    history, evaluation, remark = None, None, None
+    if (folder / "config.json").is_file():
+        try:
+            history = read_run(folder)
+            evaluation = read_evaluation(folder / "evaluation" / history.config["data.eval_split"])
+        except UserError as error:
+            remark = str(error)
+    rows = read_metrics(folder / "metrics.jsonl")
+    result = Result(
+        folder.name, folder, setting, overrides, seed, state, history, rows, evaluation, remark
+    )
+    return result._replace(remark=remark or _remark(result))
+
+
+def _remark(run: Result) -> str | None:
+    """Returns why a run does not count by itself."""
+    state = run.state
+    if run.history is None:
+        progress = "not begun"
+    elif state.step:
+        progress = f"{state.state} at step {state.step} of {state.steps}"
+    else:
+        progress = f"{state.state} before a step was logged"
+    if state.state == "failed" or (run.evaluation is None and state.state != "done"):
+        return ": ".join(filter(None, [progress, state.reason]))
+    if run.evaluation is None:
+        return f"not evaluated; python -m rpn_jax evaluate --workdir={run.folder}"
+    steps = run.history.config["steps"]
+    if run.evaluation.step != steps:
+        return f"evaluated at step {run.evaluation.step} of {steps}"
+    return None
+
+
+def _with_remarks(runs: list[Result]) -> tuple[Result, ...]:
+    """Takes runs out of the count that were measured on other images than the first that counts.
+
+    A run alone counts wherever it was evaluated.
+    """
+    if len(runs) == 1 and runs[0].evaluation:
+        return (runs[0]._replace(remark=None),)
+    first = next((run for run in runs if run.remark is None), None)
+    return tuple(
+        run._replace(remark=f"measured on other images than {first.name}")
+        if run.remark is None and not _same_images(run.evaluation, first.evaluation)
+        else run
+        for run in runs
+    )
+
+
+def _same_images(ours: Evaluation, theirs: Evaluation) -> bool:
+    return all(
+        np.array_equal(getattr(ours.objects, field), getattr(theirs.objects, field))
+        for field in ("image_id", "num_objects", "box")
+    )
+
+
+def read_evaluation(folder: pathlib.Path) -> Evaluation | None:
+    """Returns what `evaluate` left in a folder, None if that is not there."""
+    file = folder / "recall.json"
+    if not file.is_file():
+        return None
+    try:
+        figures = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: is damaged ({error}); evaluate the run again") from error
+    return Evaluation(figures, *read_objects(folder / "objects.npz"))

@@ -1,0 +1,360 @@
+"""Reports on runs whose evaluations are written by hand, and what is said where there is none."""
+
+import csv
+import html.parser
+import json
+import re
+
+import numpy as np
+import pytest
+from folders import VocFolder
+from training.small import small_config
+
+from rpn_jax.__main__ import main
+from rpn_jax.data.datasets import open_dataset, prepare_dataset
+from rpn_jax.evaluation.objects import concatenate, image_objects
+from rpn_jax.evaluation.recall import ImageProposals, RecallSums, image_recall
+from rpn_jax.sweeps.comparison import compute_figures
+from rpn_jax.sweeps.report import write_report
+from rpn_jax.sweeps.report_run import choose_images, picture_section
+from rpn_jax.sweeps.results import gather
+from rpn_jax.training.config import to_json
+from rpn_jax.training.workdir import write_npz, write_text
+
+STEPS = 40
+TOP_NS = (10, 300)
+STARTED = {
+    "command": ["rpn-jax", "train", "--config=small.py", "--config.data.source=A FOLDER"],
+    "step": 0,
+    "code": {"commit": "c0ffee", "local_changes": None, "source": "abc"},
+    "packages": {"jax": "0.10.2"},
+    "data": {"train": {"dataset": "voc_folder", "split": "train", "images": 5, "objects": 7}},
+    "weights": None,
+    "machine": {"devices": {"cpu": 1}, "host": "here"},
+    "environment": {},
+}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A prepared dataset: five images with six objects and a difficult one."""
+    root = tmp_path_factory.mktemp("data")
+    folder = VocFolder(root / "voc").root
+    prepare_dataset("voc_folder", data_dir=root / "prepared", source=folder)
+    return folder, root / "prepared"
+
+
+@pytest.fixture(scope="module")
+def dataset(source):
+    return open_dataset("voc_folder", "train", data_dir=source[1], source=source[0])
+
+
+def proposals(record, share):
+    """Proposals that cover that share of each object, and of the difficult one."""
+    boxes = record.boxes.copy()
+    boxes[:, 2] -= (1 - share) * (boxes[:, 2] - boxes[:, 0])
+    scores = np.linspace(0.9, 0.1, len(boxes)).astype(np.float32)
+    return ImageProposals(record.image_id, boxes, scores, record.boxes, record.ignore, record.areas)
+
+
+def evaluated(folder, dataset, share, step=STEPS, name="train", without=()):
+    """What `evaluate` would leave of a network whose proposals cover a share of every object."""
+    records = [dataset[i] for i in range(len(dataset))]
+    images = [proposals(record, share) for record in records]
+    sums = sum((image_recall(image, TOP_NS) for image in images), RecallSums.empty(TOP_NS))
+    ranks = concatenate(
+        [
+            image_objects(i, image, record.labels, max(TOP_NS))
+            for i, (image, record) in enumerate(zip(images, records, strict=True))
+        ]
+    )
+    figures = {"dataset": "voc_folder", "split": "train", "without": without, "step": step}
+    figures |= {"seconds": 2.5, **sums.result().to_json()}
+    place = folder / "evaluation" / name
+    place.mkdir(parents=True)
+    write_npz(place / "objects.npz", **ranks._asdict(), class_names=np.array(dataset.class_names))
+    write_text(place / "recall.json", json.dumps(figures))
+
+
+def begun(folder, source, *overrides, last=STEPS):
+    """A run that has logged its steps up to `last`."""
+    config = small_config(
+        "--config.data.dataset=voc_folder",
+        f"--config.data.source={source[0]}",
+        f"--config.data.data_dir={source[1]}",
+        "--config.data.eval_split=train",
+        f"--config.steps={STEPS}",
+        *overrides,
+    )
+    write_text(folder / "config.json", to_json(config))
+    write_text(folder / "runs.jsonl", json.dumps(STARTED) + "\n")
+    rows = []
+    for step in range(10, last + 1, 10):
+        rows.append({"step": step, "train/loss": 1 / step, "train/seconds": float(step)})
+        rows[-1] |= {"train/images_per_second": 4.0, "train/peak_memory_bytes": 3 * 2**29}
+        rows.append({"step": step, "validation/loss": 0.5, "validation/AR@10": step / 100})
+    write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def a_sweep(out, source, dataset, shares, seeds=2):
+    """A sweep over lambda, each setting's proposals covering a share; those of None have failed."""
+    runs = []
+    for balance, share in shares.items():
+        for seed in range(seeds):
+            setting = f"loss.balance={balance}"
+            folder = out / f"{setting},seed={seed}"
+            overrides = {"loss.balance": float(balance), "seed": seed}
+            runs.append({"folder": folder.name, "setting": setting, "overrides": overrides})
+            fields = [f"--config.{field}={value}" for field, value in overrides.items()]
+            begun(folder, source, *fields, last=0 if share is None else STEPS)
+            if share is not None:
+                evaluated(folder, dataset, share)
+            else:
+                end = {"state": "failed", "reason": f"no <luck> | with seed {seed}"}
+                write_text(out / "state" / folder.name / "end.json", json.dumps(end))
+    overrides = {"loss.balance": 9.0, "seed": 0}
+    runs.append({"folder": "loss.balance=9,seed=0", "setting": "loss.balance=9"})
+    runs[-1]["overrides"] = overrides
+    facts = {"config": "small.py", "fixed": {}, "given": [], "fields": ["loss.balance", "seed"]}
+    facts |= {"seed_field": "seed", "base": runs[0]["folder"], "runs": runs}
+    write_text(out / "sweep.json", json.dumps(facts))
+    return out
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory, source, dataset):
+    """The report on a sweep with failed runs and one that was never begun."""
+    out = tmp_path_factory.mktemp("sweep")
+    a_sweep(out, source, dataset, {"1": 0.72, "10": 0.92, "100": None})
+    printed = write_report([out])
+    return out, printed
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, source, dataset):
+    """The report on a run that misses all objects at IoU 0.75, with an ablation."""
+    folder = begun(tmp_path_factory.mktemp("runs") / "alone", source)
+    evaluated(folder, dataset, 0.72)
+    evaluated(folder, dataset, 0.3, name="train-without-nms", without=("nms",))
+    write_report([folder])
+    return folder
+
+
+class Page(html.parser.HTMLParser):
+    """Checks that tags are closed in order and takes note of tables, pictures and links."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.cells, self.images, self.tags, self.ids = [], [], [], set(), []
+        self.links = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.add(tag)
+        if tag not in ("meta", "link", "img", "br", "wbr"):
+            self.open.append(tag)
+        if tag in ("td", "th"):
+            self.cells.append("")
+        if tag == "img":
+            assert attributes["alt"]
+            self.images.append(attributes["src"])
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
+        if "href" in attributes:
+            self.links.append(attributes["href"])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if {"td", "th"} & set(self.open):
+            self.cells[-1] += data
+
+
+@pytest.mark.parametrize("which", ["sweep", "alone"])
+def test_the_page_needs_nothing_else(which, request):
+    folder = request.getfixturevalue(which)
+    folder = folder[0] if which == "sweep" else folder
+    text = (folder / "report/report.html").read_text()
+    page = Page(text)
+    assert "script" not in page.tags
+    assert page.images
+    assert all(image.startswith("data:image/") for image in page.images)
+    assert len(set(page.ids)) == len(page.ids)
+    assert {link.removeprefix("#") for link in page.links} <= {"data:,", *page.ids}
+    assert len(text) < 5e6
+    # Beside it the same as Markdown, whose pictures exist.
+    markdown = (folder / "report/report.md").read_text()
+    files = re.findall(r"^!\[.+\]\((.+)\)$", markdown, re.MULTILINE)
+    assert len(files) == len(page.images)
+    assert all((folder / "report" / file).is_file() for file in files)
+    for heading in re.findall(r"^## (.+)$", markdown, re.MULTILINE):
+        assert f"<h2>{heading}</h2>" in text
+
+
+def rows_of(file):
+    with file.open() as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_the_table_of_a_sweep(sweep):
+    out, printed = sweep
+    # 0.72 of an object reaches the thresholds 0.5 to 0.7, 5 of 10; 0.92 reaches 9.
+    markdown = (out / "report/report.md").read_text()
+    assert "| loss.balance | runs | AR@100 | AR@300 | recall@0.5 | recall@0.7 |" in markdown
+    assert "| 1 (base) | 2 of 2 | 50.0 ± 0.0 | 50.0 ± 0.0 | 100.0 ± 0.0 | 100.0 ± 0.0 |" in markdown
+    assert "| 10 | 2 of 2 | **90.0 ± 0.0** | **90.0 ± 0.0** | 100.0 ± 0.0 |" in markdown
+    assert "| 100 | 0 of 2 | – | – | – | – |" in markdown
+    assert "| 10 | 2 | **+40.0<br>+40.0 to +40.0<br>p &lt; 0.001** | **+40.0" in markdown
+    assert re.search("^10 +2 of 2  90.0 ± 0.0", printed, re.MULTILINE)
+    one, ten = rows_of(out / "report/settings.csv")
+    assert (one["loss.balance"], one["runs"], one["AR@300"]) == ("1.0", "2", "0.500000")
+    assert one["AR@300 p"] == ""
+    assert (ten["AR@300 difference"], ten["AR@300 low"]) == ("0.400000", "0.400000")
+    assert ten["recall@0.5 p"] == "1.000000"
+
+
+def test_runs_that_do_not_count_are_listed_with_the_reason(sweep):
+    out, _ = sweep
+    page = Page((out / "report/report.html").read_text())
+    place = page.cells.index("loss.balance=100,seed=1", page.cells.index("why"))
+    assert page.cells[place + 1] == "failed before a step was logged: no <luck> | with seed 1"
+    assert page.cells[page.cells.index("loss.balance=9,seed=0", place) + 1] == "not begun"
+    markdown = (out / "report/report.md").read_text()
+    assert "no &lt;luck&gt; \\| with seed 1 |" in markdown
+    assert "7 runs of 4 settings: 4 counted, 2 failed, 1 not begun." in markdown
+    runs = rows_of(out / "report/runs.csv")
+    assert [run["state"] for run in runs] == 4 * ["done"] + 2 * ["failed"] + ["missing"]
+    assert (runs[0]["training seconds"], runs[0]["evaluation seconds"]) == ("40.0", "2.5")
+    assert (runs[4]["AR@300"], runs[0]["AR@300"]) == ("", "0.500000")
+
+
+def test_the_same_runs_give_the_same_bytes(sweep, tmp_path):
+    out, _ = sweep
+    write_report([out], tmp_path)
+    ours = {p.relative_to(out / "report"): p for p in (out / "report").rglob("*") if p.is_file()}
+    theirs = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
+    assert ours.keys() == theirs
+    for name, path in ours.items():
+        assert path.read_bytes() == (tmp_path / name).read_bytes(), name
+
+
+def test_a_run_alone(alone):
+    markdown = (alone / "report/report.md").read_text()
+    page = Page((alone / "report/report.html").read_text())
+    assert "| AR@300 | 50.0 | 50.0 to 50.0 |" in markdown
+    assert "Measured after step 40 of 40 on voc\\_folder" in markdown.replace("_", "\\_")
+    # By class, size and aspect ratio: five cats, of which one is difficult, and two dogs.
+    place = page.cells.index("dog")
+    assert page.cells[place : place + 3] == ["dog", "2", "50.0"]
+    assert "1:1.4-1.4:1" in page.cells
+    # The ablation beside the paper's.
+    place = page.cells.index("without NMS")
+    assert page.cells[place + 1 : place + 6] == [*4 * ["0.0"], "55.2 of 6000"]
+    # What it is made of, and the command.
+    assert "git checkout c0ffee\npython -m rpn_jax train --config=small.py" in markdown
+    assert "'--config.data.source=A FOLDER'" in markdown
+    assert "| machine.host | here |" in markdown
+
+
+def test_pictures_of_images_with_what_they_miss(alone):
+    markdown = (alone / "report/report.md").read_text()
+    for kind, file in (("Best", "best_1"), ("Median", "median_1"), ("Worst", "worst_1")):
+        assert f"![{kind}: " in markdown
+        assert (alone / f"report/pictures/{file}.jpg").is_file()
+    assert "3 of 3 objects found at IoU 0.5, AR 50.0 %" in markdown
+
+
+def test_pictures_need_the_dataset(dataset, tmp_path):
+    folder = begun(tmp_path / "moved", (tmp_path / "gone", tmp_path / "gone"))
+    evaluated(folder, dataset, 0.6)
+    (text,) = picture_section(gather([folder]).runs[0], 300, tmp_path).parts
+    assert text.text.startswith("Not drawn: ")
+
+
+def test_which_images_are_best_and_worst(dataset):
+    records = [dataset[i] for i in range(len(dataset))]
+    shares = [0.72, 0.92, 0.5, 0.62, 0.3]  # of images with 1, 1, 0, 3 and 1 objects
+    images = [
+        image_objects(i, proposals(record, share), record.labels, 300)
+        for i, (record, share) in enumerate(zip(records, shares, strict=True))
+    ]
+    chosen = choose_images(concatenate(images), 300, each=1)
+    assert chosen == {"best": [1], "median": [0], "worst": [4]}
+    assert choose_images(concatenate(images[:1]), 300) == {"best": [0], "median": [], "worst": []}
+
+
+def test_several_runs_by_hand(source, dataset, tmp_path):
+    """Two seeds of one setting and one of another, whose single seed is not enough for a test."""
+    for name, share, fields in (
+        ("a", 0.72, ["--config.seed=0"]),
+        ("b", 0.82, ["--config.seed=1"]),
+        ("c", 0.92, ["--config.loss.balance=3.0"]),
+    ):
+        evaluated(begun(tmp_path / name, source, *fields), dataset, share)
+    begun(tmp_path / "early", source, "--config.seed=5", last=20)
+    study = gather([tmp_path / name for name in ("a", "b", "c", "early")])
+    assert (study.base, study.fields) == ("loss.balance=10", ("loss.balance",))
+    assert [study.labels(setting) for setting in study.settings] == [["10"], ["3"]]
+    assert study.runs[-1].remark == "stopped at step 20 of 40"
+    figures = compute_figures(study)
+    assert figures.settings == {"loss.balance=10": [0, 1], "loss.balance=3": [2]}
+    np.testing.assert_allclose(figures.values[:, 0], [0.5, 0.7, 0.9])
+    comparison = figures.compare(study.base, against_it=True)["loss.balance=3"]
+    assert comparison.seeds == 1
+    assert comparison.difference.mean[0] == pytest.approx(0.4)
+    assert np.isnan(comparison.p).all()
+    assert figures.best() == 4 * [None]
+    # A folder that holds the runs is all of them.
+    assert [run.name for run in gather([tmp_path]).runs] == ["a", "b", "c", "early"]
+
+
+def test_runs_on_other_images_do_not_count(source, dataset, tmp_path):
+    evaluated(begun(tmp_path / "a", source), dataset, 0.72)
+    evaluated(begun(tmp_path / "b", source), dataset, 0.72)
+    file = tmp_path / "b/evaluation/train/objects.npz"
+    with np.load(file) as arrays:
+        write_npz(file, **{**arrays, "box": arrays["box"] + 1})
+    study = gather([tmp_path])
+    assert [run.remark for run in study.runs] == [None, "measured on other images than a"]
+
+
+@pytest.fixture
+def fails(capsys):
+    """Runs `report`, which must fail, and returns the one line that it says."""
+
+    def run(*argv):
+        assert main(["report", *map(str, argv)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    return run
+
+
+def test_a_folder_that_holds_no_runs(fails, tmp_path):
+    assert "holds no runs" in fails(tmp_path)
+    assert "no such folder" in fails(tmp_path / "nowhere")
+
+
+def test_a_run_that_was_not_evaluated(fails, source, tmp_path):
+    folder = begun(tmp_path / "run", source)
+    (folder / "checkpoints" / str(STEPS)).mkdir(parents=True)
+    assert f"not evaluated; python -m rpn_jax evaluate --workdir={folder}" in fails(folder)
+
+
+def test_a_run_that_died_in_its_first_step(fails, source, tmp_path):
+    assert "stopped before a step was logged" in fails(begun(tmp_path / "run", source, last=0))
+
+
+def test_an_evaluation_of_another_version(fails, source, dataset, tmp_path):
+    folder = begun(tmp_path / "run", source)
+    evaluated(folder, dataset, 0.7)
+    (folder / "evaluation/train/objects.npz").unlink()
+    assert "objects.npz: no such file; evaluate the run (again)" in fails(folder)
+
+
+def test_several_folders_need_a_place(fails, tmp_path):
+    assert "--out: is not given" in fails(tmp_path, tmp_path)
