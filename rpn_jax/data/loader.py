@@ -202,10 +202,9 @@ def _load_batch(
             flip=bool(flips[i]),
             shorter_side=shorter_side,
             longer_side=longer_side,
+            canvas=batch.images[i],
         )
-        height, width = image.shape[:2]
-        batch.images[i, :height, :width] = image
-        batch.image_hw[i] = height, width
+        batch.image_hw[i] = image.shape[:2]
         batch.gt_boxes[i, : len(boxes)] = boxes
         batch.gt_valid[i, : len(boxes)] = True
         batch.gt_ignore[i, : len(boxes)] = record.ignore
@@ -213,12 +212,23 @@ def _load_batch(
 
 
 def load_example(
-    record: Record, *, flip: bool = False, shorter_side: int, longer_side: int
+    record: Record,
+    *,
+    flip: bool = False,
+    shorter_side: int,
+    longer_side: int,
+    canvas: UInt8[np.ndarray, "H W 3"] | None = None,
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "n 4"]]:
-    """Returns a record's image at the network's input size, and its boxes in those pixels."""
+    """Returns a record's image at the network's input size, and its boxes in those pixels.
+
+    With a canvas, which must be large enough, the image is written to its top left.
+    """
     image = transforms.decode_image(record.image_bytes, record.filename)
-    new_hw = transforms.resized_hw(
+    boxes = record.boxes
+    if flip:
+        image, boxes = transforms.flip_horizontally(image, boxes)
+    height, width = new_hw = transforms.resized_hw(
         record.height, record.width, shorter_side=shorter_side, longer_side=longer_side
     )
-    image, boxes = transforms.resize(image, record.boxes, new_hw)
-    return transforms.flip_horizontally(image, boxes) if flip else (image, boxes)
+    out = None if canvas is None else canvas[:height, :width]
+    return transforms.resize(image, boxes, new_hw, out)

@@ -1,4 +1,4 @@
-"""Decode, resize, flip and pad one example. Images are RGB uint8 arrays (H, W, 3)."""
+"""Decode, flip and resize one example. Images are RGB uint8 arrays (H, W, 3)."""
 
 import cv2
 import numpy as np
@@ -25,12 +25,12 @@ def decode_image(data: bytes, filename: str) -> UInt8[np.ndarray, "H W 3"]:
         raise UserError(f"{filename}: the JPEG is truncated (no end-of-image marker)")
     encoded = np.frombuffer(data, np.uint8)
     try:
-        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:  # e.g. more pixels than OpenCV is willing to allocate
         raise UserError(f"{filename}: OpenCV cannot decode this image ({error.err})") from error
     if image is None:
         raise UserError(f"{filename}: not an image that OpenCV can decode, or a truncated one")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
 
 
 def resized_hw(height: int, width: int, *, shorter_side: int, longer_side: int) -> tuple[int, int]:
@@ -43,37 +43,35 @@ def resized_hw(height: int, width: int, *, shorter_side: int, longer_side: int) 
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def resize(
-    image: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "n 4"], new_hw: tuple[int, int]
-) -> tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "n 4"]]:
-    """Returns the image at its new size and its boxes with it.
-
-    Each axis has its exact factor, new size over old, which rounding makes differ a little.
-    """
-    height, width = image.shape[:2]
-    new_height, new_width = new_hw
-    if (height, width) != (new_height, new_width):
-        # Bilinear sampling skips pixels when it shrinks by more than 2; averaging does not.
-        shrinks = new_height < height or new_width < width
-        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        image = cv2.resize(image, (new_width, new_height), interpolation=method)
-    fx, fy = new_width / width, new_height / height
-    return image, boxes * np.array([[fx, fy, fx, fy]], np.float32)
-
-
 def flip_horizontally(
     image: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "n 4"]
 ) -> tuple[UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "n 4"]]:
     """Returns the mirrored image and boxes: x becomes width - x, and x1 and x2 change places."""
     width = np.float32(image.shape[1])
     x1, y1, x2, y2 = boxes.T
-    return image[:, ::-1], np.stack([width - x2, y1, width - x1, y2], axis=1)
+    # A view, `image[:, ::-1]`, would be copied pixel by pixel later: 4 ms in place of 1.
+    return cv2.flip(image, 1), np.stack([width - x2, y1, width - x1, y2], axis=1)
 
 
-def pad(
-    image: UInt8[np.ndarray, "h w 3"], canvas_hw: tuple[int, int]
-) -> UInt8[np.ndarray, "H W 3"]:
-    """Returns the image at the top left of a black canvas, which must be large enough."""
-    canvas = np.zeros((*canvas_hw, 3), np.uint8)
-    canvas[: image.shape[0], : image.shape[1]] = image
-    return canvas
+def resize(
+    image: UInt8[np.ndarray, "H W 3"],
+    boxes: Float[np.ndarray, "n 4"],
+    new_hw: tuple[int, int],
+    out: UInt8[np.ndarray, "h w 3"] | None = None,
+) -> tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "n 4"]]:
+    """Returns the image at its new size, written into `out` if given, and its boxes with it.
+
+    Each axis has its exact factor, new size over old, which rounding makes differ a little.
+    """
+    height, width = image.shape[:2]
+    new_height, new_width = new_hw
+    out = np.empty((*new_hw, 3), np.uint8) if out is None else out
+    if (height, width) == (new_height, new_width):
+        out[:] = image
+    else:
+        # Bilinear sampling skips pixels when it shrinks by more than 2; averaging does not.
+        shrinks = new_height < height or new_width < width
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        cv2.resize(image, (new_width, new_height), dst=out, interpolation=method)
+    fx, fy = new_width / width, new_height / height
+    return out, boxes * np.array([[fx, fy, fx, fy]], np.float32)

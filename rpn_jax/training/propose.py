@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rpn_jax.data.loader import usable_cores
-from rpn_jax.data.transforms import decode_image, pad, resize, resized_hw
+from rpn_jax.data.transforms import decode_image, resize, resized_hw
 from rpn_jax.errors import UserError
 from rpn_jax.models import RegionProposalNetwork
 from rpn_jax.progress import progress_bar
@@ -105,9 +105,10 @@ def _propose_group(config: ConfigDict, step, variables, canvas, group) -> Iterat
             "shorter_side": config.data.shorter_side,
             "longer_side": config.data.longer_side,
         }
-        new_hw = resized_hw(*image.shape[:2], **sides)
-        images[i] = pad(resize(image, np.zeros((0, 4), np.float32), new_hw)[0], canvas)
-        image_hw[i] = new_hw
+        height, width = resized_hw(*image.shape[:2], **sides)
+        no_boxes = np.zeros((0, 4), np.float32)
+        resize(image, no_boxes, (height, width), out=images[i, :height, :width])
+        image_hw[i] = height, width
     proposals = unshard(step(variables, shard((images, image_hw))))
     for i, (path, image) in enumerate(group):
         valid = proposals.valid[i]

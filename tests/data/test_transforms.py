@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rpn_jax.data.transforms import decode_image, flip_horizontally, pad, resize, resized_hw
+from rpn_jax.data.transforms import decode_image, flip_horizontally, resize, resized_hw
 from rpn_jax.errors import UserError
 
 BOXES = np.array([[0, 0, 4, 2], [1.5, 2, 3, 6]], np.float32)
@@ -138,8 +138,15 @@ def test_no_boxes_pass_through():
     assert flip_horizontally(image, boxes)[1].shape == (0, 4)
 
 
-def test_padding_is_black_and_at_the_bottom_right():
-    canvas = pad(gradient(3, 4) + 1, (5, 8))
-    np.testing.assert_array_equal(canvas[:3, :4], gradient(3, 4) + 1)
-    assert not canvas[3:].any()
-    assert not canvas[:, 4:].any()
+@pytest.mark.parametrize("new_hw", [(3, 4), (6, 8), (2, 3)])
+def test_what_is_written_onto_a_canvas_leaves_the_rest_black(new_hw):
+    height, width = new_hw
+    canvas = np.zeros((10, 12, 3), np.uint8)
+    place = canvas[:height, :width]
+    image, boxes = resize(gradient(3, 4) + 1, BOXES, new_hw, out=place)
+    alone, same_boxes = resize(gradient(3, 4) + 1, BOXES, new_hw)
+    np.testing.assert_array_equal(place, alone)
+    np.testing.assert_array_equal(boxes, same_boxes)
+    assert np.shares_memory(image, canvas)
+    assert not canvas[height:].any()
+    assert not canvas[:, width:].any()
