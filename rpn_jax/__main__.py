@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--traceback", action="store_true", help="show where in the code an error arose"
         )
     arguments, overrides = parser.parse_known_args(argv)
-    _keep_freed_memory()
+    keep_freed_memory()
     # Orbax warns of options that follow from others, and shows the errors that it raises as well.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     # Compiled programs are kept, so that the second start of a run begins at once.
@@ -117,7 +117,7 @@ def _failed() -> int:
     return 1
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Has glibc keep memory that was freed instead of handing it back to the system.
 
     On a CPU a step's scratch memory is hundreds of megabytes, allocated anew each time. Left alone,

@@ -219,13 +219,13 @@ def _machine() -> dict[str, Any]:
         "runtime": " ".join(jax.devices()[0].client.platform_version.split()),
         "host": platform.node(),
         "system": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": cpu_model(),
         "cpu_cores": usable_cores(),  # on which the order of sums depends
         "python": platform.python_version(),
     }
 
 
-def _cpu() -> str:
+def cpu_model() -> str:
     """Returns the model of the CPU where the system tells it (XLA compiles for what it can do)."""
     try:
         text = pathlib.Path("/proc/cpuinfo").read_text()

@@ -1,0 +1,450 @@
+"""Our side of `benchmark.py`, which starts it: one function for each kind of case."""
+
+from rpn_jax.__main__ import keep_freed_memory
+
+keep_freed_memory()  # as the command line does, before JAX is imported
+
+import contextlib  # noqa: E402
+import functools  # noqa: E402
+import os  # noqa: E402
+import pathlib  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+import tempfile  # noqa: E402
+import time  # noqa: E402
+
+import benchmark  # noqa: E402
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import optax  # noqa: E402
+from benchmark import NETWORKS, Field, Timed  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from rpn_jax.data.datasets import Record, prepare_dataset  # noqa: E402
+from rpn_jax.data.loader import train_batches  # noqa: E402
+from rpn_jax.data.plan import BatchPlan, choose_buckets  # noqa: E402
+from rpn_jax.models import trainable_mask  # noqa: E402
+from rpn_jax.ops.anchors import cell_anchors, grid_anchors  # noqa: E402
+from rpn_jax.ops.losses import rpn_loss  # noqa: E402
+from rpn_jax.ops.matching import Label  # noqa: E402
+from rpn_jax.ops.nms import nms  # noqa: E402
+from rpn_jax.proposals import propose  # noqa: E402
+from rpn_jax.targets import assign_targets  # noqa: E402
+from rpn_jax.training import devices, loop  # noqa: E402
+from rpn_jax.training.config import load_config  # noqa: E402
+from rpn_jax.training.fingerprint import cpu_model  # noqa: E402
+from rpn_jax.training.metrics import read_metrics  # noqa: E402
+from rpn_jax.training.network import (  # noqa: E402
+    DeviceBatch,
+    anchors_per_level,
+    build_network,
+    initial_variables,
+)
+from rpn_jax.training.optimizer import build_optimizer  # noqa: E402
+from rpn_jax.training.state import initial_state, partition  # noqa: E402
+from rpn_jax.training.step import (  # noqa: E402
+    image_keys,
+    image_losses,
+    make_propose_step,
+    make_train_step,
+)
+from rpn_jax.typing import GroundTruth  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+RATIOS = (2.0, 1.0, 0.5)  # widths over heights, in the order in which torchvision has them
+# What a GPU makes of float32 operands; a CPU has no choice.
+PRECISIONS = {"float32": "float32", "tf32": "tensorfloat32", "bfloat16": None}
+
+
+def _timed(function, *arguments, work=None) -> Timed:
+    """Compiled, with the arguments on the device."""
+    compiled, arguments = jax.jit(function), jax.device_put(arguments)
+    result = jax.block_until_ready(compiled(*arguments))
+    return Timed(lambda: jax.block_until_ready(compiled(*arguments)), work(result) if work else {})
+
+
+def matmul(precision: str, size: int) -> Timed:
+    """The product of two square matrices."""
+    jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
+    dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
+    matrix = jnp.ones((size, size), dtype)
+    return _timed(jnp.dot, matrix, matrix)._replace(flops=lambda: 2.0 * size**3)
+
+
+def _cells(field: Field) -> list[np.ndarray]:
+    return [cell_anchors(sizes, RATIOS, rounding="torchvision") for sizes in field.sizes]
+
+
+def _anchors(field: Field, cells) -> list:
+    return [
+        grid_anchors(c, grid, stride, offset=0)
+        for c, grid, stride in zip(cells, field.grids, field.strides, strict=True)
+    ]
+
+
+def anchors(levels: str, hw, batch: int) -> Timed:
+    """The anchors of all levels; images of a batch share them."""
+    field = benchmark.LEVELS[levels](*hw)
+    return _timed(
+        lambda cells: jnp.concatenate(_anchors(field, cells)),
+        _cells(field),
+        work=lambda boxes: {"anchors": len(boxes)},
+    )
+
+
+def _ground_truth(field: Field, objects: int, batch: int) -> GroundTruth:
+    boxes = benchmark.draw_objects(objects, field.hw, batch)
+    present = np.ones(boxes.shape[:2], bool)
+    return GroundTruth(boxes, present, ~present)
+
+
+def _assign(field: Field):
+    def assign(keys, anchors, ground_truth):
+        def one_image(key, ground_truth):
+            image_hw = jnp.array(field.hw, jnp.float32)
+            return assign_targets(key, anchors, ground_truth, image_hw, drop_straddling=False)
+
+        return jax.vmap(one_image)(keys, ground_truth)
+
+    return assign
+
+
+def match(levels: str, hw, objects: int, batch: int) -> Timed:
+    """Anchors and objects to labels, a sample of them, and deltas."""
+    field = benchmark.LEVELS[levels](*hw)
+    return _timed(
+        _assign(field),
+        jax.random.split(jax.random.key(0), batch),
+        jnp.concatenate(_anchors(field, _cells(field))),
+        _ground_truth(field, objects, batch),
+        work=lambda targets: {
+            "positives": int((targets.matches.labels == Label.POSITIVE).sum()),
+            "negatives": int((targets.matches.labels == Label.NEGATIVE).sum()),
+        },
+    )
+
+
+def loss(levels: str, hw, objects: int, batch: int) -> Timed:
+    """The loss of a sample of anchors, and its gradient with respect to both heads' outputs."""
+    field = benchmark.LEVELS[levels](*hw)
+    targets = jax.jit(_assign(field))(
+        jax.random.split(jax.random.key(0), batch),
+        jnp.concatenate(_anchors(field, _cells(field))),
+        _ground_truth(field, objects, batch),
+    )
+
+    def mean_loss(outputs, targets):
+        of_image = functools.partial(rpn_loss, normalizer="sampled", balance=1.0)
+        return jax.vmap(of_image)(*outputs, targets)[0].mean()
+
+    return _timed(jax.value_and_grad(mean_loss), benchmark.draw_outputs(field, batch), targets)
+
+
+def proposals(levels: str, hw, pre: int, post: int, batch: int) -> Timed:
+    """The heads' outputs to boxes: decode, take the best, clip, NMS."""
+    field = benchmark.LEVELS[levels](*hw)
+    counts = [len(a) for a in _anchors(field, _cells(field))]
+    splits = np.cumsum(counts)[:-1].tolist()
+    logits, deltas = benchmark.draw_outputs(field, batch)
+
+    def propose_batch(logits, deltas, anchors):
+        def one_image(logits, deltas):
+            return propose(
+                logits,
+                deltas,
+                anchors,
+                jnp.array(field.hw, jnp.float32),
+                pre_nms_top_n=pre,
+                post_nms_top_n=post,
+                keep_padding=True,
+            )
+
+        return jax.vmap(one_image)(logits, deltas)
+
+    return _timed(
+        propose_batch,
+        np.split(logits, splits, axis=1),
+        np.split(deltas, splits, axis=1),
+        _anchors(field, _cells(field)),
+        work=lambda found: {"boxes": int(found.valid.sum())},
+    )
+
+
+def nms_alone(boxes: int, crowd: str) -> Timed:
+    """Non-maximum suppression of one image's boxes, all that survive."""
+    return _timed(
+        functools.partial(nms, iou_threshold=0.7, max_outputs=boxes),
+        *benchmark.draw_candidates(boxes, crowd),
+        work=lambda found: {"boxes": int(found[1].sum())},
+    )
+
+
+def _config(network: str, precision: str = "float32", *overrides: str):
+    fields = (
+        *NETWORKS[network].overrides,
+        f"model.dtype={'bfloat16' if precision == 'bfloat16' else 'float32'}",
+        *overrides,
+    )
+    jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
+    return load_config(
+        str(ROOT / NETWORKS[network].config), [f"--config.{field}" for field in fields]
+    )
+
+
+def _state(config, network, optimizer):
+    variables = initial_variables(config, network, None)
+    mask = trainable_mask(variables["params"], config.model.frozen_stages)
+    return devices.replicate(initial_state(variables, mask, optimizer)), mask
+
+
+def _host_batch(batch: int, hw, objects: int) -> DeviceBatch:
+    boxes = benchmark.draw_objects(objects, hw, batch)
+    present = np.ones(boxes.shape[:2], bool)
+    return DeviceBatch(
+        images=benchmark.draw_images(batch, hw),
+        image_hw=np.tile(np.float32([hw]), (batch, 1)),
+        image_index=np.arange(batch, dtype=np.int32),
+        ground_truth=GroundTruth(boxes, present, ~present),
+    )
+
+
+def _count(tree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _flops(step, state, batch):
+    """Returns a function that counts those of a step as TPUs run it, by XLA's cost analysis.
+
+    There a convolution is one instruction; on a CPU ours are loops, of which XLA counts one turn.
+    """
+    mapped = jax.vmap(step, in_axes=(None, 0), axis_name=devices.AXIS)
+    batch = jax.tree.map(lambda x: x[None], batch)
+    shapes = jax.eval_shape(lambda *arguments: arguments, state, batch)
+
+    def count() -> float:
+        lowered = jax.jit(mapped).trace(*shapes).lower(lowering_platforms=("tpu",))
+        return lowered.cost_analysis()["flops"]
+
+    return count
+
+
+def train(network: str, hw, batch: int, precision: str, frozen: int, objects: int) -> Timed:
+    """The step of `train`, with its image as bytes on the host."""
+    config = _config(network, precision, f"batch_size={batch}", f"model.frozen_stages={frozen}")
+    module = build_network(config)
+    schedule, optimizer = build_optimizer(config)
+    state, mask = _state(config, module, optimizer)
+    step = make_train_step(config, module, optimizer, schedule)
+    update = devices.parallel_update(step)
+    on_host = _host_batch(batch, hw, objects)
+    work = {"trained": _count(partition(state.params, mask)[0])}
+    flops = _flops(step, state, on_host)
+
+    def call():
+        nonlocal state
+        state, metrics = update(state, devices.shard(on_host))
+        jax.block_until_ready((state, metrics))
+
+    return Timed(call, work, flops)
+
+
+def infer(network: str, hw, batch: int, precision: str) -> Timed:
+    """The step of `propose`, from an image as bytes on the host to boxes there."""
+    config = _config(network, precision)
+    module = build_network(config)
+    variables = devices.replicate(initial_variables(config, module, None))
+    step = make_propose_step(config, module, "test")
+    propose_on_devices = devices.parallel_map(step)
+    on_host = benchmark.draw_images(batch, hw), np.tile(np.float32([hw]), (batch, 1))
+
+    def call():
+        return devices.unshard(propose_on_devices(variables, devices.shard(on_host)))
+
+    work = {"weights": _count(variables["params"])}
+    return Timed(call, work, _flops(step, variables, on_host))
+
+
+def rest(
+    network: str, hw, batch: int, precision: str, frozen: int, objects: int, part: str
+) -> Timed:
+    """What of the train step is no convolution: by itself, with nothing fused into it."""
+    config = _config(network, precision, f"batch_size={batch}", f"model.frozen_stages={frozen}")
+    module = build_network(config)
+    _, optimizer = build_optimizer(config)
+    state, mask = _state(config, module, optimizer)
+    if part == "optimizer":
+        trained, _ = partition(state.params, mask)
+        gradient = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1e-3), trained)
+
+        @functools.partial(jax.jit, donate_argnums=(0, 1))
+        def update(trained, opt_state, gradient):
+            updates, opt_state = optimizer.update(gradient, opt_state, trained)
+            return optax.apply_updates(trained, updates), opt_state, optax.global_norm(gradient)
+
+        carried = jax.tree.map(jnp.copy, (trained, state.opt_state))
+
+        def call():
+            nonlocal carried
+            *carried, norm = jax.block_until_ready(update(*carried, gradient))
+
+        return Timed(call)
+
+    levels = jax.eval_shape(lambda: anchors_per_level(config, module, *hw))
+    rng = np.random.default_rng(1)
+    logits, deltas = (
+        tuple(rng.normal(size=(batch, len(level), *end)).astype(np.float32) for level in levels)
+        for end in ((), (4,))
+    )
+
+    def loss_of(outputs, step, batch):
+        keys = image_keys(config.seed, step, 0, len(batch.images))
+        anchors = anchors_per_level(config, module, *hw)
+        losses, parts, _ = image_losses(config, keys, *outputs, anchors, batch)
+        return losses.mean(), jax.tree.map(jnp.mean, parts)
+
+    gradient_of = jax.grad(loss_of, has_aux=True)
+    return _timed(gradient_of, (logits, deltas), state.step, _host_batch(batch, hw, objects))
+
+
+def memory(**options) -> dict[str, float]:
+    """The most memory of three train steps."""
+
+    def of_device():
+        return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+    return benchmark.measure_memory(lambda: train(**options), of_device)
+
+
+class _Folder:
+    """JPEGs with a box each, as the loader reads a dataset."""
+
+    def __init__(self, folder: pathlib.Path):
+        self._files = sorted(folder.glob("*.jpg"))
+        sizes = np.array([Image.open(path).size for path in self._files])
+        self.widths, self.heights = sizes.T
+        self.num_objects = np.ones(len(sizes), np.int64)
+
+    def __len__(self):
+        return len(self._files)
+
+    def __getitem__(self, index):
+        path = self._files[index]
+        height, width = int(self.heights[index]), int(self.widths[index])
+        box, one = np.float32([[0, 0, width, height]]), np.ones(1, np.int64)
+        return Record(
+            path.read_bytes(), path.name, index, height, width, box, one, one == 0, box[:, 2]
+        )
+
+
+def images(folder: str) -> Timed:
+    """The loader of `train`, one image at a time, on one core."""
+    dataset, sides = _Folder(pathlib.Path(folder)), {"shorter_side": 600, "longer_side": 1000}
+    canvases = choose_buckets(dataset.heights, dataset.widths, **sides)
+    plan = BatchPlan(canvases.of_example, 1, seed=0)
+
+    def call():
+        with benchmark.one_core():
+            for _ in train_batches(
+                dataset, plan, canvases, num_steps=len(dataset), num_threads=1, **sides
+            ):
+                pass
+
+    return Timed(call, {"images": len(dataset)})
+
+
+def _prepared(network: str, folder: pathlib.Path, *overrides: str) -> list[str]:
+    """Prepares shapes for a config; returns the flags for it."""
+    fields = ("data.dataset=shapes", "data.train_split=train", f"data.data_dir={folder}/data",
+              "evaluation.every=0", *overrides)  # fmt: skip
+    flags = [f"--config={NETWORKS[network].config}", *(f"--config.{field}" for field in fields)]
+    config = load_config(str(ROOT / NETWORKS[network].config), flags[1:])
+    prepare_dataset("shapes", data_dir=folder / "data", **config.data.options)
+    return flags
+
+
+def start(network: str) -> dict[str, float]:
+    """From the launch of `train` to its first step: with nothing compiled yet, and once more."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        flags = _prepared(network, folder, "steps=1", "log_every=1")
+        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
+        seconds = {}
+        for which in ("first", "second"):
+            workdir = folder / which
+            command = [sys.executable, "-m", "rpn_jax", "train", *flags, f"--workdir={workdir}"]
+            begun = time.perf_counter()
+            with subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
+            ) as process:
+                while process.poll() is None and not read_metrics(workdir / "metrics.jsonl"):
+                    time.sleep(0.02)
+                seconds[f"{which} start, s"] = time.perf_counter() - begun
+            if process.returncode:
+                raise RuntimeError(f"train ended with status {process.returncode}")
+    return seconds
+
+
+def waiting_for_data(steps: int) -> dict[str, float]:
+    """The share of its time in which the loop of the quick start waits for its next batch.
+
+    Counted from the third step on: the first waits for the loader to begin, the second for XLA.
+    """
+    since, waited = [], []
+
+    def watched(*arguments):
+        iterator = iter(batches(*arguments))
+        with contextlib.suppress(StopIteration):
+            while True:
+                since.append(time.perf_counter())
+                item = next(iterator)
+                waited.append(time.perf_counter() - since[-1])
+                yield item
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        flags = _prepared("quickstart", folder, f"steps={steps}", f"checkpoint.every={steps}")
+        config = load_config(str(ROOT / NETWORKS["quickstart"].config), flags[1:])
+        batches, loop.batches = loop.batches, watched
+        loop.train(config, folder / "run")
+        loop.batches = batches
+    seconds = since[-1] - since[2]
+    return {
+        "waiting for data, %": 100 * sum(waited[2:]) / seconds,
+        "images/s": config.batch_size * (steps - 2) / seconds,
+    }
+
+
+KINDS = {
+    "matmul": matmul,
+    "anchors": anchors,
+    "match": match,
+    "loss": loss,
+    "proposals": proposals,
+    "nms": nms_alone,
+    "train": train,
+    "infer": infer,
+    "rest": rest,
+    "memory": memory,
+    "images": images,
+    "start": start,
+    "loop": waiting_for_data,
+}
+
+
+def main() -> None:
+    """Serves."""
+    device = jax.local_devices()[0]
+    facts = {
+        "platform": device.platform,
+        "device": device.device_kind,
+        "processor": cpu_model(),
+        "cores": os.cpu_count(),
+        "jax": jax.__version__,
+        "jaxlib": jax.lib.__version__,
+    }
+    benchmark.serve(facts, KINDS)
+
+
+if __name__ == "__main__":
+    main()
