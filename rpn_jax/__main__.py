@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     arguments, overrides = parser.parse_known_args(argv)
     keep_freed_memory()
+    schedule_for_memory()
     # Orbax warns of options that follow from others, and shows the errors that it raises as well.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     # Compiled programs are kept, so that the second start of a run begins at once.
@@ -135,6 +136,19 @@ def keep_freed_memory() -> None:
             (top_pad, 2**26),
         ):
             mallopt(parameter, value)
+
+
+def schedule_for_memory() -> None:
+    """Has XLA's CPU backend order operations so that little is in memory at once.
+
+    By default it begins whatever could run side by side: a VGG-16 step of 600x800 pixels then takes
+    1.35 GB of scratch memory in place of 0.55, and no less time. To be said before JAX is imported;
+    `XLA_FLAGS` that choose otherwise stay as they are.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_cpu_scheduler_type" not in flags:
+        chosen = "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
+        os.environ["XLA_FLAGS"] = f"{flags} {chosen}".strip()
 
 
 if __name__ == "__main__":
