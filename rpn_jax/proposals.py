@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float, Int
 
 from rpn_jax.ops.anchors import centred_in_image
 from rpn_jax.ops.boxes import MAX_LOG_SCALE, clip_boxes, decode_boxes
-from rpn_jax.ops.nms import batched_nms, nms
+from rpn_jax.ops.nms import sorted_nms
+from rpn_jax.ops.selection import top_k
 from rpn_jax.typing import Array, Proposals
 
 
@@ -61,19 +62,26 @@ def propose(
         )
         for level in zip(logits_per_level, deltas_per_level, anchors_per_level, strict=True)
     ]
-    boxes, logits, valid = (jnp.concatenate(parts) for parts in zip(*candidates, strict=True))
-    level = jnp.repeat(
-        jnp.arange(len(candidates)),
-        jnp.array([len(logits) for _, logits, _ in candidates]),
-        total_repeat_length=len(logits),
+    # Boxes, logits and flags of all levels, (levels, N, …), each level by falling logit.
+    most = max(len(logits) for _, logits, _ in candidates)
+    boxes, logits, valid = (
+        jnp.stack([_pad(part, most) for part in parts]) for parts in zip(*candidates, strict=True)
+    )
+    level = jnp.broadcast_to(jnp.arange(len(candidates))[:, None], valid.shape)
+    # Within its level each box is judged, and only then they compete: no level waits for another.
+    if nms_threshold is not None:
+        index, valid = jax.vmap(
+            lambda boxes, valid: sorted_nms(boxes, valid, nms_threshold, min(post_nms_top_n, most))
+        )(boxes, valid)
+        boxes, logits, level = (
+            jax.vmap(lambda values, index: values[index])(values, index)
+            for values in (boxes, logits, level)
+        )
+    boxes, logits, valid, level = (
+        values.reshape(-1, *values.shape[2:]) for values in (boxes, logits, valid, level)
     )
     # Logits, not probabilities, are ranked: the sigmoid rounds many high logits to the same 1.
-    if nms_threshold is None:
-        index, kept = _best(logits, post_nms_top_n, valid)
-    elif len(candidates) == 1:
-        index, kept = nms(boxes, logits, nms_threshold, post_nms_top_n, valid)
-    else:
-        index, kept = batched_nms(boxes, logits, level, nms_threshold, post_nms_top_n, valid)
+    index, kept = _best(logits, post_nms_top_n, valid)
     return Proposals(
         boxes=jnp.where(kept[:, None], boxes[index], 0),
         scores=jnp.where(kept, jax.nn.sigmoid(logits[index]), 0),
@@ -113,7 +121,10 @@ def _best(
     scores: Float[Array, " N"], top_n: int, valid: Bool[Array, " N"]
 ) -> tuple[Int[Array, " P"], Bool[Array, " P"]]:
     """Returns the indices of the `top_n` best valid scores, padded, and which are not padding."""
-    count = min(top_n, scores.shape[0])
-    best, index = jax.lax.top_k(jnp.where(valid, scores, -jnp.inf), count)
-    padding = (0, top_n - count)
-    return jnp.pad(index, padding), jnp.pad(best > -jnp.inf, padding)
+    best, index = top_k(jnp.where(valid, scores, -jnp.inf), min(top_n, len(scores)))
+    return _pad(index, top_n), _pad(best > -jnp.inf, top_n)
+
+
+def _pad(values: Array, count: int) -> Array:
+    """Appends zeros, which are False among flags, up to `count` rows."""
+    return jnp.pad(values, ((0, count - len(values)), *[(0, 0)] * (values.ndim - 1)))

@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 
 from rpn_jax.ops.anchors import centred_in_image, inside_image
 from rpn_jax.ops.boxes import encode_boxes
-from rpn_jax.ops.matching import Label, match_anchors
-from rpn_jax.ops.sampling import subsample_labels
+from rpn_jax.ops.matching import match_anchors
+from rpn_jax.ops.sampling import labels_of_sample, sample_anchors
 from rpn_jax.typing import Array, GroundTruth, Targets
 
 
@@ -76,7 +76,12 @@ def assign_targets(
         ignore_ioa_threshold=ignore_ioa_threshold,
         anchor_valid=takes_part,
     )
-    labels = subsample_labels(key, matches.labels, batch_size_per_image, positive_fraction)
-    deltas = encode_boxes(anchors, jnp.asarray(ground_truth.boxes)[matches.gt_index], box_weights)
-    deltas = jnp.where((labels == Label.POSITIVE)[:, None], deltas, 0)
+    positives, negatives = sample_anchors(
+        key, matches.labels, batch_size_per_image, positive_fraction
+    )
+    labels = labels_of_sample(positives, negatives, len(anchors))
+    # Only what is sampled is encoded: a hundred anchors instead of a hundred thousand.
+    objects = jnp.asarray(ground_truth.boxes)[matches.gt_index[positives]]
+    deltas = encode_boxes(jnp.asarray(anchors)[positives], objects, box_weights)
+    deltas = jnp.zeros(anchors.shape).at[positives].set(deltas, mode="drop")
     return Targets(labels=labels, deltas=deltas, matches=matches)

@@ -6,10 +6,11 @@ area.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 
 from rpn_jax.typing import Array
 
@@ -22,8 +23,7 @@ MAX_LOG_SCALE = math.log(1000 / 16)
 
 def area(boxes: Float[Array, "*N 4"]) -> Float[Array, "*N"]:
     """Returns the area of each box, 0 where a side is not positive."""
-    sides = jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0)
-    return sides[..., 0] * sides[..., 1]
+    return _product(boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1])
 
 
 def pairwise_iou(a: Float[Array, "M 4"], b: Float[Array, "N 4"]) -> Float[Array, "M N"]:
@@ -31,8 +31,7 @@ def pairwise_iou(a: Float[Array, "M 4"], b: Float[Array, "N 4"]) -> Float[Array,
 
     Boxes without area, and boxes with a NaN, score 0 against everything, themselves included.
     """
-    intersection = _pairwise_intersection(a, b)
-    return _ratio(intersection, area(a)[:, None] + area(b)[None, :] - intersection)
+    return iou(*_against_each_other(a, b))
 
 
 def pairwise_ioa(a: Float[Array, "M 4"], b: Float[Array, "N 4"]) -> Float[Array, "M N"]:
@@ -40,8 +39,47 @@ def pairwise_ioa(a: Float[Array, "M 4"], b: Float[Array, "N 4"]) -> Float[Array,
 
     Boxes without area, and boxes with a NaN, score 0 against everything.
     """
-    intersection = _pairwise_intersection(a, b)
-    return _ratio(intersection, jnp.broadcast_to(area(a)[:, None], intersection.shape))
+    return ioa(*_against_each_other(a, b))
+
+
+class BoxColumns(NamedTuple):
+    """The coordinates of boxes and their areas, each in an array of its own.
+
+    A vector unit wants neighbours in memory to be neighbours in meaning. What is not a box (without
+    area, or with a NaN) is a point in the origin with an area of 1 here: it overlaps nothing, and
+    nothing needs to be guarded against division by its area.
+    """
+
+    x1: Float[Array, "*N"]
+    y1: Float[Array, "*N"]
+    x2: Float[Array, "*N"]
+    y2: Float[Array, "*N"]
+    area: Float[Array, "*N"]
+
+
+def box_columns(boxes: Float[Array, "*N 4"], valid: Bool[Array, "*N"] | None = None) -> BoxColumns:
+    """Returns the columns of boxes, of which those that are not `valid` become points too."""
+    boxes = jnp.asarray(boxes)
+    areas = area(boxes)
+    is_box = areas > 0
+    if valid is not None:
+        is_box &= valid
+    sides = (jnp.where(is_box, boxes[..., i], 0) for i in range(4))
+    return BoxColumns(*sides, jnp.where(is_box, areas, 1))
+
+
+def iou(a: BoxColumns, b: BoxColumns) -> Float[Array, "*N"]:
+    """Returns the intersection over union of boxes whose columns broadcast against each other.
+
+    Wherever in a program it is computed, the same two boxes have the same IoU to the bit.
+    """
+    intersection = _intersection(a, b)
+    return intersection / (a.area + b.area - intersection)
+
+
+def ioa(a: BoxColumns, b: BoxColumns) -> Float[Array, "*N"]:
+    """Returns the intersection over the area of `a`; see `iou`."""
+    return _intersection(a, b) / a.area
 
 
 def encode_boxes(
@@ -90,19 +128,35 @@ def clip_boxes(boxes: Float[Array, "*N 4"], height: Scalar, width: Scalar) -> Fl
     return jnp.clip(boxes, 0, _like_rows(upper, boxes))
 
 
-def _pairwise_intersection(a: Float[Array, "M 4"], b: Float[Array, "N 4"]) -> Float[Array, "M N"]:
-    # One coordinate at a time: an (M, N, 2) array would have a minor axis of 2, which neither a
-    # CPU's nor a TPU's vector unit can fill.
-    ax1, ay1, ax2, ay2 = (a[:, i][:, None] for i in range(4))
-    bx1, by1, bx2, by2 = (b[:, i][None, :] for i in range(4))
-    width = jnp.minimum(ax2, bx2) - jnp.maximum(ax1, bx1)
-    height = jnp.minimum(ay2, by2) - jnp.maximum(ay1, by1)
-    return jnp.maximum(width, 0) * jnp.maximum(height, 0)
+def _against_each_other(a: Array, b: Array) -> tuple[BoxColumns, BoxColumns]:
+    rows = (column[:, None] for column in box_columns(a))
+    columns = (column[None, :] for column in box_columns(b))
+    return BoxColumns(*rows), BoxColumns(*columns)
 
 
-def _ratio(part: Float[Array, "M N"], whole: Float[Array, "M N"]) -> Float[Array, "M N"]:
-    # The operand is guarded too: `where` on the result alone leaves a NaN in the gradient of 0/0.
-    return jnp.where(part > 0, part / jnp.where(part > 0, whole, 1), 0)
+def _intersection(a: BoxColumns, b: BoxColumns) -> Float[Array, "*N"]:
+    width = _lower(a.x2, b.x2) - _higher(a.x1, b.x1)
+    height = _lower(a.y2, b.y2) - _higher(a.y1, b.y1)
+    return _product(width, height)
+
+
+def _product(width: Array, height: Array) -> Array:
+    """Returns `width * height`, or 0 where one of them is not positive.
+
+    The maximum comes last, so that no product is an operand of a sum: a compiler joins the two into
+    one instruction that rounds once, in some loops and not in others, and boxes whose overlaps
+    are compared for equality would differ from themselves.
+    """
+    return _higher(_higher(width, 0) * height, 0)
+
+
+# One instruction each on a CPU. `jnp.minimum` and `jnp.maximum` take five, to pass a NaN on.
+def _lower(a: Array, b: Array) -> Array:
+    return jnp.where(a < b, a, b)
+
+
+def _higher(a: Array, b: Array | int) -> Array:
+    return jnp.where(a > b, a, b)
 
 
 def _centres_and_sides(

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rpn_jax.ops.matching import Label, match_anchors
+from rpn_jax.ops.boxes import box_columns, iou, pairwise_iou
+from rpn_jax.ops.matching import Label, match_anchors, overlaps_at_once, overlaps_by_object
 from rpn_jax.typing import Matches
 
 SQUARE = np.array([[0, 0, 10, 10]], np.float32)
@@ -204,6 +205,79 @@ def test_every_object_that_is_touched_has_a_positive_anchor(anchors, gt_boxes):
     for overlap in overlaps.T:
         if overlap.max() > 0:
             assert (np.asarray(labels)[overlap >= overlap.max() - 1e-6] == Label.POSITIVE).any()
+
+
+@functools.partial(jax.jit, static_argnames="low_quality")
+def both_forms(anchors, gt_boxes, is_object, is_region, anchor_valid, low_quality):
+    """What accelerators run and what CPUs run; `is_best` only where it has a meaning."""
+    options = {"low_quality": low_quality, "ioa_threshold": 0.3}
+    forms = [
+        form(anchors, gt_boxes, is_object, is_region, anchor_valid, **options)
+        for form in (overlaps_at_once, overlaps_by_object)
+    ]
+    if anchor_valid is None:
+        return forms
+    return [form._replace(is_best=form.is_best & anchor_valid) for form in forms]
+
+
+# One row of anchors and several, a part of a group of objects and several, of which none, some or
+# the last are used.
+@pytest.mark.parametrize(("count", "slots"), [(3, 1), (2500, 11)])
+@pytest.mark.parametrize("low_quality", [True, False])
+@pytest.mark.parametrize("optional", [True, False])
+def test_the_forms_for_accelerators_and_for_cpus_are_equal(count, slots, low_quality, optional):
+    rng = np.random.default_rng(3)
+    # Off the grid, where products round; and many copies, so that there are ties.
+    anchors = references.random_boxes(rng, count, 60, 50)[rng.integers(0, count, count)]
+    gt_boxes = references.random_boxes(rng, slots, 60, 50)
+    anchors[rng.random(count) < 0.1] = 5
+    gt_boxes[1::4] = np.nan
+    takes_part = rng.random(count) < 0.8
+    slot = np.arange(slots)
+    for valid in (slot < 0, slot < slots - 2, slot >= 0):
+        region = slot % 3 == 2
+        at_once, by_object = both_forms(
+            anchors,
+            gt_boxes,
+            valid & ~region,
+            valid & region if optional else None,
+            takes_part if optional else None,
+            low_quality,
+        )
+        jax.tree.map(np.testing.assert_array_equal, by_object, at_once)
+        assert slots == 1 or at_once.is_best.any() == (low_quality and valid[0])
+
+
+@settings(max_examples=25, deadline=None)
+@given(grid_boxes(9), grid_boxes(5), hnp.arrays(bool, 5), hnp.arrays(bool, 9))
+def test_the_two_forms_are_equal_on_small_grids(anchors, gt_boxes, valid, takes_part):
+    at_once, by_object = both_forms(anchors, gt_boxes, valid, ~valid, takes_part, True)
+    jax.tree.map(np.testing.assert_array_equal, by_object, at_once)
+
+
+def test_an_iou_is_the_same_to_the_bit_wherever_it_is_computed():
+    # In a matrix, in a vector, and its maximum alone: three loops, which the compiler may round
+    # differently where a product and a sum become one instruction.
+    rng = np.random.default_rng(4)
+    anchors, gt_boxes = (references.random_boxes(rng, n, 100, 80) for n in (3000, 8))
+    a, b = np.float64(anchors)[:, None], np.float64(gt_boxes)[None]
+    step = np.float32  # each operation rounded by itself
+    width, height = (
+        step(step(np.minimum(a[..., i + 2], b[..., i + 2])) - np.maximum(a[..., i], b[..., i]))
+        for i in range(2)
+    )
+    common = np.where((width > 0) & (height > 0), width * height, step(0))
+    areas = [step(step(x[..., 2] - x[..., 0]) * step(x[..., 3] - x[..., 1])) for x in (a, b)]
+    expected = common / (areas[0] + areas[1] - common)
+
+    matrix = jax.jit(pairwise_iou)(anchors, gt_boxes)
+    vectors = [
+        jax.jit(lambda a, b: iou(box_columns(a), box_columns(b)))(anchors, b) for b in gt_boxes
+    ]
+    best = jax.jit(lambda a, b: pairwise_iou(a, b).max(axis=0))(anchors, gt_boxes)
+    np.testing.assert_array_equal(matrix, expected)
+    np.testing.assert_array_equal(np.stack(vectors, axis=1), expected)
+    np.testing.assert_array_equal(best, expected.max(axis=0))
 
 
 def test_gradient_through_the_iou_is_finite_at_padding():

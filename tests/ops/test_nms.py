@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rpn_jax.ops.nms import batched_nms, nms
+from rpn_jax.ops.nms import batched_nms, nms, sorted_nms, suppress_at_once, suppress_in_vectors
 
 
 def kept_indices(result):
@@ -152,6 +152,44 @@ def test_padding_changes_nothing(boxes, scores, junk):
         valid=np.arange(15) < 10,
     )
     assert kept_indices(padded) == plain
+
+
+@functools.partial(jax.jit, static_argnames=("places", "with_groups"))
+def both_forms(boxes, valid, group, places, with_groups):
+    """What accelerators run and what CPUs run, on the same sorted boxes."""
+    return [
+        form(boxes, valid, group if with_groups else None, iou_threshold=0.5, places=places)
+        for form in (suppress_at_once, suppress_in_vectors)
+    ]
+
+
+# Fewer boxes than a block of either form, and several of both; a place for each, and fewer.
+@pytest.mark.parametrize(("count", "places"), [(3, 3), (1100, 1100), (1100, 90)])
+@pytest.mark.parametrize("with_groups", [False, True])
+@pytest.mark.parametrize("extent", [30, 2000])  # nearly all suppressed, and hardly any
+def test_the_forms_for_accelerators_and_for_cpus_are_equal(count, places, with_groups, extent):
+    rng = np.random.default_rng(2)
+    boxes = np.round(references.random_boxes(rng, count, extent))
+    boxes[rng.random(count) < 0.05] = 7  # without area
+    group = rng.integers(0, 3, count)
+    for valid in (rng.random(count) < 0.8, np.zeros(count, bool)):
+        (kept, number), in_vectors = both_forms(boxes, valid, group, places, with_groups)
+        np.testing.assert_array_equal(in_vectors[0], kept)
+        assert in_vectors[1] == number <= valid.sum()
+
+
+@settings(max_examples=25, deadline=None)
+@given(grid_boxes(9), hnp.arrays(bool, 9), hnp.arrays(np.int32, 9, elements=st.integers(0, 1)))
+def test_the_two_forms_are_equal_on_small_grids(boxes, valid, group):
+    at_once, in_vectors = both_forms(boxes, valid, group, 4, True)
+    jax.tree.map(np.testing.assert_array_equal, in_vectors, at_once)
+
+
+def test_boxes_in_order_need_no_scores():
+    boxes, scores = row(0, 2, 4, 6, 40), np.arange(5, 0, -1).astype(np.float32)
+    valid = np.array([True, False, True, True, True])
+    in_order = sorted_nms(boxes, valid, 0.5, 3)
+    assert kept_indices(in_order) == kept_indices(nms(boxes, scores, 0.5, 3, valid)) == [0, 2, 4]
 
 
 def test_it_can_stand_inside_a_differentiated_function():
