@@ -45,7 +45,8 @@ def match_anchors(
 
     A positive regresses to the object that it overlaps most (the first of equals), as in
     py-faster-rcnn and torchvision, also where it is positive only for being the best of another
-    object: it then learns the better fit, and that other object may go without an anchor.
+    object: it then learns the better fit, and that other object may go without an anchor. Nothing
+    is differentiated.
 
     Args:
         anchors: the anchors of all levels.
@@ -72,15 +73,16 @@ def match_anchors(
         )
     is_object = gt_valid if gt_ignore is None else gt_valid & ~gt_ignore
     is_region = None if gt_ignore is None else gt_valid & gt_ignore
-    images = (anchors, gt_boxes, is_object, is_region, anchor_valid)
+    boxes_and_flags = (anchors, gt_boxes, is_object, is_region, anchor_valid)
     options = {"low_quality": allow_low_quality, "ioa_threshold": ignore_ioa_threshold}
     overlaps = lax.platform_dependent(
-        *jax.tree.map(lambda x: lax.stop_gradient(jnp.asarray(x)), images),
+        *jax.tree.map(lambda x: lax.stop_gradient(jnp.asarray(x)), boxes_and_flags),
         cpu=sequential_vmap(functools.partial(overlaps_by_object, **options)),
         default=functools.partial(overlaps_at_once, **options),
     )
 
-    positive = (overlaps.iou >= fg_iou_threshold) & (overlaps.iou > 0) | overlaps.is_best
+    positive = (overlaps.iou >= fg_iou_threshold) & (overlaps.iou > 0)
+    positive |= overlaps.is_best
     labels = jnp.where(overlaps.iou < bg_iou_threshold, Label.NEGATIVE, Label.IGNORE)
     labels = jnp.where(overlaps.in_region, Label.IGNORE, labels)
     labels = jnp.where(positive, Label.POSITIVE, labels)
