@@ -83,5 +83,6 @@ def assign_targets(
     # Only what is sampled is encoded: a hundred anchors instead of a hundred thousand.
     objects = jnp.asarray(ground_truth.boxes)[matches.gt_index[positives]]
     deltas = encode_boxes(jnp.asarray(anchors)[positives], objects, box_weights)
-    deltas = jnp.zeros(anchors.shape).at[positives].set(deltas, mode="drop")
+    nothing = jnp.zeros(anchors.shape)
+    deltas = nothing.at[positives].set(deltas, mode="drop", unique_indices=True)
     return Targets(labels=labels, deltas=deltas, matches=matches)

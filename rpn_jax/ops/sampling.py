@@ -24,9 +24,9 @@ def sample_anchors(
     negatives for the rest; fewer than `num_samples` in all only where the negatives run out.
     Every subset of positives is as likely as any other of its size, and so are the negatives.
 
-    Both are padded with A, which is no anchor. The draw depends on the key and on the place of each
-    anchor alone: IGNORE labels appended to `labels` change nothing (with JAX's default,
-    partitionable Threefry).
+    Both are padded with A, A + 1, …, which are no anchors. The draw depends on the key and on the
+    place of each anchor alone: IGNORE labels appended to `labels` change nothing (with JAX's
+    default, partitionable Threefry).
     """
     count = labels.shape[0]
     # Each anchor draws a lot and the highest lots win. Lots are floats because XLA has a fast top_k
@@ -38,7 +38,8 @@ def sample_anchors(
         candidates = labels == label
         _, winners = top_k(jnp.where(candidates, lots, -1), min(limit, count))
         number = jnp.minimum(jnp.sum(candidates), wanted)
-        return jnp.where(jnp.arange(len(winners)) < number, winners, count), number
+        place = jnp.arange(len(winners))
+        return jnp.where(place < number, winners, count + place), number
 
     most = int(num_samples * positive_fraction)
     positives, number = draw(Label.POSITIVE, most, most)
@@ -63,6 +64,6 @@ def labels_of_sample(
     """Returns the labels of all anchors, of which those of the mini-batch alone have a say."""
     return (
         jnp.full(num_anchors, Label.IGNORE)
-        .at[positives].set(Label.POSITIVE, mode="drop")
-        .at[negatives].set(Label.NEGATIVE, mode="drop")
+        .at[positives].set(Label.POSITIVE, mode="drop", unique_indices=True)
+        .at[negatives].set(Label.NEGATIVE, mode="drop", unique_indices=True)
     )  # fmt: skip
