@@ -23,16 +23,14 @@ import os
 import pathlib
 import random
 import re
-import runpy
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from rpn_jax.errors import UserError, first_line, list_some
-from rpn_jax.training.config import flatten, load_config
+from rpn_jax.errors import UserError, list_some
+from rpn_jax.training.config import flatten, load_config, names_in_file
 
 _LONGEST_NAME = 150  # of a run; file systems allow 255 bytes, and logs add an ending
 _TAKEN = ("lock", "logs", "report", "state", "sweep.json")  # what else is in the sweep's folder
@@ -306,21 +304,10 @@ def load_sweep(path: str, given: Sequence[str] = ()) -> Plan:
         UserError: no such file, one that fails, or anything wrong with the sweep: see `expand`;
             also a field that there is not, or a value of another type than the field has.
     """
-    file = pathlib.Path(path)
-    if not file.is_file():
-        raise UserError(f"--sweep={path}: no such file; the project's own are in configs/sweeps/")
-    # A variant imports its parent by name from the same folder.
-    sys.path.insert(0, str(file.resolve().parent))
-    try:
-        sweep = runpy.run_path(path)["get_sweep"]()
+    with names_in_file("--sweep", path, "configs/sweeps/") as names:
+        sweep = names["get_sweep"]()
         runs = expand(sweep)
         configs = tuple(_config(sweep, run, given) for run in runs)
-    except UserError as error:
-        raise UserError(f"--sweep={path}: {error}") from error
-    except Exception as error:
-        raise UserError(f"--sweep={path}: {type(error).__name__}: {first_line(error)}") from error
-    finally:
-        sys.path.pop(0)
     return Plan(sweep, tuple(given), tuple(runs), configs)
 
 

@@ -5,13 +5,14 @@ those of the paper (arXiv 1506.01497).
 """
 
 import ast
+import contextlib
 import difflib
 import functools
 import json
 import pathlib
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ml_collections.config_dict import ConfigDict, placeholder
@@ -143,18 +144,31 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     Raises:
         UserError: no such file, one that fails, or an override of a field that there is not.
     """
+    with names_in_file("--config", path, "configs/") as names:
+        config = names["get_config"]()
+    return apply_overrides(config, overrides)
+
+
+@contextlib.contextmanager
+def names_in_file(flag: str, path: str, folder: str) -> Iterator[dict[str, Any]]:
+    """Yields what a Python file that the user named defines, `folder` being where ours are.
+
+    Raises:
+        UserError: no such file, or one that fails, in the block too.
+    """
     file = pathlib.Path(path)
     if not file.is_file():
-        raise UserError(f"--config={path}: no such file; the project's own are in configs/")
+        raise UserError(f"{flag}={path}: no such file; the project's own are in {folder}")
     # A variant imports its parent by name from the same folder.
     sys.path.insert(0, str(file.resolve().parent))
     try:
-        config = runpy.run_path(path)["get_config"]()
+        yield runpy.run_path(path)
+    except UserError as error:
+        raise UserError(f"{flag}={path}: {error}") from error
     except Exception as error:
-        raise UserError(f"--config={path}: {type(error).__name__}: {first_line(error)}") from error
+        raise UserError(f"{flag}={path}: {type(error).__name__}: {first_line(error)}") from error
     finally:
         sys.path.pop(0)
-    return apply_overrides(config, overrides)
 
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
