@@ -1,9 +1,9 @@
 """Our side of `benchmark.py`, which starts it: one function for each kind of case."""
 
-from rpn_jax.__main__ import keep_freed_memory, schedule_for_memory
+from rpn_jax.__main__ import keep_freed_memory, set_cpu_flags
 
 keep_freed_memory()  # both as the command line does, before JAX is imported
-schedule_for_memory()
+set_cpu_flags()
 
 import contextlib  # noqa: E402
 import functools  # noqa: E402
