@@ -4,8 +4,12 @@ import os
 import pathlib
 import tempfile
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_llvm_disable_expensive_passes=true",  # tests compile for longer than they compute
+    ]
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
