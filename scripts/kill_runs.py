@@ -234,6 +234,17 @@ def killed(run: Run, phase: str, often: int, seconds: float, draw: random.Random
     return True
 
 
+def kill_and_finish(run: Run, turns: Iterator[str], phases: dict, draw: random.Random) -> None:
+    """Kills a run up to three times, started again after each, and lets it come to its end."""
+    kills = draw.randint(1, 3)
+    while len(run.moments) < kills:
+        phase = next(turns)
+        if not killed(run, phase, *phases[phase], draw):
+            return
+    with run.started() as processes:
+        run.finish(processes)
+
+
 def result(workdir: pathlib.Path) -> dict[str, object]:
     """Returns all that a run has come to: the bytes of its last state, the rows of its metrics."""
     folder = workdir / "checkpoints" / str(STEPS)
@@ -284,16 +295,14 @@ def main() -> None:
     turns = itertools.cycle(draw.sample(sorted(phases), len(phases)))
     table, failed, counts = [], 0, collections.Counter()
     for number in range(arguments.runs):
-        run = Run(out, f"run_{number:02d}", arguments.config, arguments.processes)
         begun = time.monotonic()
-        kills = draw.randint(1, 3)
-        while len(run.moments) < kills:
-            phase = next(turns)
-            if not killed(run, phase, *phases[phase], draw):
+        # One that came to its end before its moment did says nothing; another takes its place.
+        for attempt in itertools.count(1):
+            name = f"run_{number:02d}" if attempt == 1 else f"run_{number:02d}_{attempt}"
+            run = Run(out, name, arguments.config, arguments.processes)
+            kill_and_finish(run, turns, phases, draw)
+            if run.moments:
                 break
-        else:
-            with run.started() as processes:
-                run.finish(processes)
         found = result(run.workdir)
         names = found.keys() | expected.keys()
         differing = sorted(name for name in names if found.get(name) != expected.get(name))
