@@ -14,12 +14,13 @@ import sys  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
 
-import benchmark  # noqa: E402
+import benchmark_cases  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
-from benchmark import NETWORKS, Field, Timed  # noqa: E402
+from benchmark_cases import NETWORKS, Field  # noqa: E402
+from benchmark_sides import Timed, measure_memory, one_core, serve  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from rpn_jax.data.datasets import Record, prepare_dataset  # noqa: E402
@@ -86,7 +87,7 @@ def _anchors(field: Field, cells) -> list:
 
 def anchors(levels: str, hw, batch: int) -> Timed:
     """The anchors of all levels; images of a batch share them."""
-    field = benchmark.LEVELS[levels](*hw)
+    field = benchmark_cases.LEVELS[levels](*hw)
     return _timed(
         lambda cells: jnp.concatenate(_anchors(field, cells)),
         _cells(field),
@@ -95,7 +96,7 @@ def anchors(levels: str, hw, batch: int) -> Timed:
 
 
 def _ground_truth(field: Field, objects: int, batch: int) -> GroundTruth:
-    boxes = benchmark.draw_objects(objects, field.hw, batch)
+    boxes = benchmark_cases.draw_objects(objects, field.hw, batch)
     present = np.ones(boxes.shape[:2], bool)
     return GroundTruth(boxes, present, ~present)
 
@@ -113,7 +114,7 @@ def _assign(field: Field):
 
 def match(levels: str, hw, objects: int, batch: int) -> Timed:
     """Anchors and objects to labels, a sample of them, and deltas."""
-    field = benchmark.LEVELS[levels](*hw)
+    field = benchmark_cases.LEVELS[levels](*hw)
     return _timed(
         _assign(field),
         jax.random.split(jax.random.key(0), batch),
@@ -128,7 +129,7 @@ def match(levels: str, hw, objects: int, batch: int) -> Timed:
 
 def loss(levels: str, hw, objects: int, batch: int) -> Timed:
     """The loss of a sample of anchors, and its gradient with respect to both heads' outputs."""
-    field = benchmark.LEVELS[levels](*hw)
+    field = benchmark_cases.LEVELS[levels](*hw)
     targets = jax.jit(_assign(field))(
         jax.random.split(jax.random.key(0), batch),
         jnp.concatenate(_anchors(field, _cells(field))),
@@ -139,15 +140,17 @@ def loss(levels: str, hw, objects: int, batch: int) -> Timed:
         of_image = functools.partial(rpn_loss, normalizer="sampled", balance=1.0)
         return jax.vmap(of_image)(*outputs, targets)[0].mean()
 
-    return _timed(jax.value_and_grad(mean_loss), benchmark.draw_outputs(field, batch), targets)
+    return _timed(
+        jax.value_and_grad(mean_loss), benchmark_cases.draw_outputs(field, batch), targets
+    )
 
 
 def proposals(levels: str, hw, pre: int, post: int, batch: int) -> Timed:
     """The heads' outputs to boxes: decode, take the best, clip, NMS."""
-    field = benchmark.LEVELS[levels](*hw)
+    field = benchmark_cases.LEVELS[levels](*hw)
     counts = [len(a) for a in _anchors(field, _cells(field))]
     splits = np.cumsum(counts)[:-1].tolist()
-    logits, deltas = benchmark.draw_outputs(field, batch)
+    logits, deltas = benchmark_cases.draw_outputs(field, batch)
 
     def propose_batch(logits, deltas, anchors):
         def one_image(logits, deltas):
@@ -176,7 +179,7 @@ def nms_alone(boxes: int, crowd: str) -> Timed:
     """Non-maximum suppression of one image's boxes, all that survive."""
     return _timed(
         functools.partial(nms, iou_threshold=0.7, max_outputs=boxes),
-        *benchmark.draw_candidates(boxes, crowd),
+        *benchmark_cases.draw_candidates(boxes, crowd),
         work=lambda found: {"boxes": int(found[1].sum())},
     )
 
@@ -200,10 +203,10 @@ def _state(config, network, optimizer):
 
 
 def _host_batch(batch: int, hw, objects: int) -> DeviceBatch:
-    boxes = benchmark.draw_objects(objects, hw, batch)
+    boxes = benchmark_cases.draw_objects(objects, hw, batch)
     present = np.ones(boxes.shape[:2], bool)
     return DeviceBatch(
-        images=benchmark.draw_images(batch, hw),
+        images=benchmark_cases.draw_images(batch, hw),
         image_hw=np.tile(np.float32([hw]), (batch, 1)),
         image_index=np.arange(batch, dtype=np.int32),
         ground_truth=GroundTruth(boxes, present, ~present),
@@ -257,7 +260,7 @@ def infer(network: str, hw, batch: int, precision: str) -> Timed:
     variables = devices.replicate(initial_variables(config, module, None))
     step = make_propose_step(config, module, "test")
     propose_on_devices = devices.parallel_map(step)
-    on_host = benchmark.draw_images(batch, hw), np.tile(np.float32([hw]), (batch, 1))
+    on_host = benchmark_cases.draw_images(batch, hw), np.tile(np.float32([hw]), (batch, 1))
 
     def call():
         return devices.unshard(propose_on_devices(variables, devices.shard(on_host)))
@@ -314,7 +317,7 @@ def memory(**options) -> dict[str, float]:
     def of_device():
         return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
-    return benchmark.measure_memory(lambda: train(**options), of_device)
+    return measure_memory(lambda: train(**options), of_device)
 
 
 class _Folder:
@@ -345,7 +348,7 @@ def images(folder: str) -> Timed:
     plan = BatchPlan(canvases.of_example, 1, seed=0)
 
     def call():
-        with benchmark.one_core():
+        with one_core():
             for _ in train_batches(
                 dataset, plan, canvases, num_steps=len(dataset), num_threads=1, **sides
             ):
@@ -444,7 +447,7 @@ def main() -> None:
         "jax": jax.__version__,
         "jaxlib": jax.lib.__version__,
     }
-    benchmark.serve(facts, KINDS)
+    serve(facts, KINDS)
 
 
 if __name__ == "__main__":

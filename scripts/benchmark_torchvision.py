@@ -13,12 +13,13 @@ import sys
 import time
 from collections.abc import Callable
 
-import benchmark
+import benchmark_cases
 import numpy as np
 import PIL
 import torch
 import torchvision
-from benchmark import Field, Timed
+from benchmark_cases import Field
+from benchmark_sides import Timed, measure_memory, one_core, serve
 from PIL import Image
 from torch import nn
 from torchvision.io import ImageReadMode, decode_image, read_file
@@ -93,18 +94,18 @@ def _anchors(field: Field, batch: int):
 
 def anchors(levels: str, hw, batch: int) -> Timed:
     """The anchors of all levels, for each image."""
-    field = benchmark.LEVELS[levels](*hw)
+    field = benchmark_cases.LEVELS[levels](*hw)
     return _timed(_anchors(field, batch), work=lambda found: {"anchors": len(found[0])})
 
 
 def _targets(field: Field, objects: int, batch: int):
-    boxes = _tensors(benchmark.draw_objects(objects, field.hw, batch))[0]
+    boxes = _tensors(benchmark_cases.draw_objects(objects, field.hw, batch))[0]
     return [{"boxes": of_image} for of_image in boxes]
 
 
 def match(levels: str, hw, objects: int, batch: int) -> Timed:
     """Anchors and objects to labels, a sample of them, and deltas."""
-    field = benchmark.LEVELS[levels](*hw)
+    field = benchmark_cases.LEVELS[levels](*hw)
     rpn, boxes = _rpn(field), _anchors(field, batch)()
     targets = _targets(field, objects, batch)
 
@@ -121,13 +122,13 @@ def match(levels: str, hw, objects: int, batch: int) -> Timed:
 
 def loss(levels: str, hw, objects: int, batch: int) -> Timed:
     """The loss of a sample of anchors, and its gradient with respect to both heads' outputs."""
-    field = benchmark.LEVELS[levels](*hw)
+    field = benchmark_cases.LEVELS[levels](*hw)
     rpn, boxes = _rpn(field), _anchors(field, batch)()
     labels, matched = rpn.assign_targets_to_anchors(boxes, _targets(field, objects, batch))
     deltas_to_learn = rpn.box_coder.encode(matched, boxes)
     sample = rpn.fg_bg_sampler(labels)
     rpn.fg_bg_sampler = lambda _: sample  # is timed with the matching
-    logits, deltas = _tensors(*benchmark.draw_outputs(field, batch))
+    logits, deltas = _tensors(*benchmark_cases.draw_outputs(field, batch))
     logits, deltas = logits.requires_grad_(), deltas.reshape(-1, 4).requires_grad_()
 
     @torch.enable_grad()
@@ -140,9 +141,9 @@ def loss(levels: str, hw, objects: int, batch: int) -> Timed:
 
 def proposals(levels: str, hw, pre: int, post: int, batch: int) -> Timed:
     """The heads' outputs to boxes: decode, take the best, clip, NMS."""
-    field = benchmark.LEVELS[levels](*hw)
+    field = benchmark_cases.LEVELS[levels](*hw)
     rpn, boxes = _rpn(field, pre=pre, post=post), _anchors(field, batch)()
-    logits, deltas = _tensors(*benchmark.draw_outputs(field, batch))
+    logits, deltas = _tensors(*benchmark_cases.draw_outputs(field, batch))
     counts = [
         3 * len(sizes) * rows * columns
         for sizes, (rows, columns) in zip(field.sizes, field.grids, strict=True)
@@ -157,7 +158,7 @@ def proposals(levels: str, hw, pre: int, post: int, batch: int) -> Timed:
 
 def nms(boxes: int, crowd: str) -> Timed:
     """Non-maximum suppression of one image's boxes, all that survive."""
-    candidates = _tensors(*benchmark.draw_candidates(boxes, crowd))
+    candidates = _tensors(*benchmark_cases.draw_candidates(boxes, crowd))
     return _timed(lambda: torchvision.ops.nms(*candidates, 0.7), lambda kept: {"boxes": len(kept)})
 
 
@@ -278,8 +279,8 @@ def _train(layout, network, hw, batch, precision, frozen, objects) -> Timed:
     model = Network(network, layout, frozen).train()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, 1e-4, momentum=0.9, weight_decay=5e-4, fused=True)
-    images = benchmark.draw_images(batch, hw)
-    boxes = torch.from_numpy(benchmark.draw_objects(objects, hw, batch))
+    images = benchmark_cases.draw_images(batch, hw)
+    boxes = torch.from_numpy(benchmark_cases.draw_objects(objects, hw, batch))
 
     def call():
         targets = [{"boxes": of_image} for of_image in boxes.to(DEVICE)]
@@ -302,7 +303,7 @@ def infer(network: str, hw, batch: int, precision: str) -> Timed:
 def _infer(layout, network, hw, batch, precision) -> Timed:
     _allow_tf32(precision)
     model = Network(network, layout).eval()
-    images = benchmark.draw_images(batch, hw)
+    images = benchmark_cases.draw_images(batch, hw)
 
     @torch.inference_mode()
     def call():
@@ -325,7 +326,7 @@ def memory(**options) -> dict[str, float]:
 
 def _memory(layout: str, options) -> dict[str, float]:
     of_device = torch.cuda.max_memory_allocated if DEVICE.type == "cuda" else lambda: None
-    return benchmark.measure_memory(lambda: _train(layout, **options), of_device)
+    return measure_memory(lambda: _train(layout, **options), of_device)
 
 
 def images(folder: str) -> Timed:
@@ -351,7 +352,7 @@ def images(folder: str) -> Timed:
     def call():
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        with benchmark.one_core():
+        with one_core():
             for path, flip in zip(files, flips, strict=True):
                 load(path, flip)
         torch.set_num_threads(threads)
@@ -385,7 +386,7 @@ def main() -> None:
         "torch.compile": COMPILE,
         "decoder": "torchvision.io" if HAS_DECODER else f"Pillow {PIL.__version__}",
     }
-    benchmark.serve(facts, KINDS)
+    serve(facts, KINDS)
 
 
 if __name__ == "__main__":

@@ -5,20 +5,11 @@ import pathlib
 import subprocess
 import sys
 
+import benchmark
+import benchmark_cases
 import pytest
 
 SCRIPTS = pathlib.Path(__file__).resolve().parents[1] / "scripts"
-
-
-@pytest.fixture(scope="module")
-def benchmark():
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        import benchmark
-
-        return benchmark
-    finally:
-        sys.path.remove(str(SCRIPTS))
 
 
 def arguments_of_kinds(script: str) -> dict[str, list[str] | None]:
@@ -39,12 +30,12 @@ def arguments_of_kinds(script: str) -> dict[str, list[str] | None]:
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
-def test_every_case_has_a_function_on_each_side_that_takes_part(benchmark, platform):
+def test_every_case_has_a_function_on_each_side_that_takes_part(platform):
     ours = arguments_of_kinds("benchmark_rpn_jax.py")
     theirs = arguments_of_kinds("benchmark_torchvision.py")
-    cases = benchmark.cases(platform)
+    cases = benchmark_cases.cases(platform)
     assert len({case.name for case in cases}) == len(cases)
-    for case in [*cases, *benchmark.quick(cases)]:
+    for case in [*cases, *benchmark_cases.quick(cases)]:
         options = {"folder"} if case.kind == "images" else set(case.options)
         for kinds in (ours, theirs) if case.peer else (ours,):
             assert kinds[case.kind] is None or set(kinds[case.kind]) == options, case.name
@@ -52,18 +43,18 @@ def test_every_case_has_a_function_on_each_side_that_takes_part(benchmark, platf
     assert {case.kind for case in cases if case.peer} == theirs.keys()
 
 
-def test_the_levels_have_the_anchors_that_their_cases_are_named_after(benchmark):
-    for anchors, field in benchmark.FIELDS.items():
-        assert benchmark.LEVELS[field["levels"]](*field["hw"]).num_anchors == anchors
+def test_the_levels_have_the_anchors_that_their_cases_are_named_after():
+    for anchors, field in benchmark_cases.FIELDS.items():
+        assert benchmark_cases.LEVELS[field["levels"]](*field["hw"]).num_anchors == anchors
 
 
-def test_the_command_lists_the_cases_that_match(benchmark):
+def test_the_command_lists_the_cases_that_match():
     command = [sys.executable, SCRIPTS / "benchmark.py", "--list", "--cases=^nms/.*/6000$"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert listed.split() == ["nms/scattered/6000", "nms/crowded/6000"]
 
 
-def test_a_ratio_is_of_medians_and_says_how_often_ours_is_faster(benchmark):
+def test_a_ratio_is_of_medians_and_says_how_often_ours_is_faster():
     case = benchmark.Case("case", "nms", {})
     sides = {
         benchmark.OURS: {"seconds": [1.0, 9.0, 2.0], "ready_s": 3.0},
@@ -75,7 +66,7 @@ def test_a_ratio_is_of_medians_and_says_how_often_ours_is_faster(benchmark):
     assert row[1:4] == ["2,000", "1,500-5,500", "3.0"]
 
 
-def test_what_the_sides_did_not_do_alike_is_said(benchmark):
+def test_what_the_sides_did_not_do_alike_is_said():
     results = {
         "a": {benchmark.OURS: {"work": {"boxes": 7}}, benchmark.THEIRS: {"work": {"boxes": 8}}},
         "b": {benchmark.OURS: {"work": {"boxes": 7}}, benchmark.THEIRS: {"work": {"boxes": 7}}},

@@ -1,0 +1,280 @@
+"""What `benchmark.py` times, and the inputs of it that both sides are given.
+
+It needs NumPy alone, because torchvision's side imports it too.
+"""
+
+import pathlib
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+CPU, GPU = "cpu", "gpu"
+MATMUL_SIZE = {CPU: 4096, GPU: 16_384}
+PRECISIONS = {CPU: ("float32", "bfloat16"), GPU: ("float32", "tf32", "bfloat16")}
+
+
+class Case(NamedTuple):
+    """What is timed: `kind` is a function of each side, `options` its arguments.
+
+    A case that has no `peer` is timed on our side alone. An `alone` one is no repeated timing: each
+    side runs it once, in a new process, and says what it measured.
+    """
+
+    name: str
+    kind: str
+    options: dict[str, Any]
+    peer: bool = True
+    alone: bool = False
+
+
+class Field(NamedTuple):
+    """The levels of anchors on an image."""
+
+    hw: tuple[int, int]
+    grids: tuple[tuple[int, int], ...]
+    sizes: tuple[tuple[int, ...], ...]
+
+    @property
+    def strides(self) -> tuple[tuple[int, int], ...]:
+        """As torchvision has them: of the image by the grid, rounded down."""
+        height, width = self.hw
+        return tuple((height // rows, width // columns) for rows, columns in self.grids)
+
+    @property
+    def num_anchors(self) -> int:
+        """Of all levels, three aspect ratios for each size."""
+        return sum(
+            3 * rows * columns * len(sizes)
+            for (rows, columns), sizes in zip(self.grids, self.sizes, strict=True)
+        )
+
+
+def one_level(height: int, width: int) -> Field:
+    """The paper's nine anchors at stride 16."""
+    return Field((height, width), ((-(-height // 16), -(-width // 16)),), ((128, 256, 512),))
+
+
+def pyramid(height: int, width: int) -> Field:
+    """Three anchors on each level of a feature pyramid."""
+    grids = tuple((-(-height // s), -(-width // s)) for s in (4, 8, 16, 32, 64))
+    return Field((height, width), grids, ((32,), (64,), (128,), (256,), (512,)))
+
+
+LEVELS = {"one_level": one_level, "pyramid": pyramid}
+# By the number of anchors: their levels, and the image.
+FIELDS = {
+    17_100: {"levels": "one_level", "hw": (600, 800)},
+    120_015: {"levels": "pyramid", "hw": (600, 800)},
+    268_569: {"levels": "pyramid", "hw": (800, 1344)},
+}
+# How many boxes a level hands over to the NMS, and how many leave it.
+COUNTS = {
+    "one_level": {"test": (6000, 1000), "train": (12_000, 2000)},
+    "pyramid": {"test": (1000, 1000), "train": (2000, 2000)},
+}
+
+
+class Network(NamedTuple):
+    """A network that both sides build: ours from a config and its overrides, theirs by its name."""
+
+    config: str
+    overrides: tuple[str, ...]
+    hw: tuple[int, int] = (600, 800)
+    batches: tuple[int, ...] = (1, 2)
+
+
+_SGD = ("optimizer.name=sgd", "optimizer.learning_rate=1e-4", "proposals.test.post_nms_top_n=1000")
+NETWORKS = {
+    "vgg16": Network("configs/voc07_vgg16.py", (*_SGD, "model.objectness=sigmoid")),
+    "resnet50_c4": Network(
+        "configs/voc07_resnet50.py",
+        (*_SGD, "model.objectness=sigmoid", "model.head_channels=1024"),
+    ),
+    "resnet50_fpn": Network(
+        "configs/voc07_resnet50.py",
+        (
+            *_SGD,
+            "model.objectness=sigmoid",
+            "model.head_channels=256",
+            "model.neck=fpn",
+            "anchors.sizes=((32.0,),(64.0,),(128.0,),(256.0,),(512.0,))",
+            "proposals.test.pre_nms_top_n=1000",
+        ),
+    ),
+    "quickstart": Network("configs/shapes.py", _SGD, (128, 128), (16,)),
+}
+# The stages that stay as they are: conv1 and conv2 of the paper.
+FROZEN = {"tuning": 2, "whole": 0}
+
+
+def cases(platform: str) -> list[Case]:
+    """Returns all cases for a CPU or a GPU; the matrix products come first."""
+    return [
+        *(
+            Case(
+                f"matmul/{p}",
+                "matmul",
+                {"precision": p, "size": MATMUL_SIZE[platform]},
+            )
+            for p in PRECISIONS[platform]
+        ),
+        *part_cases(),
+        *network_cases(platform),
+        *cost_cases(platform),
+        Case("input/600x800", "images", {"count": 64}),
+        *(
+            Case(f"start/{name}", "start", {"network": name}, peer=False, alone=True)
+            for name in ("quickstart", "vgg16")
+        ),
+        Case("loop/quickstart", "loop", {"steps": 100}, peer=False, alone=True),
+    ]
+
+
+def part_cases() -> list[Case]:
+    """What stands around the convolutions, each part by itself, of one image and of a batch."""
+    found = []
+    for anchors, field in FIELDS.items():
+        for batch in (1, 8):
+            common = field | {"batch": batch}
+            end = f"{anchors}/batch{batch}"
+            found.append(Case(f"anchors/{end}", "anchors", common))
+            for n in (8, 64):
+                options = common | {"objects": n}
+                found.append(Case(f"match/{anchors}/{n}_objects/batch{batch}", "match", options))
+            found.append(Case(f"loss/{end}", "loss", common | {"objects": 8}))
+            for name, (pre, post) in COUNTS[field["levels"]].items():
+                options = common | {"pre": pre, "post": post}
+                found.append(Case(f"proposals/{name}/{end}", "proposals", options))
+    for crowd in ("scattered", "crowded"):
+        for n in (1000, 2000, 6000, 12_000):
+            found.append(Case(f"nms/{crowd}/{n}", "nms", {"boxes": n, "crowd": crowd}))
+    return found
+
+
+def network_cases(platform: str) -> list[Case]:
+    """Whole steps: an image to updated parameters, an image to 1000 proposals."""
+    found = []
+    for name, network in NETWORKS.items():
+        for precision in PRECISIONS[platform]:
+            for batch in network.batches + ((8,) if platform == GPU else ()):
+                common = {"network": name, "hw": network.hw, "batch": batch, "precision": precision}
+                end = f"{precision}/batch{batch}"
+                for stages in FROZEN if name != "quickstart" else ("whole",):
+                    options = common | {"frozen": FROZEN[stages], "objects": 8}
+                    found.append(Case(f"train/{name}/{stages}/{end}", "train", options))
+                if name != "quickstart":
+                    found.append(Case(f"infer/{name}/{end}", "infer", common))
+    return found
+
+
+def cost_cases(platform: str) -> list[Case]:
+    """What of a train step is no convolution, and the memory that the step takes."""
+    found = []
+    for name, network in NETWORKS.items():
+        stages = "tuning" if name != "quickstart" else "whole"
+        batch = network.batches[0]
+        common = {
+            "network": name,
+            "hw": network.hw,
+            "batch": batch,
+            "precision": "float32",
+            "frozen": FROZEN[stages],
+            "objects": 8,
+        }
+        end = f"{name}/{stages}/float32/batch{batch}"
+        for part in ("targets_and_loss", "optimizer"):
+            options = common | {"part": part}
+            found.append(Case(f"rest/{part}/{end}", "rest", options, peer=False))
+        for precision in PRECISIONS[platform][:: len(PRECISIONS[platform]) - 1]:
+            options = common | {"precision": precision}
+            memory = f"memory/{name}/{stages}/{precision}/batch{batch}"
+            found.append(Case(memory, "memory", options, alone=True))
+    return found
+
+
+# With --quick: one case of each kind and network, on these.
+TINY = {"hw": (96, 128), "boxes": 100, "size": 64, "count": 4, "steps": 4, "batch": 2}
+
+
+def quick(chosen: list[Case]) -> list[Case]:
+    """Returns the cases that try everything out."""
+    found = {}
+    for case in chosen:
+        options = {name: TINY.get(name, value) for name, value in case.options.items()}
+        kind = case.kind, options.get("network"), options.get("levels"), options.get("part")
+        found.setdefault(kind, case._replace(options=options))
+    return list(found.values())
+
+
+def choose(known: list[Case], pattern: str) -> list[Case]:
+    """Returns the cases whose names have the pattern, and the matrix products beside them."""
+    chosen = [case for case in known if re.search(pattern, case.name)]
+    precisions = {c.options["precision"] for c in chosen if c.kind in ("train", "infer")}
+    return [
+        case
+        for case in known
+        if case in chosen or (case.kind == "matmul" and case.options["precision"] in precisions)
+    ]
+
+
+def with_images(case: Case, images: pathlib.Path | None, folder: pathlib.Path) -> Case:
+    """Returns the case with the folder of JPEGs to load, written if there is none."""
+    if images is None:
+        images = folder / "images"
+        images.mkdir()
+        write_jpegs(images, case.options["count"])
+    return case._replace(options={"folder": str(images)})
+
+
+# Inputs, the same on both sides: NumPy alone, drawn from a seed.
+
+
+def draw_objects(count: int, hw: tuple[int, int], batch: int) -> np.ndarray:
+    """Returns boxes (batch, count, 4) of 24 to 360 pixels inside the image."""
+    rng = np.random.default_rng(0)
+    sides = np.exp(rng.uniform(np.log(24), np.log(0.6 * min(hw)), (batch, count, 2)))
+    corners = rng.uniform(0, 1, (batch, count, 2)) * (np.array(hw)[::-1] - sides)
+    return np.concatenate([corners, corners + sides], axis=2).astype(np.float32)
+
+
+def draw_outputs(field: Field, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns logits (batch, A) and deltas (batch, A, 4) as of a head that knows nothing yet."""
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(batch, field.num_anchors))
+    deltas = rng.normal(scale=0.2, size=(batch, field.num_anchors, 4))
+    return logits.astype(np.float32), deltas.astype(np.float32)
+
+
+def draw_candidates(count: int, crowd: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns boxes (count, 4) and scores for NMS.
+
+    "scattered" ones lie all over an image of 600 x 800, few of them close together. "crowded" ones
+    lie round 40 objects, as those of a trained network do, and most are suppressed.
+    """
+    rng = np.random.default_rng(2)
+    if crowd == "scattered":
+        boxes = draw_objects(count, (600, 800), 1)[0]
+    else:
+        objects = draw_objects(40, (600, 800), 1)[0]
+        boxes = objects[rng.integers(0, len(objects), count)]
+        sides = (boxes[:, 2:] - boxes[:, :2])[:, [0, 1, 0, 1]]
+        boxes = boxes + (rng.normal(scale=0.12, size=boxes.shape) * sides)
+        boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 4)
+    return boxes.astype(np.float32), rng.normal(size=count).astype(np.float32)
+
+
+def draw_images(batch: int, hw: tuple[int, int]) -> np.ndarray:
+    """Returns images (batch, height, width, 3) of noise."""
+    return np.random.default_rng(3).integers(0, 256, (batch, *hw, 3), np.uint8)
+
+
+def write_jpegs(folder: pathlib.Path, count: int) -> None:
+    """Writes JPEGs of 375 x 500 pixels, smooth with a little noise, of about 60 kB each."""
+    import cv2
+
+    rng = np.random.default_rng(4)
+    for index in range(count):
+        image = cv2.resize(rng.uniform(0, 255, (24, 32, 3)), (500, 375))
+        image = np.clip(image + rng.normal(scale=8, size=image.shape), 0, 255).astype(np.uint8)
+        cv2.imwrite(str(folder / f"{index:04d}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
