@@ -111,6 +111,7 @@ def default_config() -> ConfigDict:
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # or adamw, muon
     config.optimizer.learning_rate = 1e-3
+    config.optimizer.backbone_factor = 1.0  # of that, for the layers of the backbone
     # The batch_size that learning_rate was found for; with another it grows by batch_size_rule.
     config.optimizer.reference_batch_size = placeholder(int)  # none: learning_rate as it is
     # With the ratio of the two (Goyal et al., arXiv 1706.02677, for SGD), or its square root: sqrt

@@ -56,6 +56,7 @@ def test_the_learning_rate_grows_with_the_batch_by_rule(options, expected):
     [
         ("optimizer.batch_size_rule", "cubic", "give linear or sqrt"),
         ("optimizer.reference_batch_size", "0", "give the batch_size that learning_rate is for"),
+        ("optimizer.backbone_factor", "0.0", "give a positive number"),
         ("ema_decay", "1.0", "give what .* from 0 .* to below 1"),
         ("ema_decay", "-0.5", "give what .* from 0 .* to below 1"),
     ],
@@ -142,6 +143,27 @@ def test_frozen_layers_have_neither_update_nor_state(name):
     moments = [x.shape for x in jax.tree.leaves(state) if x.shape in (kernel.shape, bias.shape)]
     assert moments.count(kernel.shape) == {"sgd": 1, "adamw": 2, "muon": 1}[name]
     assert moments.count(bias.shape) == {"sgd": 1, "adamw": 2, "muon": 2}[name]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+def test_the_backbone_has_a_learning_rate_of_its_own(name):
+    params = {
+        part: {"c2": {"conv": {"kernel": jnp.ones((3, 3, 4, 8)), "bias": jnp.ones(8)}}}
+        for part in ("backbone", "neck", "head")
+    }
+    params["backbone"]["c1"] = {"conv": {"kernel": None, "bias": None}}  # frozen
+    grads = jax.tree.map(lambda x: jax.random.normal(jax.random.key(0), x.shape), params)
+
+    def second_update(factor):
+        fields = [f"name={name}", f"backbone_factor={factor}", "weight_decay=0.1"]
+        overrides = [f"--config.optimizer.{field}" for field in fields]
+        _, optimizer = build_optimizer(apply_overrides(default_config(), overrides))
+        _, state = optimizer.update(grads, optimizer.init(params), params)
+        return optimizer.update(grads, state, params)[0]
+
+    whole, slower = second_update(1.0), second_update(0.1)
+    expected = whole | {"backbone": jax.tree.map(lambda x: 0.1 * x, whole["backbone"])}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), slower, expected)
 
 
 def test_clipping_is_of_the_whole_gradient():
