@@ -55,6 +55,7 @@ def get_config():
 
     config.anchors.sizes = (85.0, 171.0, 341.0)  # the paper's, scaled as the images are
     config.targets.drop_straddling = False
+    config.targets.fg_iou_threshold = 0.6
     config.box_weights = (10.0, 10.0, 5.0, 5.0)
     config.loss.normalizer = "sampled"
     config.loss.balance = 1.0
@@ -63,6 +64,7 @@ def get_config():
     config.steps = 3000
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 1e-4
+    config.optimizer.backbone_factor = 0.1
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 100
     config.optimizer.clip_norm = 10.0
