@@ -240,26 +240,6 @@ def test_nothing_compiles_after_the_first_step_of_each_bucket(
     assert compilations()[compilations_before_step[warm + 2] :] == []
 
 
-def test_the_host_waits_for_the_devices_only_to_log(data_dir, tmp_path):
-    config = shapes_config(data_dir, "log_every=3", "checkpoint.every=6", "evaluation.every=0")
-    loop.train(config, tmp_path, range(2, 7))  # traced: what comes before has been compiled
-    (trace,) = tmp_path.glob("profile/**/*.xplane.pb")
-    (host,) = (
-        line
-        for plane in jax.profiler.ProfileData.from_file(str(trace)).planes
-        for line in plane.lines
-        if any(event.name == "train" for event in line.events)
-    )
-    step, waits = None, []
-    for event in sorted(host.events, key=lambda event: event.start_ns):
-        if event.name == "train":
-            step = dict(event.stats)["step_num"]
-        # JAX's name for any reading of an array, be it `float`, `device_get` or a comparison.
-        elif event.name == "np.asarray(jax.Array)" or event.name.endswith(" block_until_ready"):
-            waits.append(step)
-    assert set(waits) == {3, 6}  # step 6 is the profiler's last: it waits for what it records
-
-
 def test_a_run_killed_and_started_again_ends_with_the_same_bits(data_dir, tmp_path, finished):
     """SIGKILL in the middle, by a real process; the parameters are those of the unbroken run."""
     config, _, expected = finished
