@@ -42,6 +42,7 @@ from rpn_jax.training.network import (  # noqa: E402
     anchors_per_level,
     build_network,
     initial_variables,
+    random_key,
 )
 from rpn_jax.training.optimizer import build_optimizer  # noqa: E402
 from rpn_jax.training.state import initial_state, partition  # noqa: E402
@@ -217,14 +218,15 @@ def _count(tree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def _flops(step, state, batch):
+def _flops(step, state, batch, *whole):
     """Returns a function that counts those of a step as TPUs run it, by XLA's cost analysis.
 
     There a convolution is one instruction; on a CPU ours are loops, of which XLA counts one turn.
     """
-    mapped = jax.vmap(step, in_axes=(None, 0), axis_name=devices.AXIS)
+    in_axes = (None, 0, *[None for _ in whole])
+    mapped = jax.vmap(step, in_axes=in_axes, axis_name=devices.AXIS)
     batch = jax.tree.map(lambda x: x[None], batch)
-    shapes = jax.eval_shape(lambda *arguments: arguments, state, batch)
+    shapes = jax.eval_shape(lambda *arguments: arguments, state, batch, *whole)
 
     def count() -> float:
         lowered = jax.jit(mapped).trace(*shapes).lower(lowering_platforms=("tpu",))
@@ -243,11 +245,12 @@ def train(network: str, hw, batch: int, precision: str, frozen: int, objects: in
     update = devices.parallel_update(step)
     on_host = _host_batch(batch, hw, objects)
     work = {"trained": _count(partition(state.params, mask)[0])}
-    flops = _flops(step, state, on_host)
+    key = devices.replicate(random_key(config))
+    flops = _flops(step, state, on_host, key)
 
     def call():
         nonlocal state
-        state, metrics = update(state, devices.shard(on_host))
+        state, metrics = update(state, devices.shard(on_host), key)
         jax.block_until_ready((state, metrics))
 
     return Timed(call, work, flops)
@@ -302,7 +305,7 @@ def rest(
     )
 
     def loss_of(outputs, step, batch):
-        keys = image_keys(config.seed, step, 0, len(batch.images))
+        keys = image_keys(random_key(config), step, 0, len(batch.images))
         anchors = anchors_per_level(config, module, *hw)
         losses, parts, _ = image_losses(config, keys, *outputs, anchors, batch)
         return losses.mean(), jax.tree.map(jnp.mean, parts)

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from training.small import over_devices
 
 from rpn_jax.models import trainable_mask
-from rpn_jax.training import devices
 from rpn_jax.training.config import load_config
 from rpn_jax.training.network import DeviceBatch, build_network
 from rpn_jax.training.optimizer import build_optimizer
@@ -42,19 +42,15 @@ def test_config_builds_and_its_steps_trace(path):
         ),
     )
     state = jax.eval_shape(state)
-    train_step = jax.vmap(
-        make_train_step(config, network, optimizer, schedule),
-        in_axes=(None, 0),
-        out_axes=(None, None),
-        axis_name=devices.AXIS,
-    )
-    after, metrics = jax.eval_shape(train_step, state, jax.tree.map(lambda x: x[None], batch))
+    train_step = over_devices(make_train_step(config, network, optimizer, schedule))
+    key, rows = jax.random.key(0), jax.tree.map(lambda x: x[None], batch)
+    after, metrics = jax.eval_shape(train_step, state, rows, key)
     same = functools.partial(jax.tree.map, lambda x: (x.shape, x.dtype))
     assert same(after) == same(state)
     assert all(value.shape == () for value in metrics.values())
 
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    proposals, losses, _ = jax.eval_shape(make_eval_step(config, network), variables, batch)
+    proposals, losses, _ = jax.eval_shape(make_eval_step(config, network), variables, batch, key)
     assert proposals.boxes.shape[1] >= max(config.evaluation.top_ns)
     assert losses["loss"].shape == (1,)
     for settings in ("train", "test"):

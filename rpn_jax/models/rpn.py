@@ -92,14 +92,19 @@ class RegionProposalNetwork(nn.Module):
         return self.neck.grid_hw(grids) if self.neck else grids
 
     def __call__(
-        self, images: Float[Array, "B H W 3"], train: bool = False
+        self,
+        images: Float[Array, "B H W 3"],
+        train: bool = False,
+        features: tuple[Float[Array, "B _ _ _"], ...] | None = None,
     ) -> tuple[tuple[Float[Array, "B _"], ...], tuple[Float[Array, "B _ 4"], ...]]:
         """Returns, for each level, the logits (B, H_l*W_l*K) and the deltas (B, H_l*W_l*K, 4).
 
         `images` are normalised (see `inputs.normalize_images`). `train` makes batch normalisation
-        use the statistics of the batch, see `norms.normalize`.
+        use the statistics of the batch, see `norms.normalize`. `features` are those of the backbone
+        where they are known; the images then play no part.
         """
-        features = self.backbone(images, train)
+        if features is None:
+            features = self.backbone(images, train)
         if self.neck:
             features = self.neck(features)
         levels = [self.head(level) for level in features]

@@ -25,7 +25,7 @@ from rpn_jax.models import trainable_mask
 from rpn_jax.training.chips import Topology, parse_topology
 from rpn_jax.training.devices import parallel_update
 from rpn_jax.training.hlo import Collective, parse_program
-from rpn_jax.training.network import DeviceBatch, build_network, variable_shapes
+from rpn_jax.training.network import DeviceBatch, build_network, random_key, variable_shapes
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.state import TrainState, initial_state, partition
 from rpn_jax.training.step import make_train_step
@@ -138,6 +138,7 @@ class StepCompiler:
             lambda variables: initial_state(variables, mask, optimizer, with_ema=with_ema),
             variables,
         )
+        self._key = jax.eval_shape(lambda: random_key(config))
         self.trainable = jax.tree.leaves(partition(self.state.params, mask)[0])
         self._topology = topology
         self._accumulation = config.accumulation
@@ -156,7 +157,7 @@ class StepCompiler:
             file=sys.stderr,
             flush=True,
         )
-        lowered = self._update.lower(self.state, self._batch(per_chip))
+        lowered = self._update.lower(self.state, self._batch(per_chip), self._key)
         start = time.perf_counter()
         try:
             compiled = lowered.compile()

@@ -1,6 +1,7 @@
 """Where arrays and computations live: the state on every device, a share of a batch on each."""
 
 import collections
+import inspect
 import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,20 +35,29 @@ def unshard(tree):
 
 
 def parallel_update(step: Callable, devices: Sequence[jax.Device] | None = None) -> Callable:
-    """Returns `step(state, batch) -> (state, metrics)` run on all devices, the state donated.
+    """Returns `step(state, batch, key) -> (state, metrics)` run on all devices, the state donated.
 
-    `step` sees one device's share of the batch and averages over the axis `AXIS` by itself. State
-    and metrics are whole on every device, so neither has a device axis. Other `devices` than those
-    that are here are for compiling ahead of time.
+    `step` sees one device's share of the batch and averages over the axis `AXIS` by itself. State,
+    key and metrics are whole on every device, so they have no device axis. Other `devices` than
+    those that are here are for compiling ahead of time.
     """
     return jax.pmap(
-        step, AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0, devices=devices
+        step,
+        AXIS,
+        in_axes=(None, 0, None),
+        out_axes=(None, None),
+        donate_argnums=0,
+        devices=devices,
     )
 
 
 def parallel_map(function: Callable) -> Callable:
-    """Returns `function(state, batch) -> outputs` on all devices; outputs have a device axis."""
-    return jax.pmap(function, AXIS, in_axes=(None, 0))
+    """Returns `function(variables, batch, …) -> outputs` on all devices, each with a share.
+
+    Of the arguments only the batch has a device axis; the outputs have one.
+    """
+    others = len(inspect.signature(function).parameters) - 2
+    return jax.pmap(function, AXIS, in_axes=(None, 0, *[None] * others))
 
 
 def prefetch(items: Iterable, put: Callable, ahead: int = 2) -> Iterator:

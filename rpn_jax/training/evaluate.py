@@ -13,8 +13,9 @@ from rpn_jax.data.loader import Batch, eval_batches
 from rpn_jax.data.plan import Buckets, choose_buckets
 from rpn_jax.evaluation.recall import ImageProposals, RecallResult, RecallSums, image_recall
 from rpn_jax.progress import progress_bar
-from rpn_jax.training.devices import prefetch, shard, unshard
-from rpn_jax.training.network import check_batch_size, device_batch
+from rpn_jax.training.devices import prefetch, replicate, shard, unshard
+from rpn_jax.training.features import FeatureCache
+from rpn_jax.training.network import check_batch_size, device_batch, random_key
 from rpn_jax.training.processes import gather, is_first
 
 
@@ -32,7 +33,13 @@ class ImageResult(NamedTuple):
 
 
 def split_results(
-    config: ConfigDict, eval_step: Callable, variables, dataset: Dataset, *, description: str
+    config: ConfigDict,
+    eval_step: Callable,
+    variables,
+    dataset: Dataset,
+    features: FeatureCache,
+    *,
+    description: str,
 ) -> Iterator[ImageResult]:
     """Yields this process's share of the split, image by image, with a progress bar.
 
@@ -48,10 +55,11 @@ def split_results(
         leave=False,
         disable=not is_first(),
     )
+    key = replicate(random_key(config))
     with bar:
-        pairs = prefetch(batches, lambda batch: (batch, shard(device_batch(batch))))
+        pairs = prefetch(batches, lambda batch: (batch, shard(features.add(device_batch(batch)))))
         for batch, on_device in pairs:
-            proposals, losses, targets = unshard(eval_step(variables, on_device))
+            proposals, losses, targets = unshard(eval_step(variables, on_device, key))
             for place in np.flatnonzero(batch.image_valid):
                 index = int(batch.image_index[place])
                 record = dataset[index]

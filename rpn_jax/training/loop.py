@@ -30,6 +30,7 @@ from rpn_jax.training.evaluate import (
     loader_fields,
     split_results,
 )
+from rpn_jax.training.features import FeatureCache, check_features
 from rpn_jax.training.fingerprint import record_run
 from rpn_jax.training.metrics import MetricsWriter, NonFiniteLossError, PendingMetrics
 from rpn_jax.training.network import (
@@ -38,6 +39,7 @@ from rpn_jax.training.network import (
     device_batch,
     initial_variables,
     open_split,
+    random_key,
 )
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.pictures import draw_first
@@ -67,12 +69,13 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
         network = build_network(config)
         schedule, optimizer = build_optimizer(config)
         pretrained = load_pretrained(config, network)
+        check_features(config, network)
     # All that can be wrong with the config has been found; from here on programs are compiled.
     with claim_workdir(workdir, config), StopRequest() as stop, contextlib.ExitStack() as at_end:
         variables = initial_variables(config, network, pretrained)
         mask = trainable_mask(variables["params"], config.model.frozen_stages)
         state = initial_state(variables, mask, optimizer, with_ema=bool(config.ema_decay))
-        state = devices.replicate(state)
+        state, key = devices.replicate((state, random_key(config)))
         train_step = devices.parallel_update(make_train_step(config, network, optimizer, schedule))
         eval_step = devices.parallel_map(make_eval_step(config, network))
 
@@ -82,6 +85,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
         at_end.callback(checkpoints.close)
         state = checkpoints.restore_newest(state) or state
         start = int(state.step)
+        features = FeatureCache(config, network, evaluation_variables(state))
         record_run(config, workdir, train_set, eval_set, step=start)
         progress = Progress(config, workdir, start)
         at_end.callback(progress.close)
@@ -91,7 +95,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
         def validate(state, step):
             variables = evaluation_variables(state)
             results = split_results(
-                config, eval_step, variables, eval_set, description="validating"
+                config, eval_step, variables, eval_set, features, description="validating"
             )
             folder = workdir / "pictures" / f"step_{step:06d}"
             results = draw_first(config, network, results, folder, progress.writer, step)
@@ -102,10 +106,10 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
 
         if start and is_validated(start) and not progress.has_validation(start):
             validate(state, start)  # which was cut off
-        steps = progress.watch(batches(config, train_set, plan, canvases, start))
+        steps = progress.watch(batches(config, train_set, plan, canvases, features, start))
         for step, on_device in enumerate(steps, start + 1):
             # The host runs ahead of the devices: it waits for them only to log and to save.
-            state, metrics = profiler.run(step, train_step, state, on_device)
+            state, metrics = profiler.run(step, train_step, state, on_device, key)
             progress.add(step, metrics)
             is_stop = stop.reached(step)
             is_save = is_stop or step == config.steps or step % config.checkpoint.every == 0
@@ -164,7 +168,12 @@ def training_plan(config: ConfigDict, dataset: Dataset) -> tuple[BatchPlan, Buck
 
 
 def batches(
-    config: ConfigDict, dataset: Dataset, plan: BatchPlan, canvases: Buckets, start: int
+    config: ConfigDict,
+    dataset: Dataset,
+    plan: BatchPlan,
+    canvases: Buckets,
+    features: FeatureCache,
+    start: int,
 ) -> Iterator[DeviceBatch]:
     """Yields this process's share of the batches from step `start` to the last, on its devices."""
     host_batches = train_batches(
@@ -175,7 +184,9 @@ def batches(
         num_steps=config.steps - start,
         **loader_fields(config),
     )
-    return devices.prefetch(map(device_batch, host_batches), devices.shard)
+    return devices.prefetch(
+        (features.add(device_batch(batch)) for batch in host_batches), devices.shard
+    )
 
 
 class Progress:

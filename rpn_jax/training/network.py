@@ -26,6 +26,7 @@ class DeviceBatch(NamedTuple):
     image_hw: Array  # (B, 2) float32, the image's extent on its canvas
     image_index: Array  # (B,) int32, in the split
     ground_truth: GroundTruth
+    features: tuple[Array, ...] | None = None  # (B, H_l, W_l, C) if known, see `features`
 
 
 def device_batch(batch: Batch) -> DeviceBatch:
@@ -54,32 +55,36 @@ def build_network(config: ConfigDict) -> RegionProposalNetwork:
     return network
 
 
-def _init(config: ConfigDict, network: RegionProposalNetwork) -> dict:
-    """Returns variables drawn from the seed; the size of the image plays no part in them."""
-    key = jax.random.fold_in(jax.random.key(config.seed), 0)
-    return network.init(key, np.zeros((1, 64, 64, 3), np.float32))
+def random_key(config: ConfigDict) -> jax.Array:
+    """Returns the key that all of a run's randomness on devices is drawn from."""
+    return jax.random.key(config.seed)
+
+
+def _init(network: RegionProposalNetwork, key: jax.Array) -> dict:
+    """Returns variables drawn from the run's key; the size of the image plays no part in them."""
+    return network.init(jax.random.fold_in(key, 0), np.zeros((1, 64, 64, 3), np.float32))
 
 
 def variable_shapes(config: ConfigDict, network: RegionProposalNetwork) -> dict:
     """Returns the shapes of the network's variables, for which nothing is compiled."""
-    return jax.eval_shape(functools.partial(_init, config, network))
+    return jax.eval_shape(lambda: _init(network, random_key(config)))
 
 
 def initial_variables(
     config: ConfigDict, network: RegionProposalNetwork, pretrained: Pretrained | None
 ) -> dict:
     """Returns variables drawn from the seed, but for the parts that are pretrained."""
-    init = functools.partial(_init, config, network)
+    init, key = functools.partial(_init, network), random_key(config)
     if pretrained is None:
-        return jax.jit(init)()
+        return jax.jit(init)(key)
     loaded = pretrained.collections
 
-    def drawn():
-        params = init()["params"]
+    def drawn(key):
+        params = init(key)["params"]
         return {part: tree for part, tree in params.items() if part not in loaded["params"]}
 
     # What is not returned is not computed: only what is not in the file is drawn.
-    return {**loaded, "params": {**loaded["params"], **jax.jit(drawn)()}}
+    return {**loaded, "params": {**loaded["params"], **jax.jit(drawn)(key)}}
 
 
 def sizes_per_level(config: ConfigDict) -> tuple[tuple[float | int, ...], ...]:
@@ -144,7 +149,10 @@ def anchors_per_level(
 def forward(
     config: ConfigDict, network: RegionProposalNetwork, variables, images, image_hw, **kwargs
 ):
-    """Returns the network's logits and deltas per level (and updated variables, if mutable)."""
+    """Returns the network's logits and deltas per level (and updated variables, if mutable).
+
+    Features of the images that are known already are given as `features`.
+    """
     convention = input_convention(config.model.input_convention)
     return network.apply(variables, normalize_images(images, image_hw, convention), **kwargs)
 

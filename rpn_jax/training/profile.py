@@ -39,24 +39,24 @@ class StepProfiler:
         self._steps = steps if is_first() else range(0)
         self._is_tracing = False
 
-    def run(self, step: int, train_step: Callable, state, batch):
-        """Returns `train_step(state, batch)`, the run's step `step`.
+    def run(self, step: int, train_step: Callable, *arguments):
+        """Returns `train_step(*arguments)`, the run's step `step`.
 
         Around the traced steps it waits for the devices, so that the trace has all that they did
         for these steps and nothing of others; it waits for nothing at any other step.
         """
         if step not in self._steps:
-            return train_step(state, batch)
+            return train_step(*arguments)
         if not self._is_tracing:
-            jax.block_until_ready((state, batch))
+            jax.block_until_ready(arguments)
             jax.profiler.start_trace(self._folder)
             self._is_tracing = True
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
-            state, metrics = train_step(state, batch)
+            results = train_step(*arguments)
         if step == self._steps[-1]:
-            jax.block_until_ready((state, metrics))
+            jax.block_until_ready(results)
             self.close()
-        return state, metrics
+        return results
 
     def close(self) -> None:
         """Ends a trace that the run did not live to end."""

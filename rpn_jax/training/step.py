@@ -64,9 +64,9 @@ def image_losses(config: ConfigDict, keys, logits, deltas, anchors, batch: Devic
     return jax.vmap(one_image)(keys, logits, deltas, batch.ground_truth, batch.image_hw)
 
 
-def image_keys(seed: int, step: int | Array, first: int | Array, count: int) -> jax.Array:
-    """Returns a random key for each image: of (seed, step, index in the global batch) alone."""
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
+def image_keys(key: jax.Array, step: int | Array, first: int | Array, count: int) -> jax.Array:
+    """Returns a random key for each image: of (run, step, index in the global batch) alone."""
+    key = jax.random.fold_in(jax.random.fold_in(key, 1), step)
     return jax.vmap(functools.partial(jax.random.fold_in, key))(first + jnp.arange(count))
 
 
@@ -85,20 +85,21 @@ def make_train_step(
     network: RegionProposalNetwork,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
-) -> Callable[[TrainState, DeviceBatch], tuple[TrainState, dict[str, Array]]]:
-    """Returns the training step, to be mapped over the axis "data" (see `devices`).
+) -> Callable[[TrainState, DeviceBatch, jax.Array], tuple[TrainState, dict[str, Array]]]:
+    """Returns `(state, batch, key) -> (state, metrics)`, to be mapped over the axis "data".
 
     It sees the whole state and one device's share of the batch, and leaves every device with the
     same new state and the metrics of the global batch. With `config.accumulation` it works through
-    its share in micro-batches, and sums their gradients before those of the devices are.
+    its share in micro-batches, and sums their gradients before those of the devices are. The key
+    is `network.random_key`'s; it is an argument so that one program serves all seeds.
     """
     accumulation = config.accumulation
 
-    def train_step(state: TrainState, batch: DeviceBatch):
+    def train_step(state: TrainState, batch: DeviceBatch, key: jax.Array):
         _, height, width, _ = batch.images.shape
         anchors = anchors_per_level(config, network, height, width)
         count = batch.images.shape[0]
-        keys = image_keys(config.seed, state.step, lax.axis_index(AXIS) * count, count)
+        keys = image_keys(key, state.step, lax.axis_index(AXIS) * count, count)
         mask = trainable_mask(state.params, config.model.frozen_stages)
         trainable, frozen = partition(state.params, mask)
 
@@ -110,6 +111,7 @@ def make_train_step(
                 variables,
                 batch.images,
                 batch.image_hw,
+                features=batch.features,
                 train=True,
                 mutable=["batch_stats"],
             )
@@ -155,9 +157,9 @@ def make_train_step(
 def make_eval_step(
     config: ConfigDict, network: RegionProposalNetwork, without: Sequence[str] = ()
 ) -> Callable:
-    """Returns `(variables, batch) -> (proposals, losses, targets)` for each image of a share.
+    """Returns `(variables, batch, key) -> (proposals, losses, targets)` for each image of a share.
 
-    Anchors are sampled by a key of the seed and the image's index in the split, so that the
+    Anchors are sampled by the run's key and the image's index in the split, so that the
     validation loss of a state is always the same, however the images are batched.
 
     `without` leaves parts of the network out of its proposals, as the paper's Table 2 does: "nms";
@@ -165,12 +167,14 @@ def make_eval_step(
     proposals are the anchors themselves.
     """
 
-    def eval_step(variables, batch: DeviceBatch):
+    def eval_step(variables, batch: DeviceBatch, key: jax.Array):
         _, height, width, _ = batch.images.shape
         anchors = anchors_per_level(config, network, height, width)
-        logits, deltas = forward(config, network, variables, batch.images, batch.image_hw)
-        key = jax.random.fold_in(jax.random.key(config.seed), 2)
-        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(batch.image_index)
+        logits, deltas = forward(
+            config, network, variables, batch.images, batch.image_hw, features=batch.features
+        )
+        key_of = functools.partial(jax.random.fold_in, jax.random.fold_in(key, 2))
+        keys = jax.vmap(key_of)(batch.image_index)
         _, parts, targets = image_losses(config, keys, logits, deltas, anchors, batch)
         if "ranking" in without:
             logits = random_logits(keys, logits)

@@ -30,6 +30,7 @@ from rpn_jax.training.evaluate import (
     over_processes,
     split_results,
 )
+from rpn_jax.training.features import FeatureCache
 from rpn_jax.training.model_file import check_fits, read_model
 from rpn_jax.training.network import (
     build_network,
@@ -113,7 +114,10 @@ def evaluate_trained(
     folder = out or place / "evaluation" / name
     title = " without ".join([place.name if step is None else f"step {step}", *without])
     eval_step = devices.parallel_map(make_eval_step(config, network, without))
-    results = split_results(config, eval_step, variables, dataset, description="evaluating")
+    features = FeatureCache(config, network, variables)
+    results = split_results(
+        config, eval_step, variables, dataset, features, description="evaluating"
+    )
     results = draw_first(config, network, results, folder / "pictures")
 
     peer = PeerRecall(config.evaluation.top_ns)

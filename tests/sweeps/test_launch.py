@@ -40,6 +40,8 @@ def sweep(tmp_path):
         "--config.batch_size=1",
         "--config.evaluation.every=0",
         "--config.evaluation.pictures=0",
+        "--config.model.frozen_stages=2",
+        "--config.data.cache_features=true",
     ]
     return flags, out
 
@@ -69,6 +71,8 @@ def test_a_sweep_is_run_and_only_what_is_missing_is_run_again(sweep, capsys, mon
     state = read_run_state(failed)
     assert (state.state, state.reason) == ("failed", reason)
     assert read_run_state(done).state == "done"
+    # Two images of each split, those of training perhaps mirrored, at first only in prefetching.
+    assert len(list((out.parent / "data" / "features").rglob("*.npz"))) in (4, 5, 6)
 
     before = (done / "runs.jsonl").read_text(), (done / "metrics.jsonl").read_text()
     assert main(["sweep", *flags]) == 1

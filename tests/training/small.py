@@ -1,7 +1,9 @@
 """A network and a batch small enough that a training step compiles in a few seconds."""
 
+import jax
 import numpy as np
 
+from rpn_jax.training import devices
 from rpn_jax.training.config import apply_overrides, default_config
 from rpn_jax.training.network import DeviceBatch
 from rpn_jax.typing import GroundTruth
@@ -33,6 +35,13 @@ PYRAMID = (
 
 def small_config(*overrides: str):
     return apply_overrides(default_config(), [*FIELDS, *overrides])
+
+
+def over_devices(train_step):
+    """The step on as many devices as its batch has rows, all of them played by one."""
+    return jax.vmap(
+        train_step, in_axes=(None, 0, None), out_axes=(None, None), axis_name=devices.AXIS
+    )
 
 
 def small_batch(size: int, seed: int = 0, objects: int = 3) -> DeviceBatch:

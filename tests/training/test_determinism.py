@@ -5,11 +5,11 @@ import types
 import jax
 import numpy as np
 import pytest
-from training.small import small_batch, small_config
+from training.small import over_devices, small_batch, small_config
 
 from rpn_jax.errors import UserError
 from rpn_jax.models import trainable_mask
-from rpn_jax.training import determinism, devices
+from rpn_jax.training import determinism
 from rpn_jax.training.config import apply_overrides, default_config
 from rpn_jax.training.determinism import apply_determinism
 from rpn_jax.training.network import build_network
@@ -68,14 +68,10 @@ def test_a_gpu_is_given_nothing_whose_result_depends_on_the_order(random_variabl
     schedule, optimizer = build_optimizer(config)
     variables = random_variables(network, np.zeros((1, 64, 64, 3), np.float32))
     state = initial_state(variables, trainable_mask(variables["params"], 0), optimizer)
-    step = jax.vmap(
-        make_train_step(config, network, optimizer, schedule),
-        in_axes=(None, 0),
-        out_axes=(None, None),
-        axis_name=devices.AXIS,
-    )
+    step = over_devices(make_train_step(config, network, optimizer, schedule))
     batch = jax.tree.map(lambda x: x[None], small_batch(2))
-    program = jax.jit(step).trace(state, batch).lower(lowering_platforms=("cuda",)).as_text()
+    traced = jax.jit(step).trace(state, batch, jax.random.key(0))
+    program = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert "select_and_scatter" not in program
     scatters = re.findall(r'"stablehlo.scatter"[^\n]*', program)
     assert scatters

@@ -30,7 +30,7 @@ class Devices:
         self._changed = threading.Condition()
         self._patience = patience
 
-    def train_step(self, state, batch):
+    def train_step(self, state, batch, key):
         # On the first device, which alone holds up the metrics. JAX begins a step on all devices
         # at once, for which a thread of its pool must be free: not all may be kept waiting here.
         loss = lax.cond(
@@ -54,8 +54,8 @@ class Devices:
     def parallel_update(self, original, train_step):
         update = original(train_step)
 
-        def begin(state, batch):
-            results = update(state, batch)
+        def begin(state, *batch):
+            results = update(state, *batch)
             self.donated.append(all(leaf.is_deleted() for leaf in jax.tree.leaves(state)))
             with self._changed:
                 self._begun += 1

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from optax.tree_utils import tree_get
-from training.small import PYRAMID, small_batch, small_config
+from training.small import PYRAMID, over_devices, small_batch, small_config
 
 from rpn_jax.models import trainable_mask
 from rpn_jax.ops.matching import Label
@@ -29,6 +29,7 @@ from rpn_jax.training.step import (
 )
 
 BATCH = 4
+KEY = jax.random.key(0)
 
 
 def setup(*overrides, draw=None):
@@ -58,12 +59,12 @@ def run_on(count, train_step, state, steps=2):
     update = jax.pmap(
         train_step,
         devices.AXIS,
-        in_axes=(None, 0),
+        in_axes=(None, 0, None),
         out_axes=(None, None),
         devices=jax.devices()[:count],
     )
     for seed in range(steps):
-        state, metrics = update(state, split(small_batch(BATCH, seed), count))
+        state, metrics = update(state, split(small_batch(BATCH, seed), count), KEY)
     return jax.device_get((state, metrics))
 
 
@@ -88,10 +89,8 @@ def test_any_number_of_devices_gives_the_same_step(trained, count):
         assert metrics[name] == expected_metrics[name]
 
 
-def quickly_compiled(train_step):
-    """`train_step` on as many devices as the batch has rows, all of them played by one."""
-    mapped = jax.vmap(train_step, in_axes=(None, 0), out_axes=(None, None), axis_name=devices.AXIS)
-    return jax.jit(mapped, compiler_options={"xla_backend_optimization_level": 0})
+# What is quick to compile is quick enough to run.
+quickly_jitted = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +99,10 @@ def sparing():
     config, _, state, train_step = setup(
         "--config.accumulation=4", "--config.model.remat=true", "--config.ema_decay=0.99"
     )
-    update = quickly_compiled(train_step)
+    update = quickly_jitted(over_devices(train_step))
     states = [state]
     for seed in range(2):
-        state, metrics = update(state, split(small_batch(BATCH, seed), 1))
+        state, metrics = update(state, split(small_batch(BATCH, seed), 1), KEY)
         states.append(state)
     return *jax.device_get((states, metrics)), config
 
@@ -167,16 +166,16 @@ def test_two_micro_batches_have_the_gradient_and_the_statistics_of_one_after_the
     )
     batch = split(small_batch(BATCH), 2)
     _, _, state, train_step = setup(*still, draw=random_variables)
-    update = quickly_compiled(train_step)
+    update = quickly_jitted(over_devices(train_step))
     one_by_one = [state]
     for number in range(2):
         micro_batch = jax.tree.map(lambda x, i=number: x[:, i : i + 1], batch)
-        one_by_one.append(update(one_by_one[-1], micro_batch)[0])
+        one_by_one.append(update(one_by_one[-1], micro_batch, KEY)[0])
     first, second = (tree_get(each.opt_state, "trace") for each in one_by_one[1:])
 
     sparing = "--config.accumulation=2", "--config.model.remat=true", "--config.ema_decay=0.9"
     _, _, state, train_step = setup(*still, *sparing, draw=random_variables)
-    both, _ = quickly_compiled(train_step)(state, batch)
+    both, _ = quickly_jitted(over_devices(train_step))(state, batch, KEY)
     jax.tree.map(
         lambda actual, a, b: np.testing.assert_allclose(
             actual, (a + b) / 2, atol=0.01 * np.abs(a + b).max()
@@ -203,18 +202,18 @@ def test_two_micro_batches_have_the_gradient_and_the_statistics_of_one_after_the
 def test_a_forgotten_mean_over_devices_would_raise(trained):
     # Under pmap, out_axes=None takes the first device's value unseen; vmap refuses a varying one.
     _, state, train_step, _ = trained
-    mapped = jax.vmap(train_step, in_axes=(None, 0), out_axes=(None, None), axis_name="data")
-    out_state, metrics = jax.eval_shape(mapped, state, split(small_batch(BATCH), 2))
+    batch = split(small_batch(BATCH), 2)
+    out_state, metrics = jax.eval_shape(over_devices(train_step), state, batch, KEY)
     assert out_state.step.shape == metrics["loss"].shape == ()
 
     forgetful = jax.vmap(
         lambda state, batch: batch.images.mean(dtype=jnp.float32),
         in_axes=(None, 0),
         out_axes=None,
-        axis_name="data",
+        axis_name=devices.AXIS,
     )
     with pytest.raises(ValueError, match="out_axes"):
-        jax.eval_shape(forgetful, state, split(small_batch(BATCH), 2))
+        jax.eval_shape(forgetful, state, batch)
 
 
 def test_loss_falls_on_one_batch():
@@ -222,13 +221,13 @@ def test_loss_falls_on_one_batch():
     update = jax.pmap(
         train_step,
         devices.AXIS,
-        in_axes=(None, 0),
+        in_axes=(None, 0, None),
         out_axes=(None, None),
         devices=jax.devices()[:1],
     )
     losses = []
     for _ in range(20):
-        state, metrics = update(state, split(small_batch(BATCH), 1))
+        state, metrics = update(state, split(small_batch(BATCH), 1), KEY)
         losses.append(float(metrics["loss"]))
     assert np.mean(losses[-5:]) < 0.7 * losses[0]
     assert int(state.step) == 20
@@ -259,13 +258,8 @@ def test_a_pyramid_passes_through_the_step():
 
     state = jax.eval_shape(first_state)
     assert {"lateral2", "output5"} < set(state.params["neck"])
-    mapped = jax.vmap(
-        make_train_step(config, network, optimizer, schedule),
-        in_axes=(None, 0),
-        out_axes=(None, None),
-        axis_name="data",
-    )
-    after, metrics = jax.eval_shape(mapped, state, split(small_batch(BATCH), 2))
+    mapped = over_devices(make_train_step(config, network, optimizer, schedule))
+    after, metrics = jax.eval_shape(mapped, state, split(small_batch(BATCH), 2), KEY)
     shapes, shapes_after = (
         jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) for tree in (state, after)
     )
@@ -282,8 +276,8 @@ def test_the_positions_of_all_levels_count():
     loss_box = {}
     for normalizer in ("paper", "sampled"):
         config.loss.normalizer = normalizer
-        losses = jax.jit(functools.partial(image_losses, config))
-        _, parts, _ = losses(image_keys(0, 0, 0, 1), logits, deltas, anchors, small_batch(1))
+        losses = quickly_jitted(functools.partial(image_losses, config))
+        _, parts, _ = losses(image_keys(KEY, 0, 0, 1), logits, deltas, anchors, small_batch(1))
         loss_box[normalizer] = float(parts["loss_box"][0])
     # 48 x 64 at strides 4, 8, 16, 32 and 64; the small config samples 32 anchors.
     positions = 12 * 16 + 6 * 8 + 3 * 4 + 2 * 2 + 1 * 1
@@ -301,11 +295,11 @@ def test_partition_and_merge_are_inverse():
 
 
 def test_a_key_is_of_the_image_and_not_of_its_device():
-    whole = image_keys(3, 7, 0, 8)
-    halves = jnp.concatenate([image_keys(3, 7, 0, 4), image_keys(3, 7, 4, 4)])
+    whole = image_keys(KEY, 7, 0, 8)
+    halves = jnp.concatenate([image_keys(KEY, 7, 0, 4), image_keys(KEY, 7, 4, 4)])
     np.testing.assert_array_equal(jax.random.key_data(whole), jax.random.key_data(halves))
     assert len(np.unique(jax.random.key_data(whole), axis=0)) == 8
-    other_step = jax.random.key_data(image_keys(3, 8, 0, 8))
+    other_step = jax.random.key_data(image_keys(KEY, 8, 0, 8))
     assert not (other_step == jax.random.key_data(whole)).all(axis=1).any()
 
 
@@ -314,10 +308,14 @@ def test_ignore_regions_and_canvas_padding_are_neither_object_nor_background(tra
     network = build_network(config)
     batch = small_batch(2)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    logits, deltas = forward(config, network, variables, batch.images, batch.image_hw)
     anchors = anchors_per_level(config, network, 48, 64)
-    keys = image_keys(0, 0, 0, 2)
-    _, parts, targets = image_losses(config, keys, logits, deltas, anchors, batch)
+
+    @quickly_jitted
+    def losses(variables, batch):
+        logits, deltas = forward(config, network, variables, batch.images, batch.image_hw)
+        return image_losses(config, image_keys(KEY, 0, 0, 2), logits, deltas, anchors, batch)
+
+    _, parts, targets = losses(variables, batch)
     labels = np.asarray(targets.matches.labels)
     boxes = np.concatenate(anchors)
     centre_x = (boxes[:, 0] + boxes[:, 2]) / 2
@@ -336,12 +334,12 @@ def test_ignore_regions_and_canvas_padding_are_neither_object_nor_background(tra
 
 def test_evaluation_does_not_depend_on_the_batch_an_image_is_in(trained):
     config, state, _, _ = trained
-    eval_step = jax.jit(make_eval_step(config, build_network(config)))
+    eval_step = quickly_jitted(make_eval_step(config, build_network(config)))
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     batch = small_batch(BATCH)
-    whole = eval_step(variables, batch)
+    whole = eval_step(variables, batch, KEY)
     order = np.array([2, 0, 3, 1])
-    shuffled = eval_step(variables, jax.tree.map(lambda x: x[order], batch))
+    shuffled = eval_step(variables, jax.tree.map(lambda x: x[order], batch), KEY)
     proposals, losses, targets = jax.tree.map(lambda x: np.asarray(x)[order], whole)
     np.testing.assert_array_equal(shuffled[2].labels, targets.labels)
     np.testing.assert_allclose(shuffled[1]["loss"], losses["loss"], rtol=1e-5)

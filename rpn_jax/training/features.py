@@ -1,0 +1,96 @@
+"""The features that a frozen backbone has of each image, computed once and kept on disk.
+
+Where every stage of the backbone is frozen, a step need not run it again: what remains is the head,
+a small part of the arithmetic. All runs on the same data share the files, as those of a sweep do.
+"""
+
+import functools
+import hashlib
+import pathlib
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from rpn_jax.errors import UserError
+from rpn_jax.models import RegionProposalNetwork, trainable_mask
+from rpn_jax.models.inputs import input_convention, normalize_images
+from rpn_jax.training.network import DeviceBatch, variable_shapes
+
+
+def check_features(config: ConfigDict, network: RegionProposalNetwork) -> None:
+    """Raises a `UserError` if `config.data.cache_features` asks for features that will change."""
+    if not config.data.cache_features:
+        return
+    params = variable_shapes(config, network)["params"]
+    mask = trainable_mask({"backbone": params["backbone"]}, config.model.frozen_stages)
+    if any(jax.tree.leaves(mask)):
+        raise UserError(
+            f"config.data.cache_features: {config.model.frozen_stages} stages of the backbone are "
+            "frozen and the others change; freeze them all, as --config.model.frozen_stages=5 does"
+        )
+    if config.model.norm == "sync_batch_norm":
+        raise UserError(
+            "config.data.cache_features: the statistics of sync_batch_norm are those of each "
+            "batch; give config.model.norm=frozen_batch_norm or group_norm"
+        )
+
+
+class FeatureCache:
+    """Adds to a batch what the backbone makes of its images, where the config says so.
+
+    An image's file is named by the bytes of its canvas, and the folder by all that determines what
+    the backbone makes of them: its fields, its weights, the version of JAX and the kind of device.
+    """
+
+    def __init__(self, config: ConfigDict, network: RegionProposalNetwork, variables):
+        """`variables` are the network's, whatever devices they are on."""
+        self._is_used = config.data.cache_features
+        if not self._is_used:
+            return
+        backbone = jax.device_get(
+            {name: tree["backbone"] for name, tree in variables.items() if "backbone" in tree}
+        )
+        convention = input_convention(config.model.input_convention)
+
+        @jax.jit
+        def features_of(variables, image, image_hw):
+            pixels = normalize_images(image[None], image_hw[None], convention)
+            features = network.backbone.apply(variables, pixels)
+            return tuple(level[0].astype(jnp.float32) for level in features)
+
+        self._features_of = functools.partial(features_of, backbone)
+        facts = network.backbone, convention, jax.__version__, jax.local_devices()[0].device_kind
+        digest = hashlib.blake2b(repr(facts).encode(), digest_size=8)
+        for leaf in jax.tree.leaves(backbone):
+            digest.update(np.ascontiguousarray(leaf))
+        data_dir = pathlib.Path(config.data.data_dir).expanduser()
+        self._folder = data_dir / "features" / digest.hexdigest()
+
+    def add(self, batch: DeviceBatch) -> DeviceBatch:
+        """Returns the host batch with its images' features, those of each level (B, H_l, W_l, C).
+
+        An image that was not seen before goes through the backbone, and into a file.
+        """
+        if not self._is_used:
+            return batch
+        levels = map(self._of_image, batch.images, batch.image_hw)
+        return batch._replace(features=tuple(map(np.stack, zip(*levels, strict=True))))
+
+    def _of_image(self, image: np.ndarray, image_hw: np.ndarray) -> tuple[np.ndarray, ...]:
+        facts = str((image.shape, *image_hw.tolist())).encode()
+        name = hashlib.blake2b(image.tobytes() + facts, digest_size=16).hexdigest()
+        path = self._folder / name[:2] / f"{name}.npz"
+        try:
+            with np.load(path) as file:
+                return tuple(file.values())
+        except FileNotFoundError:
+            levels = jax.device_get(self._features_of(image, image_hw))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Other runs may be writing the same file: each writes its own, and puts it there whole.
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            np.savez(file, *levels)
+        pathlib.Path(file.name).replace(path)
+        return levels
