@@ -7,7 +7,7 @@ a small part of the arithmetic. All runs on the same data share the files, as th
 import functools
 import hashlib
 import pathlib
-import tempfile
+import uuid
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ class FeatureCache:
             features = network.backbone.apply(variables, pixels)
             return tuple(level[0].astype(jnp.float32) for level in features)
 
-        self._features_of = functools.partial(features_of, backbone)
+        self._features_of = functools.partial(features_of, jax.device_put(backbone))
         facts = network.backbone, convention, jax.__version__, jax.local_devices()[0].device_kind
         digest = hashlib.blake2b(repr(facts).encode(), digest_size=8)
         for leaf in jax.tree.leaves(backbone):
@@ -83,14 +83,21 @@ class FeatureCache:
         facts = str((image.shape, *image_hw.tolist())).encode()
         name = hashlib.blake2b(image.tobytes() + facts, digest_size=16).hexdigest()
         path = self._folder / name[:2] / f"{name}.npz"
-        try:
+        if path.exists():
             with np.load(path) as file:
                 return tuple(file.values())
-        except FileNotFoundError:
-            levels = jax.device_get(self._features_of(image, image_hw))
-        path.parent.mkdir(parents=True, exist_ok=True)
+        levels = jax.device_get(self._features_of(image, image_hw))
         # Other runs may be writing the same file: each writes its own, and puts it there whole.
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            np.savez(file, *levels)
-        pathlib.Path(file.name).replace(path)
+        temporary = path.with_name(f"{uuid.uuid4().hex}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                np.savez(file, *levels)
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise UserError(
+                f"{self._folder}: {error.strerror}; make room there, or leave out "
+                "config.data.cache_features"
+            ) from error
         return levels

@@ -83,6 +83,13 @@ def test_without_the_field_nothing_is_kept(cache_of, tmp_path):
     assert stored(tmp_path) == []
 
 
+def test_a_folder_that_cannot_be_written_is_named(cache_of, tmp_path):
+    *_, cache = cache_of()
+    (tmp_path / "features").write_text("in the way")
+    with pytest.raises(UserError, match=rf"{tmp_path}/features/.*Not a directory; make room"):
+        cache.add(small_batch(1))
+
+
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
