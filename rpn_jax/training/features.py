@@ -4,6 +4,7 @@ Where every stage of the backbone is frozen, a step need not run it again: what 
 a small part of the arithmetic. All runs on the same data share the files, as those of a sweep do.
 """
 
+import contextlib
 import functools
 import hashlib
 import pathlib
@@ -95,7 +96,8 @@ class FeatureCache:
                 np.savez(file, *levels)
             temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise UserError(
                 f"{self._folder}: {error.strerror}; make room there, or leave out "
                 "config.data.cache_features"
