@@ -4,8 +4,8 @@
     python -m rpn_jax train --config=configs/voc_folder_vgg16.py --config.data.source=FOLDER \
         --config.model.pretrained=vgg16.npz --workdir=runs/voc
 
-Settings were compared on a fifth of trainval held out for that, by average recall in per cent (about 1.5 is chance). With 300
-steps of the whole network, on 80 of its images:
+Settings were compared on a fifth of trainval held out for that, by average recall in per cent
+(about 1.5 is chance). With 300 steps of the whole network, on 80 of its images:
 
     settings                                               AR@100   300  1000
     AdamW 1e-4, box_weights 10 10 5 5, balance 1             26.2  31.2  37.8
