@@ -4,7 +4,7 @@
     python -m rpn_jax train --config=configs/shapes.py --workdir=runs/shapes
 
 Four to five minutes on two CPU cores without AVX-512. On the 300 unseen test images: recall at
-IoU 0.5 is 0.976 and 0.992 with 50 and 100 proposals, AR@100 0.713.
+IoU 0.5 is 0.977 and 0.990 with 50 and 100 proposals, AR@100 0.715.
 """
 
 from rpn_jax.training.config import default_config
