@@ -44,6 +44,7 @@ class FeatureCache:
 
     An image's file is named by the bytes of its canvas, and the folder by all that determines what
     the backbone makes of them: its fields, its weights, the version of JAX and the kind of device.
+    All but its code: who changes that deletes the folder `features` of `config.data.data_dir`.
     """
 
     def __init__(self, config: ConfigDict, network: RegionProposalNetwork, variables):
