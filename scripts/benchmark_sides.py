@@ -64,6 +64,10 @@ def serve(facts: dict[str, Any], kinds: dict[str, Callable]) -> None:
 
 # A timing is of at least so many seconds, of several calls in a row where one is shorter.
 LEAST_SECONDS = 0.05
+# A call that takes longer is slow enough to tell, and is not warmed up; nor is a case timed again
+# after so many seconds of rounds.
+SLOW_CALL_SECONDS = 10
+LONG_CASE_SECONDS = 60
 # OpenMP's threads, which are torch's, look out for work so long after they had some.
 SETTLE_SECONDS = 0.02
 
@@ -73,8 +77,10 @@ def _prepare(kind: Callable, options: dict[str, Any]) -> tuple[dict, Timed, int]
     timed = kind(**options)
     timed.call()
     ready = time.perf_counter() - start
-    warm = []
-    while len(warm) < 2 or (sum(warm) < 4 * LEAST_SECONDS and len(warm) < 1000):
+    warm = [_time(timed.call, 1)]
+    while warm[0] < SLOW_CALL_SECONDS and (
+        len(warm) < 2 or (sum(warm) < 4 * LEAST_SECONDS and len(warm) < 1000)
+    ):
         warm.append(_time(timed.call, 1))
     in_a_row = max(1, round(LEAST_SECONDS / statistics.median(warm)))
     answer = {
@@ -229,6 +235,8 @@ class Sides:
             for name, of_rounds in answers.items():
                 time.sleep(SETTLE_SECONDS)
                 of_rounds.append(sides[name].ask(do="time"))
+            if time.perf_counter() - since > LONG_CASE_SECONDS:
+                break
         seconds = time.perf_counter() - since
         busy = _machine_cpu_seconds() - busy
         for name, of_rounds in answers.items():

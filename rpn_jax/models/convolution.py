@@ -2,8 +2,8 @@
 
 On accelerators this is plain `lax`, but for the max pooling of GPUs, see `max_pool`. XLA's CPU
 backend is slow where a detector spends most of its step: the gradient of a convolution's kernel and
-the gradient of max pooling. When a program is lowered for a CPU, a 3x3 convolution of float32 maps
-with stride 1 and 'same' padding (nearly all of VGG, half of ResNet) is computed by Winograd's
+the gradient of max pooling. When a program is lowered for a CPU, a 3x3 convolution of maps with
+stride 1 and 'same' padding (nearly all of VGG, half of ResNet) is computed by Winograd's
 minimal filtering F(4x4, 3x3) instead (Lavin and Gray, "Fast algorithms for convolutional neural
 networks", arXiv 1509.09308), which needs a quarter of the multiplications; and a convolution of the
 image itself is a product with its patches.
@@ -103,7 +103,8 @@ def conv_general_dilated(
     A 1x1 convolution in NHWC becomes a matrix product, whose gradients are quick everywhere. A
     3x3 convolution of the module's docstring becomes Winograd's on a CPU; it has reverse-mode
     derivatives of any order, but `jax.jvp` of it raises TypeError on every platform, and its
-    values differ from `lax` by a few 1e-6 of their scale. A convolution of at most 4 channels,
+    values differ from `lax` by a few 1e-6 of their scale; maps of bfloat16 are computed in float32
+    there, and rounded. A convolution of at most 4 channels,
     the first of a network, becomes a matrix product on a CPU. All else goes to `lax`.
     """
     plain = (
@@ -129,7 +130,7 @@ def conv_general_dilated(
             )
         if (
             (window, strides, pads) == ((3, 3), (1, 1), ((1, 1), (1, 1)))
-            and lhs.dtype == rhs.dtype == jnp.float32
+            and lhs.dtype == rhs.dtype in (jnp.float32, jnp.bfloat16)
             and precision is preferred_element_type is None
             and min(rhs.shape[2:]) >= _MIN_CHANNELS
             and lhs.size > 0
@@ -313,17 +314,20 @@ _conv3x3.defvjp(_forward, _backward)
 
 
 def _winograd(x: Float[Array, "N H W C"], kernel: Float[Array, "3 3 C D"]):
-    """Returns the 'same' convolution, a band of tile rows at a time."""
+    """Returns the 'same' convolution, a band of tile rows at a time, in float32 inside."""
+    dtype = x.dtype
     images, height, width, _ = x.shape
     bands, rows, columns = _bands(images, height, width)
     x = _pad_input(x, bands * rows, columns)
+    kernel = kernel.astype(jnp.float32)
     kernel = jnp.dot(_G_G, kernel.reshape(9, -1), precision="highest").reshape(
         36, *kernel.shape[2:]
     )
 
     def band(index):
         planes = _transform_input(_rows_of(x, index, rows, halo=1))
-        return _transform_output(_multiply(planes, kernel), (images, rows, columns))
+        y = _transform_output(_multiply(planes, kernel), (images, rows, columns))
+        return y.astype(dtype)
 
     y = lax.map(band, jnp.arange(bands))  # (bands, N, rows * 4, columns * 4, D)
     y = y.swapaxes(0, 1).reshape(images, bands * rows * _TILE, columns * _TILE, -1)
@@ -343,10 +347,10 @@ def _winograd_kernel_gradient(x: Float[Array, "N H W C"], dy: Float[Array, "N H 
         d_products = _transform_output_gradient(_rows_of(dy, index, rows))
         return total + _multiply(planes.swapaxes(1, 2), d_products), None
 
-    zeros = jnp.zeros((36, channels, dy.shape[-1]), x.dtype)
+    zeros = jnp.zeros((36, channels, dy.shape[-1]))
     total, _ = lax.scan(band, zeros, jnp.arange(bands))
     gradient = jnp.dot(_G_G.T, total.reshape(36, -1), precision="highest")
-    return gradient.reshape(3, 3, *total.shape[1:])
+    return gradient.reshape(3, 3, *total.shape[1:]).astype(x.dtype)
 
 
 def _bands(images, height, width):
@@ -365,8 +369,9 @@ def _pad_input(x, rows, columns):
 
 
 def _rows_of(x, band, rows, halo=0):
-    """Cuts out one band of `rows` tile rows, and `halo` more that its tiles overlap."""
-    return lax.dynamic_slice_in_dim(x, band * rows * _TILE, (rows + halo) * _TILE, axis=1)
+    """Cuts out one band of `rows` tile rows, and `halo` more that its tiles overlap, as float32."""
+    band = lax.dynamic_slice_in_dim(x, band * rows * _TILE, (rows + halo) * _TILE, axis=1)
+    return band.astype(jnp.float32)
 
 
 def _transform_input(x):
