@@ -19,9 +19,9 @@ of its detector with VGG-16 (for one size, that of 256 pixels):
 
 The order is the paper's, and its finding that sizes matter more than ratios is here too: of 3x3 and
 3x1 neither is better by more than noise at AR@100 and AR@300. Other than there, both dimensions
-still pay among 1000 proposals and at high IoU: there aspect ratios bring 5.3 points of AR@1000 (95 %
-interval 3.5 to 7.1). A single anchor at a position leaves fewer proposals than 300 after NMS, so
-that its row does not grow.
+still pay among 1000 proposals and at high IoU, where aspect ratios bring 5.3 points of AR@1000
+(95 % interval 3.5 to 7.1). A single anchor at each position leaves 140 proposals an image after
+NMS, so that its row does not grow.
 """
 
 from voc_lambda import CONFIG, FULL, REDUCED, scaled
