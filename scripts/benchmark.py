@@ -8,8 +8,8 @@ side is a process of its own, `benchmark_rpn_jax.py` and `benchmark_torchvision.
 turns: a round is one timing of ours and one of theirs, while the other side waits for its pipe.
 The tables give medians over the rounds with the quartiles beside them; a ratio above 1 is in our
 favour. What comes before the first timing (building, compiling, warming up) is in none of them but
-in a column of its own. A side that takes longer than ten seconds a call is not warmed up, and a
-case has no further rounds after a minute of them.
+in a column of its own. A side that takes longer than ten seconds a call is warmed up with
+fewer of them, and a case has no further rounds after a minute of them.
 
 A side does the same work for the same input: pixels as bytes on the host to updated parameters, or
 to boxes on the host. torchvision's training forward also makes proposals, for its detector; here it

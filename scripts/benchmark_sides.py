@@ -64,7 +64,7 @@ def serve(facts: dict[str, Any], kinds: dict[str, Callable]) -> None:
 
 # A timing is of at least so many seconds, of several calls in a row where one is shorter.
 LEAST_SECONDS = 0.05
-# A call that takes longer is slow enough to tell, and is not warmed up; nor is a case timed again
+# A call that takes longer is slow enough to tell, and is warmed up once; nor is a case timed again
 # after so many seconds of rounds.
 SLOW_CALL_SECONDS = 10
 LONG_CASE_SECONDS = 60

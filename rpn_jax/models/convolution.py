@@ -104,8 +104,8 @@ def conv_general_dilated(
     3x3 convolution of the module's docstring becomes Winograd's on a CPU; it has reverse-mode
     derivatives of any order, but `jax.jvp` of it raises TypeError on every platform, and its
     values differ from `lax` by a few 1e-6 of their scale; maps of bfloat16 are computed in float32
-    there, and rounded. A convolution of at most 4 channels,
-    the first of a network, becomes a matrix product on a CPU. All else goes to `lax`.
+    there, and rounded. A convolution of at most 4 channels, the first of a network, becomes a
+    matrix product on a CPU. All else goes to `lax`.
     """
     plain = (
         lhs.ndim == rhs.ndim == 4
