@@ -242,7 +242,7 @@ def train(network: str, hw, batch: int, precision: str, frozen: int, objects: in
     schedule, optimizer = build_optimizer(config)
     state, mask = _state(config, module, optimizer)
     step = make_train_step(config, module, optimizer, schedule)
-    update = devices.parallel_update(step)
+    update = devices.settled(devices.parallel_update(step))
     on_host = _host_batch(batch, hw, objects)
     work = {"trained": _count(partition(state.params, mask)[0])}
     key = devices.replicate(random_key(config))

@@ -157,6 +157,31 @@ def conv_general_dilated(
     )
 
 
+def promote_dtype(x, kernel, bias, *, dtype):
+    """Flax's, which `nn.Conv` takes under that name; the three get their gradients together.
+
+    XLA's CPU backend would leave the bias's to the end of the backward pass, and keep the gradient
+    of the map for it.
+    """
+    return _together(*nn.dtypes.promote_dtype(x, kernel, bias, dtype=dtype))
+
+
+@jax.custom_vjp
+def _together(*arrays):
+    return arrays
+
+
+def _together_backward(_, gradients):
+    return lax.platform_dependent(
+        *gradients,
+        cpu=lambda *gradients: lax.optimization_barrier(gradients),
+        default=lambda *gradients: gradients,
+    )
+
+
+_together.defvjp(lambda *arrays: (arrays, None), _together_backward)
+
+
 def output_size(size: int, window: int, stride: int, padding: int = 0, ceil: bool = False) -> int:
     """Returns how many windows lie along `size` pixels with `padding` on either side.
 
@@ -268,6 +293,8 @@ def _backward(saved, dy):
         return jax.vjp(_direct, x, kernel)[1](dy)
 
     def winograd(x, kernel, dy):
+        # Without the barrier XLA keeps the padded input from the forward pass, besides the input.
+        x, dy = lax.optimization_barrier((x, dy))
         # The input's gradient is a convolution with the kernel turned by 180 degrees.
         dx = _winograd(dy, kernel[::-1, ::-1].swapaxes(2, 3))
         return dx, _winograd_kernel_gradient(x, dy)
@@ -324,13 +351,17 @@ def _winograd(x: Float[Array, "N H W C"], kernel: Float[Array, "3 3 C D"]):
         36, *kernel.shape[2:]
     )
 
-    def band(index):
-        planes = _transform_input(_rows_of(x, index, rows, halo=1))
-        y = _transform_output(_multiply(planes, kernel), (images, rows, columns))
-        return y.astype(dtype)
+    x, y = _with_zeros(
+        x, (images, bands * rows * _TILE, columns * _TILE, kernel.shape[-1]), dtype
+    )
 
-    y = lax.map(band, jnp.arange(bands))  # (bands, N, rows * 4, columns * 4, D)
-    y = y.swapaxes(0, 1).reshape(images, bands * rows * _TILE, columns * _TILE, -1)
+    def band(y, index):
+        planes = _transform_input(_rows_of(x, index, rows, halo=1))
+        part = _transform_output(_multiply(planes, kernel), (images, rows, columns))
+        start = index * rows * _TILE
+        return lax.dynamic_update_slice_in_dim(y, part.astype(dtype), start, axis=1), None
+
+    y, _ = lax.scan(band, y, jnp.arange(bands))
     return y[:, :height, :width]
 
 
@@ -342,15 +373,26 @@ def _winograd_kernel_gradient(x: Float[Array, "N H W C"], dy: Float[Array, "N H 
     below, right = bands * rows * _TILE - height, columns * _TILE - width
     dy = jnp.pad(dy, ((0, 0), (0, below), (0, right), (0, 0)))
 
-    def band(total, index):
+    def products(index):
         planes = _transform_input(_rows_of(x, index, rows, halo=1))
         d_products = _transform_output_gradient(_rows_of(dy, index, rows))
-        return total + _multiply(planes.swapaxes(1, 2), d_products), None
+        return _multiply(planes.swapaxes(1, 2), d_products)
 
-    zeros = jnp.zeros((36, channels, dy.shape[-1]))
-    total, _ = lax.scan(band, zeros, jnp.arange(bands))
+    total, _ = lax.scan(
+        lambda total, index: (total + products(index), None), products(0), jnp.arange(1, bands)
+    )
     gradient = jnp.dot(_G_G.T, total.reshape(36, -1), precision="highest")
     return gradient.reshape(3, 3, *total.shape[1:]).astype(x.dtype)
+
+
+def _with_zeros(x, shape, dtype):
+    """Returns `x`, and zeros that exist no earlier than it.
+
+    Plain zeros of one shape XLA makes once for all layers, before the first of them, and copies
+    for each.
+    """
+    x, zero = lax.optimization_barrier((x, jnp.zeros((), dtype)))
+    return x, jnp.full(shape, zero)
 
 
 def _bands(images, height, width):

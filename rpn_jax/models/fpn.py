@@ -7,7 +7,7 @@ from jax.nn.initializers import variance_scaling
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from rpn_jax.models.convolution import conv_general_dilated
+from rpn_jax.models.convolution import conv_general_dilated, promote_dtype
 from rpn_jax.typing import Array
 
 STAGES = ("c2", "c3", "c4", "c5")
@@ -60,6 +60,7 @@ class FPN(nn.Module):
             dtype=self.dtype,
             kernel_init=variance_scaling(1.0, "fan_in", "uniform"),
             conv_general_dilated=conv_general_dilated,
+    promote_dtype=promote_dtype,
             name=name,
         )
 

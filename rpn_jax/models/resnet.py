@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from rpn_jax.models.convolution import conv_general_dilated, max_pool
 from rpn_jax.models.norms import normalize
+from rpn_jax.models.relu import relu
 from rpn_jax.models.stages import run_stages
 from rpn_jax.typing import Array
 
@@ -103,16 +104,16 @@ class ResidualBlock(nn.Module):
                 groups=self.groups,
                 name="conv2",
             )
-            y = nn.relu(conv_norm(width, 1, first, name="conv1")(x, train))
-            y = nn.relu(conv3x3(y, train))
+            y = relu(conv_norm(width, 1, first, name="conv1")(x, train))
+            y = relu(conv3x3(y, train))
             y = conv_norm(4 * self.channels, 1, 1, zero_scale=True, name="conv3")(y, train)
         else:
             conv1 = conv_norm(self.channels, 3, self.stride, dilation=up_to, name="conv1")
             conv2 = conv_norm(self.channels, 3, 1, dilation=behind, zero_scale=True, name="conv2")
-            y = conv2(nn.relu(conv1(x, train)), train)
+            y = conv2(relu(conv1(x, train)), train)
         if x.shape != y.shape:
             x = conv_norm(y.shape[-1], 1, self.stride, name="shortcut")(x, train)
-        return nn.relu(x + y)
+        return relu(x + y)
 
 
 class _Stem(nn.Module):
@@ -125,7 +126,7 @@ class _Stem(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w 64"]:
         kernel = 7 if self.kind == "imagenet" else 3
-        x = nn.relu(_ConvNorm(64, kernel, 2, self.norm, self.dtype, name="conv1")(x, train))
+        x = relu(_ConvNorm(64, kernel, 2, self.norm, self.dtype, name="conv1")(x, train))
         return max_pool(x, 3, 2, 1) if self.kind == "imagenet" else x
 
 

@@ -14,7 +14,8 @@ from jax.nn.initializers import normal
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from rpn_jax.models.convolution import conv_general_dilated
+from rpn_jax.models.convolution import conv_general_dilated, promote_dtype
+from rpn_jax.models.relu import relu
 from rpn_jax.typing import Array
 
 # "New layers" of the paper, section 3.1.3: weights from N(0, 0.01), biases 0.
@@ -23,6 +24,7 @@ _Conv = functools.partial(
     padding="SAME",
     kernel_init=normal(0.01),
     conv_general_dilated=conv_general_dilated,
+    promote_dtype=promote_dtype,
 )
 
 
@@ -56,7 +58,7 @@ class RPNHead(nn.Module):
         """Returns the objectness logits and the box deltas (x, y, width, height) of a level."""
         num_images, K = features.shape[0], self.num_anchors
         scores_per_anchor = {"sigmoid": 1, "softmax": 2}[self.objectness]
-        x = nn.relu(_Conv(self.channels, (3, 3), dtype=self.dtype, name="conv")(features))
+        x = relu(_Conv(self.channels, (3, 3), dtype=self.dtype, name="conv")(features))
         scores = _Conv(scores_per_anchor * K, (1, 1), dtype=self.dtype, name="objectness")(x)
         deltas = _Conv(4 * K, (1, 1), dtype=self.dtype, name="deltas")(x)
         logits = scores.astype(jnp.float32)

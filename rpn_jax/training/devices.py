@@ -1,6 +1,8 @@
 """Where arrays and computations live: the state on every device, a share of a batch on each."""
 
 import collections
+import contextlib
+import ctypes
 import inspect
 import resource
 import sys
@@ -68,6 +70,41 @@ def prefetch(items: Iterable, put: Callable, ahead: int = 2) -> Iterator:
         if len(queue) > ahead:
             yield queue.popleft()
     yield from queue
+
+
+def settled(update: Callable) -> Callable:
+    """Returns a `parallel_update` that hands memory back to the system while it settles, on CPUs.
+
+    Freed memory is kept otherwise, see `__main__.keep_freed_memory`. But what compiling has freed
+    nothing else would fill; and in its first steps glibc's heap finds its shape: small things come
+    to lie around the scratch memory of a step, so that of the next goes elsewhere, in VGG-16 two
+    or three times. So a program is compiled before it runs, and its first steps are waited for.
+    """
+    if jax.local_devices()[0].platform != "cpu":
+        return update
+    steps_of = collections.Counter()
+
+    def update_and_settle(state, batch, key):
+        canvas = batch.images.shape
+        if not steps_of[canvas]:
+            update.lower(state, batch, key).compile()  # what the call below then finds
+            _hand_back_freed_memory()
+        result = update(state, batch, key)
+        steps_of[canvas] += 1
+        if steps_of[canvas] <= _SETTLING_STEPS:
+            jax.block_until_ready(result)
+            _hand_back_freed_memory()
+        return result
+
+    return update_and_settle
+
+
+_SETTLING_STEPS = 3
+
+
+def _hand_back_freed_memory() -> None:
+    with contextlib.suppress(OSError, AttributeError):  # elsewhere than with glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_memory_bytes() -> int:
