@@ -76,6 +76,8 @@ _G_G = np.kron(_G, _G).astype(np.float32)  # (36, 9): rows and columns at once, 
 _TILE = 4
 # Large maps are worked through in bands of about so many tiles, whose 36 planes stay in the cache.
 _TILES_PER_BAND = 300
+# A kernel has at most so many pairs of input and output channels at a time.
+_MAX_KERNEL = 512 * 512
 # With fewer channels than this the transforms cost more than the products they save.
 _MIN_CHANNELS = 32
 
@@ -182,6 +184,15 @@ def _together_backward(_, gradients):
 _together.defvjp(lambda *arrays: (arrays, None), _together_backward)
 
 
+def computed_once(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns `x`, which XLA's CPU backend then computes once, whatever reads it.
+
+    Otherwise it computes what is cheap again for each reader, in a residual network with the sums
+    of all the blocks before it, for which it keeps their terms to the end of the step.
+    """
+    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
+
+
 def output_size(size: int, window: int, stride: int, padding: int = 0, ceil: bool = False) -> int:
     """Returns how many windows lie along `size` pixels with `padding` on either side.
 
@@ -277,7 +288,12 @@ def _gradient_of_max(window, stride, index, dy):
     return (dx[:, : (height - 1) * stride + window, : (width - 1) * stride + window],)
 
 
-_max_of_slices.defvjp(_max_and_index, _gradient_of_max)
+def _max_and_kept_index(x, window, stride):
+    # Without the barrier XLA keeps `x`, to find the index when the gradient needs it.
+    return lax.optimization_barrier(_max_and_index(x, window, stride))
+
+
+_max_of_slices.defvjp(_max_and_kept_index, _gradient_of_max)
 
 
 def _direct(x, kernel):
@@ -342,6 +358,8 @@ _conv3x3.defvjp(_forward, _backward)
 
 def _winograd(x: Float[Array, "N H W C"], kernel: Float[Array, "3 3 C D"]):
     """Returns the 'same' convolution, a band of tile rows at a time, in float32 inside."""
+    if (parts := _num_parts(*kernel.shape[2:])) > 1:
+        return jnp.concatenate([_winograd(x, k) for k in jnp.array_split(kernel, parts, 3)], 3)
     dtype = x.dtype
     images, height, width, _ = x.shape
     bands, rows, columns = _bands(images, height, width)
@@ -351,9 +369,7 @@ def _winograd(x: Float[Array, "N H W C"], kernel: Float[Array, "3 3 C D"]):
         36, *kernel.shape[2:]
     )
 
-    x, y = _with_zeros(
-        x, (images, bands * rows * _TILE, columns * _TILE, kernel.shape[-1]), dtype
-    )
+    x, y = _with_zeros(x, (images, bands * rows * _TILE, columns * _TILE, kernel.shape[-1]), dtype)
 
     def band(y, index):
         planes = _transform_input(_rows_of(x, index, rows, halo=1))
@@ -367,6 +383,9 @@ def _winograd(x: Float[Array, "N H W C"], kernel: Float[Array, "3 3 C D"]):
 
 def _winograd_kernel_gradient(x: Float[Array, "N H W C"], dy: Float[Array, "N H W D"]):
     """Returns the gradient of the kernel: the transpose of each step of `_winograd` in turn."""
+    if (parts := _num_parts(x.shape[3], dy.shape[3])) > 1:
+        of_parts = [_winograd_kernel_gradient(x, d) for d in jnp.array_split(dy, parts, 3)]
+        return jnp.concatenate(of_parts, 3)
     images, height, width, channels = x.shape
     bands, rows, columns = _bands(images, height, width)
     x = _pad_input(x, bands * rows, columns)
@@ -385,6 +404,14 @@ def _winograd_kernel_gradient(x: Float[Array, "N H W C"], dy: Float[Array, "N H 
     return gradient.reshape(3, 3, *total.shape[1:]).astype(x.dtype)
 
 
+def _num_parts(channels, out_channels):
+    """Returns into how many parts to take the output channels, one after another.
+
+    The 36 planes of a kernel of 1024 by 1024 channels are 151 MB, those of its parts 38.
+    """
+    return max(channels * out_channels // _MAX_KERNEL, 1)
+
+
 def _with_zeros(x, shape, dtype):
     """Returns `x`, and zeros that exist no earlier than it.
 
@@ -398,8 +425,10 @@ def _with_zeros(x, shape, dtype):
 def _bands(images, height, width):
     """Returns the number of bands, and the rows and columns of tiles in each."""
     rows, columns = -(-height // _TILE), -(-width // _TILE)
-    bands = min(rows, -(-images * rows * columns // _TILES_PER_BAND))
-    rows_per_band = -(-rows // bands)
+    ideal = min(max(_TILES_PER_BAND // (images * columns), 1), rows)
+    # Of those about as large, the bands that reach least beyond the map.
+    sizes = range(-(-2 * ideal // 3), min(5 * ideal // 3, rows) + 1)
+    rows_per_band = min(sizes, key=lambda size: (-(-rows // size) * size, abs(size - ideal)))
     return -(-rows // rows_per_band), rows_per_band, columns
 
 

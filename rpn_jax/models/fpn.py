@@ -7,7 +7,7 @@ from jax.nn.initializers import variance_scaling
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from rpn_jax.models.convolution import conv_general_dilated, promote_dtype
+from rpn_jax.models.convolution import computed_once, conv_general_dilated, promote_dtype
 from rpn_jax.typing import Array
 
 STAGES = ("c2", "c3", "c4", "c5")
@@ -48,7 +48,7 @@ class FPN(nn.Module):
             merged = self._conv(1, f"lateral{number}")(feature)
             if above is not None:
                 merged += _enlarge(_enlarge(above, 1, merged.shape[1]), 2, merged.shape[2])
-            levels.insert(0, self._conv(3, f"output{number}")(merged))
+            levels.insert(0, computed_once(self._conv(3, f"output{number}")(merged)))
             above = merged
         return (*levels, levels[-1][:, ::2, ::2])
 
@@ -60,7 +60,7 @@ class FPN(nn.Module):
             dtype=self.dtype,
             kernel_init=variance_scaling(1.0, "fan_in", "uniform"),
             conv_general_dilated=conv_general_dilated,
-    promote_dtype=promote_dtype,
+            promote_dtype=promote_dtype,
             name=name,
         )
 

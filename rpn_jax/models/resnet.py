@@ -17,7 +17,7 @@ from jax.nn.initializers import ones, variance_scaling, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from rpn_jax.models.convolution import conv_general_dilated, max_pool
+from rpn_jax.models.convolution import conv_general_dilated, max_pool, promote_dtype
 from rpn_jax.models.norms import normalize
 from rpn_jax.models.relu import relu
 from rpn_jax.models.stages import run_stages
@@ -51,6 +51,7 @@ class _ConvNorm(nn.Module):
             dtype=self.dtype,
             kernel_init=variance_scaling(2.0, "fan_out", "normal"),
             conv_general_dilated=conv_general_dilated,
+            promote_dtype=promote_dtype,
             name="conv",
         )(x)
         return normalize(

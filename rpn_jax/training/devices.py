@@ -79,6 +79,7 @@ def settled(update: Callable) -> Callable:
     nothing else would fill; and in its first steps glibc's heap finds its shape: small things come
     to lie around the scratch memory of a step, so that of the next goes elsewhere, in VGG-16 two
     or three times. So a program is compiled before it runs, and its first steps are waited for.
+    It can happen later too: each hundredth step hands back what an earlier one has left.
     """
     if jax.local_devices()[0].platform != "cpu":
         return update
@@ -91,15 +92,14 @@ def settled(update: Callable) -> Callable:
             _hand_back_freed_memory()
         result = update(state, batch, key)
         steps_of[canvas] += 1
-        if steps_of[canvas] <= _SETTLING_STEPS:
+        if steps_of[canvas] <= 10:
             jax.block_until_ready(result)
+            _hand_back_freed_memory()
+        elif steps_of[canvas] % 100 == 0:
             _hand_back_freed_memory()
         return result
 
     return update_and_settle
-
-
-_SETTLING_STEPS = 3
 
 
 def _hand_back_freed_memory() -> None:

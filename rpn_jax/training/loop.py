@@ -76,7 +76,9 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
         mask = trainable_mask(variables["params"], config.model.frozen_stages)
         state = initial_state(variables, mask, optimizer, with_ema=bool(config.ema_decay))
         state, key = devices.replicate((state, random_key(config)))
-        train_step = devices.parallel_update(make_train_step(config, network, optimizer, schedule))
+        train_step = devices.settled(
+            devices.parallel_update(make_train_step(config, network, optimizer, schedule))
+        )
         eval_step = devices.parallel_map(make_eval_step(config, network))
 
         checkpoints = Checkpoints(workdir, config.checkpoint.keep)

@@ -124,6 +124,44 @@ def test_the_size_of_bands_changes_rounding_only(monkeypatch, tiles_per_band):
     assert_close(run(), whole, 1e-6)
 
 
+@pytest.mark.parametrize("height_width", [(1, 1), (5, 300), (37, 50), (75, 100), (150, 200)])
+@pytest.mark.parametrize("images", [1, 3, 200])
+def test_bands_cover_the_map_and_reach_little_beyond(images, height_width):
+    bands, rows, columns = convolution._bands(images, *height_width)
+    needed = -(-height_width[0] // 4)
+    assert columns == -(-height_width[1] // 4)
+    assert needed <= bands * rows < needed + rows
+    assert bands * rows - needed <= max(needed // 10, 1)
+
+
+def test_output_channels_in_parts_change_rounding_only(monkeypatch):
+    x, kernel = normal(0, 2, 9, 14, 32), normal(1, 3, 3, 32, 72)
+
+    def results():
+        whole = functools.partial(value_and_gradients, convolution._conv3x3)
+        return jax.jit(lambda *arguments: whole(*arguments))(x, kernel)
+
+    expected = results()
+    monkeypatch.setattr(convolution, "_MAX_KERNEL", 32 * 20)  # in 3 parts
+    assert_close(results(), expected, 2e-6)
+
+
+def test_gradients_that_come_together_are_the_same():
+    def loss(x, kernel, bias, promote):
+        x, kernel, bias = promote(x, kernel, bias, dtype=jnp.float32)
+        return jnp.sin(same_3x3(conv_general_dilated, x, kernel) + bias[None, None, None]).sum()
+
+    arguments = normal(0, 1, 8, 8, 32), normal(1, 3, 3, 32, 32), normal(2, 32)
+    got, expected = (
+        jax.jit(jax.grad(functools.partial(loss, promote=promote), argnums=(0, 1, 2)))(*arguments)
+        for promote in (convolution.promote_dtype, nn.dtypes.promote_dtype)
+    )
+    assert_close(got, expected, 1e-6)
+    without_bias = convolution.promote_dtype(*arguments[:2], None, dtype=jnp.bfloat16)
+    assert [a.dtype for a in without_bias[:2]] == [jnp.bfloat16] * 2
+    assert without_bias[2] is None
+
+
 def test_the_cpu_program_holds_no_convolution_and_no_branch():
     x, kernel = normal(0, 1, 8, 8, 32), normal(1, 3, 3, 32, 32)
     step = jax.jit(
