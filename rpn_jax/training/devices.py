@@ -6,6 +6,7 @@ import ctypes
 import inspect
 import resource
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
@@ -94,6 +95,7 @@ def settled(update: Callable) -> Callable:
         steps_of[canvas] += 1
         if steps_of[canvas] <= 10:
             jax.block_until_ready(result)
+            time.sleep(0.05)  # XLA frees the scratch memory a moment after the results are there
             _hand_back_freed_memory()
         elif steps_of[canvas] % 100 == 0:
             _hand_back_freed_memory()
