@@ -35,7 +35,7 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 
 from rpn_jax.typing import Array
 
@@ -173,19 +173,11 @@ def _together(*arrays):
     return arrays
 
 
-def _together_backward(_, gradients):
-    return lax.platform_dependent(
-        *gradients,
-        cpu=lambda *gradients: lax.optimization_barrier(gradients),
-        default=lambda *gradients: gradients,
-    )
+_together.defvjp(lambda *arrays: (arrays, None), lambda _, gradients: computed_once(gradients))
 
 
-_together.defvjp(lambda *arrays: (arrays, None), _together_backward)
-
-
-def computed_once(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Returns `x`, which XLA's CPU backend then computes once, whatever reads it.
+def computed_once(x: PyTree[Array]) -> PyTree[Array]:
+    """Returns `x`, which XLA's CPU backend then computes once and as a whole, whatever reads it.
 
     Otherwise it computes what is cheap again for each reader, in a residual network with the sums
     of all the blocks before it, for which it keeps their terms to the end of the step.

@@ -110,7 +110,8 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
             validate(state, start)  # which was cut off
         steps = progress.watch(batches(config, train_set, plan, canvases, features, start))
         for step, on_device in enumerate(steps, start + 1):
-            # The host runs ahead of the devices: it waits for them only to log and to save.
+            # The host runs ahead of the devices: once settled, it waits for them only to log and to
+            # save.
             state, metrics = profiler.run(step, train_step, state, on_device, key)
             progress.add(step, metrics)
             is_stop = stop.reached(step)
