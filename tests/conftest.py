@@ -4,7 +4,7 @@ import os
 import pathlib
 import tempfile
 
-os.environ["XLA_FLAGS"] = " ".join(
+FLAGS = os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
@@ -23,6 +23,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 _cache = tempfile.TemporaryDirectory(prefix="rpn_jax_test_cache_")
 jax.config.update("jax_compilation_cache_dir", _cache.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+@pytest.fixture(autouse=True)
+def _flags_of_this_process(monkeypatch):
+    """The processes that a test starts compile as this one does, whatever ran here before.
+
+    `main` adds flags for what it starts, which this JAX, started before, does not heed.
+    """
+    monkeypatch.setenv("XLA_FLAGS", FLAGS)
 
 
 @pytest.fixture(scope="session")
