@@ -76,10 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_cpu_flags()
     # Orbax warns of options that follow from others, and shows the errors that it raises as well.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    # Compiled programs are kept, so that the second start of a run begins at once.
-    os.environ.setdefault(
-        "JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/rpn_jax/compiled")
-    )
+    keep_compiled_programs()
     try:
         COMMANDS[arguments.command].run(arguments, overrides)
     except UserError as error:
@@ -137,6 +134,17 @@ def keep_freed_memory() -> None:
             (top_pad, 2**26),
         ):
             mallopt(parameter, value)
+
+
+def keep_compiled_programs() -> None:
+    """Has JAX keep what it compiles on disk, so that the second start of a run begins at once.
+
+    The small programs too: a start compiles dozens, in which XLA's compiler takes memory that
+    nothing else would fill. Variables that choose otherwise stay as they are.
+    """
+    place = os.path.expanduser("~/.cache/rpn_jax/compiled")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", place)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def set_cpu_flags() -> None:

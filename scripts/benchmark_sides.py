@@ -252,7 +252,10 @@ class Sides:
         What counts of our memory is the second run, which finds its programs compiled.
         """
         result = {}
-        cache = {"JAX_COMPILATION_CACHE_DIR": str(self._folder / "compiled")}
+        cache = {
+            "JAX_COMPILATION_CACHE_DIR": str(self._folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
         for name, (command, environment) in self._commands.items():
             if name == THEIRS and not case.peer:
                 continue

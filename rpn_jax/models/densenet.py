@@ -17,9 +17,11 @@ from jax.nn.initializers import variance_scaling
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from rpn_jax.models.convolution import conv_general_dilated, max_pool, output_size, promote_dtype
+from rpn_jax.models.convolution import conv_general_dilated, promote_dtype
 from rpn_jax.models.norms import normalize
+from rpn_jax.models.pooling import max_pool
 from rpn_jax.models.stages import run_stages
+from rpn_jax.models.windows import output_size
 from rpn_jax.typing import Array
 
 # Stage: layers of its dense block.

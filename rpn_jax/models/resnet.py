@@ -17,8 +17,9 @@ from jax.nn.initializers import ones, variance_scaling, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from rpn_jax.models.convolution import conv_general_dilated, max_pool, promote_dtype
+from rpn_jax.models.convolution import conv_general_dilated, promote_dtype
 from rpn_jax.models.norms import normalize
+from rpn_jax.models.pooling import max_pool
 from rpn_jax.models.relu import relu
 from rpn_jax.models.stages import run_stages
 from rpn_jax.typing import Array

@@ -216,10 +216,14 @@ class Progress:
         self._waited = 0.0
 
     def watch(self, batches: Iterator[DeviceBatch]) -> Iterator[DeviceBatch]:
-        """Passes the batches on and takes the time that the loop waits for them."""
+        """Passes the batches on and takes the time that the devices wait for them.
+
+        The loop itself waits longer: it runs ahead, which a step that is still running allows.
+        """
         asked = time.perf_counter()
         for batch in batches:
-            self._waited += time.perf_counter() - asked
+            if self._pending.are_ready():
+                self._waited += time.perf_counter() - asked
             yield batch
             asked = time.perf_counter()
 

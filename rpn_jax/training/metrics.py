@@ -91,6 +91,10 @@ class PendingMetrics:
         """Keeps a step's metrics."""
         self._steps.append((step, values))
 
+    def are_ready(self) -> bool:
+        """Returns whether all kept steps have been computed, without waiting for them."""
+        return not self._steps or self._steps[-1][1]["loss"].is_ready()
+
     def fetch(self) -> dict[str, float]:
         """Waits for the kept steps and returns the mean of each metric over them.
 

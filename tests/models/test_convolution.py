@@ -9,8 +9,10 @@ import pytest
 from flax import linen as nn
 from jax import export, lax
 
-from rpn_jax.models import convolution
-from rpn_jax.models.convolution import conv_general_dilated, max_pool, output_size
+from rpn_jax.models import convolution, winograd
+from rpn_jax.models.convolution import conv_general_dilated
+from rpn_jax.models.pooling import max_pool
+from rpn_jax.models.windows import output_size
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -40,7 +42,7 @@ def assert_close(got, expected, tolerance=2e-5):
 
 def test_the_matrices_give_an_exact_filter_in_one_dimension():
     signal, taps = np.arange(1.0, 7.0) ** 2, np.array([2.0, -1.0, 0.5])
-    y = convolution._A_T @ ((convolution._G @ taps) * (convolution._B_T @ signal))
+    y = winograd._A_T @ ((winograd._G @ taps) * (winograd._B_T @ signal))
     # 2 * 1 - 4 + 9 / 2 = 2.5; 2 * 4 - 9 + 16 / 2 = 7; 18 - 16 + 12.5 = 14.5; 32 - 25 + 18 = 25.
     np.testing.assert_allclose(y, [2.5, 7.0, 14.5, 25.0], rtol=1e-12)
 
@@ -95,13 +97,35 @@ def test_a_first_convolution_equals_lax_in_value_and_gradients(height, width, wi
     assert_close(run(conv_general_dilated), run(lax.conv_general_dilated))
 
 
+@pytest.mark.parametrize(("height", "width"), [(17, 22), (8, 11), (5, 6)])
+@pytest.mark.parametrize(("window", "stride", "pad"), [(3, 2, 1), (5, 2, 0), (5, 3, 2), (2, 3, 1)])
+def test_a_strided_convolution_equals_lax_in_value_and_gradients(
+    height, width, window, stride, pad
+):
+    x, kernel = normal(0, 2, height, width, 32), normal(1, window, window, 32, 40)
+
+    def run(conv):
+        strided = functools.partial(
+            conv,
+            window_strides=(stride, stride),
+            padding=((pad, pad), (pad, pad)),
+            dimension_numbers=NHWC,
+        )
+        step = jax.jit(functools.partial(value_and_gradients, strided))
+        return step(x, kernel), step.lower(x, kernel).compile().as_text()
+
+    (got, program), (expected, _) = run(conv_general_dilated), run(lax.conv_general_dilated)
+    assert_close(got, expected)
+    assert " convolution(" not in program
+
+
 def test_winograd_error_against_float64_is_a_few_roundings():
     x, kernel = normal(0, 1, 12, 12, 256), normal(1, 3, 3, 256, 64)
     windows = np.lib.stride_tricks.sliding_window_view(
         np.pad(np.asarray(x[0], np.float64), ((1, 1), (1, 1), (0, 0))), (3, 3), axis=(0, 1)
     )
     exact = np.einsum("hwcij,ijcd->hwd", windows, np.asarray(kernel, np.float64), optimize=True)
-    error = np.asarray(convolution._winograd(x, kernel))[0] - exact
+    error = np.asarray(winograd.winograd(x, kernel))[0] - exact
     assert np.sqrt(np.mean(error**2)) < 3e-6 * exact.std()  # 1.5e-6 measured
     assert np.abs(error).max() < 2e-5 * exact.std()
 
@@ -114,20 +138,20 @@ def test_the_size_of_bands_changes_rounding_only(monkeypatch, tiles_per_band):
         # A new function each time: the number of bands is part of what jit compiles.
         return jax.jit(
             lambda x, dy, kernel: (
-                convolution._winograd(x, kernel),
-                convolution._winograd_kernel_gradient(x, dy),
+                winograd.winograd(x, kernel),
+                winograd._kernel_gradient(x, dy),
             )
         )(x, dy, kernel)
 
     whole = run()  # 2 x 5 x 3 = 30 tiles are one band
-    monkeypatch.setattr(convolution, "_TILES_PER_BAND", tiles_per_band)
+    monkeypatch.setattr(winograd, "_TILES_PER_BAND", tiles_per_band)
     assert_close(run(), whole, 1e-6)
 
 
 @pytest.mark.parametrize("height_width", [(1, 1), (5, 300), (37, 50), (75, 100), (150, 200)])
 @pytest.mark.parametrize("images", [1, 3, 200])
 def test_bands_cover_the_map_and_reach_little_beyond(images, height_width):
-    bands, rows, columns = convolution._bands(images, *height_width)
+    bands, rows, columns = winograd._bands(images, *height_width)
     needed = -(-height_width[0] // 4)
     assert columns == -(-height_width[1] // 4)
     assert needed <= bands * rows < needed + rows
@@ -138,11 +162,13 @@ def test_output_channels_in_parts_change_rounding_only(monkeypatch):
     x, kernel = normal(0, 2, 9, 14, 32), normal(1, 3, 3, 32, 72)
 
     def results():
-        whole = functools.partial(value_and_gradients, convolution._conv3x3)
+        whole = functools.partial(
+            value_and_gradients, functools.partial(same_3x3, conv_general_dilated)
+        )
         return jax.jit(lambda *arguments: whole(*arguments))(x, kernel)
 
     expected = results()
-    monkeypatch.setattr(convolution, "_MAX_KERNEL", 32 * 20)  # in 3 parts
+    monkeypatch.setattr(winograd, "_MAX_KERNEL", 32 * 20)  # in 3 parts
     assert_close(results(), expected, 2e-6)
 
 
