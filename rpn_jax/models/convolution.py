@@ -6,12 +6,13 @@ step, in the gradient of a convolution's kernel. When a program is lowered for a
 - a 3x3 convolution with stride 1 and 'same' padding (nearly all of VGG, half of ResNet) is
   computed by Winograd's minimal filtering, see `winograd`;
 - one with a larger stride is a sum of matrix products, one for each place in the window;
-- that of the image itself is one product with its patches.
+- the kernel's gradient of a convolution of the image itself is a product with its patches.
 
 Shapes: N images, H x W pixels, C input and D output channels; h x w windows.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -29,6 +30,8 @@ from rpn_jax.typing import Array
 _MIN_CHANNELS = 32
 # A map with at most this many channels is taken for an image.
 _MAX_IMAGE_CHANNELS = 4
+# So much of its patches stays in the cache.
+_BYTES_PER_BAND = 2**20
 
 _NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
@@ -129,20 +132,20 @@ def computed_once(x: PyTree[Array]) -> PyTree[Array]:
 def _on_cpu(window, strides, pads, channels, features):
     """Returns how to find value and gradients of a convolution on a CPU; None is as `lax` does."""
     if channels <= _MAX_IMAGE_CHANNELS:
-        value = functools.partial(_product_with_patches, strides=strides, pads=pads)
-        return value, functools.partial(_gradients, value)
+        ways = _direct, _gradients_of_image
+        return tuple(functools.partial(way, strides, pads) for way in ways)
     if min(channels, features) < _MIN_CHANNELS:
         return None
     if (window, strides, pads) == ((3, 3), (1, 1), ((1, 1), (1, 1))):
         return winograd, winograd_gradients
     if window[0] == window[1] and strides[0] == strides[1] > 1:
         ways = _sum_of_products, _gradients_of_products
-        return tuple(functools.partial(way, stride=strides[0], pads=pads) for way in ways)
+        return tuple(functools.partial(way, strides[0], pads) for way in ways)
     return None
 
 
-# The gradients are given, because those that JAX derives would keep what is made of the input, the
-# planes of Winograd (2.25 times the input) or the patches, from the forward pass.
+# The gradients are given, because those that JAX derives would keep what is made of the input, as
+# Winograd's planes of 2.25 times its size, from the forward pass.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _conv(value, gradients, strides, pads, x, kernel):
     return _forward(value, gradients, strides, pads, x, kernel)[0]
@@ -174,7 +177,7 @@ def _gradients(value, x, kernel, dy):
     return jax.vjp(value, x, kernel)[1](dy)
 
 
-def _pixels_of_windows(x, window, strides, pads):
+def _pixels_of_windows(x, window, strides, pads=((0, 0), (0, 0))):
     """Returns the pixels (N, h, w, C) at each place in the windows, row by row."""
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     height, width = (size - w + 1 for size, w in zip(x.shape[1:3], window, strict=True))
@@ -185,21 +188,43 @@ def _pixels_of_windows(x, window, strides, pads):
     ]
 
 
-def _product_with_patches(x, kernel, strides, pads):
-    """Returns the convolution of an image, whose few channels make small patches."""
-    patches = jnp.concatenate(_pixels_of_windows(x, kernel.shape[:2], strides, pads), axis=-1)
-    patches = lax.optimization_barrier(patches)
-    return jnp.dot(patches, kernel.reshape(patches.shape[-1], -1))
+def _gradients_of_image(strides, pads, x, kernel, dy):
+    """Returns the gradients, the kernel's by patches of a band of rows at a time."""
+    (dx,) = jax.linear_transpose(lambda x: _direct(strides, pads, x, kernel), x)(dy)
+    window, height = kernel.shape[:2], dy.shape[1]
+    bytes_per_row = 4 * math.prod(window) * x.shape[3] * x.shape[0] * dy.shape[2]
+    bands = -(-height // max(_BYTES_PER_BAND // bytes_per_row, 1))
+    rows = -(-height // bands)
+    dy = jnp.pad(dy, ((0, 0), (0, bands * rows - height), (0, 0), (0, 0)))
+    (top, _), sides = pads
+    under = (bands * rows - 1) * strides[0] + window[0]
+    around = ((0, 0, 0), (top, under - top - x.shape[1], 0), (*sides, 0), (0, 0, 0))
+    x = lax.pad(x, jnp.zeros((), x.dtype), around)
+
+    def of_band(index):
+        size = (rows - 1) * strides[0] + window[0]
+        band = lax.dynamic_slice_in_dim(x, index * rows * strides[0], size, axis=1)
+        patches = jnp.concatenate(_pixels_of_windows(band, window, strides), axis=-1)
+        patches = lax.optimization_barrier(patches)
+        of_rows = lax.dynamic_slice_in_dim(dy, index * rows, rows, axis=1)
+        return jnp.tensordot(
+            patches, of_rows, axes=((0, 1, 2), (0, 1, 2)), preferred_element_type=jnp.float32
+        )
+
+    total, _ = lax.scan(
+        lambda total, index: (total + of_band(index), None), of_band(0), jnp.arange(1, bands)
+    )
+    return dx, total.reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _sum_of_products(x, kernel, stride, pads):
+def _sum_of_products(stride, pads, x, kernel):
     """Returns the convolution as a matrix product for each place in the windows, in float32."""
     pixels = _pixels_of_windows(x.astype(jnp.float32), kernel.shape[:2], (stride, stride), pads)
     taps = kernel.astype(jnp.float32).reshape(-1, *kernel.shape[2:])
     return sum(map(jnp.dot, pixels, taps)).astype(x.dtype)
 
 
-def _gradients_of_products(x, kernel, dy, stride, pads):
+def _gradients_of_products(stride, pads, x, kernel, dy):
     window, dtype = kernel.shape[0], x.dtype
     x, kernel, dy = (a.astype(jnp.float32) for a in (x, kernel, dy))
     pixels = _pixels_of_windows(x, (window, window), (stride, stride), pads)

@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import h5py
 import ml_dtypes  # noqa: F401  (makes bfloat16 known to NumPy)
 import numpy as np
 import safetensors
@@ -105,6 +104,8 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _read_hdf5(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Reads the groups that Keras made for layers, wherever in the file they are."""
+    import h5py  # 11 MB of memory, which no other format needs
+
     arrays = {}
 
     def read_layer(place, group):

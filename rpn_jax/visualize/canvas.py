@@ -9,7 +9,6 @@ import functools
 from collections.abc import Iterator, Sequence
 
 import cv2
-import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
@@ -178,6 +177,8 @@ def _ink(background: Color) -> Color:
 
 @functools.cache
 def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
+    import matplotlib  # 10 MB of memory, which training needs for its pictures alone
+
     file = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/{file}", size)
 

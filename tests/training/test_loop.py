@@ -12,6 +12,7 @@ import time
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from training.small import small_config
@@ -248,6 +249,29 @@ def test_nothing_compiles_after_the_first_step_of_each_bucket(
     # The validation after a step belongs to the step before the next.
     assert warm + 2 <= config.steps
     assert compilations()[compilations_before_step[warm + 2] :] == []
+
+
+def test_input_wait_is_that_of_the_devices(data_dir, tmp_path):
+    progress = loop.Progress(shapes_config(data_dir), tmp_path, 0)
+    busy = jax.jit(lambda x: jax.lax.fori_loop(0, 200, lambda _, x: jnp.sin(x @ x), x).sum())
+    matrix = jnp.ones((500, 500))
+    done = jax.block_until_ready(busy(matrix))
+
+    def slow_batches(count):
+        for _ in range(count):
+            time.sleep(0.05)
+            yield None
+
+    for step, _ in enumerate(progress.watch(slow_batches(3)), 1):
+        progress.add(step, {"loss": busy(matrix)})  # each of a second, say
+    progress.log(3)
+    for step, _ in enumerate(progress.watch(slow_batches(3)), 4):
+        progress.add(step, {"loss": done})
+    progress.log(6)
+    progress.close()
+    running, idle = (row["train/input_wait"] for row in read_metrics(tmp_path / "metrics.jsonl"))
+    assert running == 0
+    assert idle > 0.5
 
 
 def test_a_run_killed_and_started_again_ends_with_the_same_bits(data_dir, tmp_path, finished):
