@@ -34,17 +34,23 @@ def bytes_kept(network, variables):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "output_stage"),
-    [("vgg16", "c4"), ("resnet50", "c3"), ("densenet121", "c2"), ("alexnet", "c5"), ("zf", "c5")],
+    ("backbone", "output_stage", "share"),
+    [
+        ("vgg16", "c4", 0.4),
+        ("resnet50", "c3", 0.4),
+        ("densenet121", "c2", 0.4),
+        ("alexnet", "c5", 0.5),  # small maps, beside which the image counts
+        ("zf", "c5", 0.4),
+    ],
 )
-def test_every_backbone_keeps_less_and_the_same_variables(backbone, output_stage):
+def test_every_backbone_keeps_less_and_the_same_variables(backbone, output_stage, share):
     plain, remat = (
         build_rpn(backbone=backbone, output_stage=output_stage, head_channels=8, remat=remat)
         for remat in (False, True)
     )
     variables = variables_of(plain)
     assert variables_of(remat) == variables
-    assert bytes_kept(remat, variables) < 0.4 * bytes_kept(plain, variables)
+    assert bytes_kept(remat, variables) < share * bytes_kept(plain, variables)
 
 
 def test_frozen_stages_and_evaluation_run_as_without():
