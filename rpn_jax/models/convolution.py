@@ -22,7 +22,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Float, PyTree
 
-from rpn_jax.models.windows import sum_over_windows
+from rpn_jax.models.windows import sum_over_bands, sum_over_windows
 from rpn_jax.models.winograd import winograd, winograd_gradients
 from rpn_jax.typing import Array
 
@@ -85,7 +85,7 @@ def conv_general_dilated(
                 for size, pad, length in zip(lhs.shape[1:3], pads, window, strict=True)
             )
             and lhs.size > 0
-            and (ways := _on_cpu(window, strides, pads, *rhs.shape[2:]))
+            and (ways := _ways_on_cpu(window, strides, pads, *rhs.shape[2:]))
         ):
             return _conv(*ways, strides, pads, lhs, rhs)
     return lax.conv_general_dilated(
@@ -129,7 +129,7 @@ def computed_once(x: PyTree[Array]) -> PyTree[Array]:
     return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
 
 
-def _on_cpu(window, strides, pads, channels, features):
+def _ways_on_cpu(window, strides, pads, channels, features):
     """Returns how to find value and gradients of a convolution on a CPU; None is as `lax` does."""
     if channels <= _MAX_IMAGE_CHANNELS:
         ways = _direct, _gradients_of_image
@@ -211,10 +211,8 @@ def _gradients_of_image(strides, pads, x, kernel, dy):
             patches, of_rows, axes=((0, 1, 2), (0, 1, 2)), preferred_element_type=jnp.float32
         )
 
-    total, _ = lax.scan(
-        lambda total, index: (total + of_band(index), None), of_band(0), jnp.arange(1, bands)
-    )
-    return dx, total.reshape(kernel.shape).astype(kernel.dtype)
+    d_kernel = sum_over_bands(of_band, bands).reshape(kernel.shape)
+    return dx, d_kernel.astype(kernel.dtype)
 
 
 def _sum_of_products(stride, pads, x, kernel):

@@ -1,9 +1,10 @@
-"""Windows that slide over a map, of a pool or a convolution."""
+"""Windows that slide over a map, of a pool or a convolution, and bands of its rows."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Float
 
 from rpn_jax.typing import Array
@@ -51,3 +52,10 @@ def sum_over_windows(
     )  # (images, rows, stride, columns, stride, channels)
     whole = planes.reshape(images, rows * stride, columns * stride, channels)
     return whole[:, : (height - 1) * stride + window, : (width - 1) * stride + window]
+
+
+def sum_over_bands(part: Callable[[int | Array], Array], count: int) -> Array:
+    """Returns the sum of `part(0)` to `part(count - 1)`, which are computed one after another."""
+    # It begins with the first, because zeros XLA would make for all layers at once.
+    later = jnp.arange(1, count)
+    return lax.scan(lambda total, index: (total + part(index), None), part(0), later)[0]

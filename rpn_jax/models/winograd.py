@@ -27,6 +27,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float
 
+from rpn_jax.models.windows import sum_over_bands
 from rpn_jax.typing import Array
 
 _c = math.sqrt(2.0)
@@ -125,9 +126,7 @@ def _kernel_gradient(x: Float[Array, "N H W C"], dy: Float[Array, "N H W D"]):
         d_products = _transform_output_gradient(_rows_of(dy, index, rows))
         return _multiply(planes.swapaxes(1, 2), d_products)
 
-    total, _ = lax.scan(
-        lambda total, index: (total + products(index), None), products(0), jnp.arange(1, bands)
-    )
+    total = sum_over_bands(products, bands)
     gradient = jnp.dot(_G_G.T, total.reshape(36, -1), precision="highest")
     return gradient.reshape(3, 3, *total.shape[1:]).astype(x.dtype)
 
