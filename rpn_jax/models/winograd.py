@@ -154,7 +154,7 @@ def _bands(images, height, width):
     rows, columns = -(-height // _TILE), -(-width // _TILE)
     ideal = min(max(_TILES_PER_BAND // (images * columns), 1), rows)
     # Of those about as large, the bands that reach least beyond the map.
-    sizes = range(-(-2 * ideal // 3), min(5 * ideal // 3, rows) + 1)
+    sizes = range(-(-2 * ideal // 3), min(4 * ideal // 3, rows) + 1)
     rows_per_band = min(sizes, key=lambda size: (-(-rows // size) * size, abs(size - ideal)))
     return -(-rows // rows_per_band), rows_per_band, columns
 
