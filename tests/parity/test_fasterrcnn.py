@@ -32,9 +32,9 @@ def test_proposals_are_torchvisions(tmp_path):
         )
         expected = answers[f"boxes{index}"]
         assert len(boxes) == len(expected) > 500
-        apart = np.abs(boxes[:, None] - expected).max(axis=2)
-        place = apart.argmin(axis=1)
-        assert apart.min(axis=1).max() < 1e-2
-        np.testing.assert_array_equal(np.sort(place), np.arange(len(boxes)))
-        # Rounding may exchange those of scores that are as good as equal; they are 0 to 1.
-        np.testing.assert_allclose(scores[place], scores, rtol=0, atol=1e-5)
+        # Rounding may exchange boxes whose scores, 0 to 1, are as good as equal.
+        moved = np.flatnonzero(np.abs(boxes - expected).max(axis=1) > 1e-2)
+        assert len(moved) < 10
+        for i in moved:
+            (place,) = moved[np.abs(boxes[i] - expected[moved]).max(axis=1) < 1e-2]
+            assert abs(scores[place] - scores[i]) < 1e-5
