@@ -401,11 +401,9 @@ def training(steps: int) -> dict[str, float]:
         loop.train(config, folder / "run")
         rows = read_metrics(folder / "run" / "metrics.jsonl")
     settled = rows[1:] or rows
-    mean = {name: statistics.mean(row[f"train/{name}"] for row in settled)
-            for name in ("input_wait", "images_per_second")}  # fmt: skip
     return {
-        "waiting for data, %": 100 * mean["input_wait"],
-        "images/s": mean["images_per_second"],
+        "waiting for data, %": statistics.mean(100 * row["train/input_wait"] for row in settled),
+        "images/s": statistics.mean(row["train/images_per_second"] for row in settled),
     }
 
 

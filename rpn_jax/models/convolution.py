@@ -22,7 +22,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Float, PyTree
 
-from rpn_jax.models.windows import sum_over_bands, sum_over_windows
+from rpn_jax.models.windows import pixels_of_windows, sum_over_bands, sum_over_windows
 from rpn_jax.models.winograd import winograd, winograd_gradients
 from rpn_jax.typing import Array
 
@@ -85,9 +85,9 @@ def conv_general_dilated(
                 for size, pad, length in zip(lhs.shape[1:3], pads, window, strict=True)
             )
             and lhs.size > 0
-            and (ways := _ways_on_cpu(window, strides, pads, *rhs.shape[2:]))
+            and (ways := _ways(window, strides, pads, *rhs.shape[2:]))
         ):
-            return _conv(*ways, strides, pads, lhs, rhs)
+            return _conv(*ways, lhs, rhs)
     return lax.conv_general_dilated(
         lhs,
         rhs,
@@ -129,41 +129,45 @@ def computed_once(x: PyTree[Array]) -> PyTree[Array]:
     return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
 
 
-def _ways_on_cpu(window, strides, pads, channels, features):
-    """Returns how to find value and gradients of a convolution on a CPU; None is as `lax` does."""
+def _ways(window, strides, pads, channels, features):
+    """Returns how to find a convolution on a CPU, its gradients there, and it elsewhere.
+
+    None where a CPU does as `lax` does.
+    """
+    direct = functools.partial(_direct, strides, pads)
     if channels <= _MAX_IMAGE_CHANNELS:
-        ways = _direct, _gradients_of_image
-        return tuple(functools.partial(way, strides, pads) for way in ways)
+        return direct, functools.partial(_gradients_of_image, strides, pads), direct
     if min(channels, features) < _MIN_CHANNELS:
         return None
     if (window, strides, pads) == ((3, 3), (1, 1), ((1, 1), (1, 1))):
-        return winograd, winograd_gradients
+        return winograd, winograd_gradients, direct
     if window[0] == window[1] and strides[0] == strides[1] > 1:
-        ways = _sum_of_products, _gradients_of_products
-        return tuple(functools.partial(way, strides[0], pads) for way in ways)
+        value = functools.partial(_sum_of_products, strides, pads)
+        return value, functools.partial(_gradients_of_products, strides, pads), direct
     return None
 
 
 # The gradients are given, because those that JAX derives would keep what is made of the input, as
 # Winograd's planes of 2.25 times its size, from the forward pass.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
-def _conv(value, gradients, strides, pads, x, kernel):
-    return _forward(value, gradients, strides, pads, x, kernel)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _conv(value, gradients, direct, x, kernel):
+    return _forward(value, gradients, direct, x, kernel)[0]
 
 
-def _forward(value, gradients, strides, pads, x, kernel):
-    direct = functools.partial(_direct, strides, pads)
+def _forward(value, gradients, direct, x, kernel):
     return lax.platform_dependent(x, kernel, cpu=value, default=direct), (x, kernel)
 
 
-def _backward(value, gradients, strides, pads, saved, dy):
+def _backward(value, gradients, direct, saved, dy):
     def on_cpu(x, kernel, dy):
         # Without the barrier XLA keeps the padded input from the forward pass, besides the input.
         x, dy = lax.optimization_barrier((x, dy))
         return gradients(x, kernel, dy)
 
-    direct = functools.partial(_gradients, functools.partial(_direct, strides, pads))
-    return lax.platform_dependent(*saved, dy, cpu=on_cpu, default=direct)
+    def elsewhere(x, kernel, dy):
+        return jax.vjp(direct, x, kernel)[1](dy)
+
+    return lax.platform_dependent(*saved, dy, cpu=on_cpu, default=elsewhere)
 
 
 _conv.defvjp(_forward, _backward)
@@ -171,21 +175,6 @@ _conv.defvjp(_forward, _backward)
 
 def _direct(strides, pads, x, kernel):
     return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=_NHWC)
-
-
-def _gradients(value, x, kernel, dy):
-    return jax.vjp(value, x, kernel)[1](dy)
-
-
-def _pixels_of_windows(x, window, strides, pads=((0, 0), (0, 0))):
-    """Returns the pixels (N, h, w, C) at each place in the windows, row by row."""
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    height, width = (size - w + 1 for size, w in zip(x.shape[1:3], window, strict=True))
-    return [
-        x[:, i : i + height : strides[0], j : j + width : strides[1]]
-        for i in range(window[0])
-        for j in range(window[1])
-    ]
 
 
 def _gradients_of_image(strides, pads, x, kernel, dy):
@@ -204,7 +193,7 @@ def _gradients_of_image(strides, pads, x, kernel, dy):
     def of_band(index):
         size = (rows - 1) * strides[0] + window[0]
         band = lax.dynamic_slice_in_dim(x, index * rows * strides[0], size, axis=1)
-        patches = jnp.concatenate(_pixels_of_windows(band, window, strides), axis=-1)
+        patches = jnp.concatenate(pixels_of_windows(band, window, strides), axis=-1)
         patches = lax.optimization_barrier(patches)
         of_rows = lax.dynamic_slice_in_dim(dy, index * rows, rows, axis=1)
         return jnp.tensordot(
@@ -215,24 +204,26 @@ def _gradients_of_image(strides, pads, x, kernel, dy):
     return dx, d_kernel.astype(kernel.dtype)
 
 
-def _sum_of_products(stride, pads, x, kernel):
+def _sum_of_products(strides, pads, x, kernel):
     """Returns the convolution as a matrix product for each place in the windows, in float32."""
-    pixels = _pixels_of_windows(x.astype(jnp.float32), kernel.shape[:2], (stride, stride), pads)
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0))).astype(jnp.float32)
+    pixels = pixels_of_windows(x, kernel.shape[:2], strides)
     taps = kernel.astype(jnp.float32).reshape(-1, *kernel.shape[2:])
-    return sum(map(jnp.dot, pixels, taps)).astype(x.dtype)
+    return sum(map(jnp.dot, pixels, taps)).astype(kernel.dtype)
 
 
-def _gradients_of_products(stride, pads, x, kernel, dy):
-    window, dtype = kernel.shape[0], x.dtype
+def _gradients_of_products(strides, pads, x, kernel, dy):
+    sizes, window, dtype = x.shape[1:3], kernel.shape[:2], x.dtype
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     x, kernel, dy = (a.astype(jnp.float32) for a in (x, kernel, dy))
-    pixels = _pixels_of_windows(x, (window, window), (stride, stride), pads)
+    pixels = pixels_of_windows(x, window, strides)
     d_taps = [jnp.tensordot(p, dy, axes=((0, 1, 2), (0, 1, 2))) for p in pixels]
     d_kernel = jnp.stack(d_taps).reshape(kernel.shape)
-    dx = sum_over_windows(lambda i, j: jnp.dot(dy, kernel[i, j].T), window, stride)
+    dx = sum_over_windows(lambda i, j: jnp.dot(dy, kernel[i, j].T), window[0], strides[0])
     # What is under the windows has padding, and may lack the last pixels.
     around = [
         (-low, size + low - under, 0)
-        for size, under, (low, _) in zip(x.shape[1:3], dx.shape[1:3], pads, strict=True)
+        for size, under, (low, _) in zip(sizes, dx.shape[1:3], pads, strict=True)
     ]
     dx = lax.pad(dx, jnp.float32(0), ((0, 0, 0), *around, (0, 0, 0)))
     return dx.astype(dtype), d_kernel.astype(dtype)

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Float
 
-from rpn_jax.models.windows import output_size, sum_over_windows
+from rpn_jax.models.windows import output_size, pixels_of_windows, sum_over_windows
 from rpn_jax.typing import Array
 
 
@@ -50,17 +50,12 @@ def _max_of_slices(x, window, stride):
 
 def _max_and_index(x, window, stride):
     """Returns the maximum of each window, and where in the window its first occurrence is."""
-    height, width = (size - window + 1 for size in x.shape[1:3])
-    best, index = None, None
-    for i in range(window):
-        for j in range(window):
-            other = x[:, i : i + height : stride, j : j + width : stride]
-            if best is None:
-                best, index = other, jnp.zeros(other.shape, jnp.uint8)
-            else:
-                better = (other > best) | jnp.isnan(other)
-                best = jnp.where(better, other, best)
-                index = jnp.where(better, jnp.uint8(i * window + j), index)
+    best, *others = pixels_of_windows(x, (window, window), (stride, stride))
+    index = jnp.zeros(best.shape, jnp.uint8)
+    for place, other in enumerate(others, 1):
+        better = (other > best) | jnp.isnan(other)
+        best = jnp.where(better, other, best)
+        index = jnp.where(better, jnp.uint8(place), index)
     return best, index
 
 

@@ -24,6 +24,18 @@ def output_size(size: int, window: int, stride: int, padding: int = 0, ceil: boo
     return max(steps + 1, 0)
 
 
+def pixels_of_windows(
+    x: Float[Array, "N H W C"], window: tuple[int, int], strides: tuple[int, int]
+) -> list[Float[Array, "N h w C"]]:
+    """Returns the pixels at each place in the windows, row by row of a window."""
+    height, width = (size - w + 1 for size, w in zip(x.shape[1:3], window, strict=True))
+    return [
+        x[:, i : i + height : strides[0], j : j + width : strides[1]]
+        for i in range(window[0])
+        for j in range(window[1])
+    ]
+
+
 def sum_over_windows(
     part: Callable[[int, int], Float[Array, "N h w C"]], window: int, stride: int
 ) -> Float[Array, "N H W C"]:
