@@ -155,14 +155,18 @@ def _conv(value, gradients, direct, x, kernel):
 
 
 def _forward(value, gradients, direct, x, kernel):
-    return lax.platform_dependent(x, kernel, cpu=value, default=direct), (x, kernel)
+    def on_cpu(x, kernel):
+        return value(*_float32(x, kernel)).astype(x.dtype)
+
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=direct), (x, kernel)
 
 
 def _backward(value, gradients, direct, saved, dy):
     def on_cpu(x, kernel, dy):
         # Without the barrier XLA keeps the padded input from the forward pass, besides the input.
         x, dy = lax.optimization_barrier((x, dy))
-        return gradients(x, kernel, dy)
+        dx, d_kernel = gradients(*_float32(x, kernel, dy))
+        return dx.astype(x.dtype), d_kernel.astype(kernel.dtype)
 
     def elsewhere(x, kernel, dy):
         return jax.vjp(direct, x, kernel)[1](dy)
@@ -171,6 +175,11 @@ def _backward(value, gradients, direct, saved, dy):
 
 
 _conv.defvjp(_forward, _backward)
+
+
+def _float32(*arrays):
+    """Returns what XLA's CPU backend would make of bfloat16 anew in each band of a map, and slowly."""
+    return (a.astype(jnp.float32) for a in arrays)
 
 
 def _direct(strides, pads, x, kernel):
@@ -196,27 +205,21 @@ def _gradients_of_image(strides, pads, x, kernel, dy):
         patches = jnp.concatenate(pixels_of_windows(band, window, strides), axis=-1)
         patches = lax.optimization_barrier(patches)
         of_rows = lax.dynamic_slice_in_dim(dy, index * rows, rows, axis=1)
-        return jnp.tensordot(
-            patches, of_rows, axes=((0, 1, 2), (0, 1, 2)), preferred_element_type=jnp.float32
-        )
+        return jnp.tensordot(patches, of_rows, axes=((0, 1, 2), (0, 1, 2)))
 
-    d_kernel = sum_over_bands(of_band, bands).reshape(kernel.shape)
-    return dx, d_kernel.astype(kernel.dtype)
+    return dx, sum_over_bands(of_band, bands).reshape(kernel.shape)
 
 
 def _sum_of_products(strides, pads, x, kernel):
-    """Returns the convolution as a matrix product for each place in the windows, in float32."""
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0))).astype(jnp.float32)
+    """Returns the convolution as a matrix product for each place in the windows."""
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     pixels = pixels_of_windows(x, kernel.shape[:2], strides)
-    taps = kernel.astype(jnp.float32).reshape(-1, *kernel.shape[2:])
-    return sum(map(jnp.dot, pixels, taps)).astype(kernel.dtype)
+    return sum(map(jnp.dot, pixels, kernel.reshape(-1, *kernel.shape[2:])))
 
 
 def _gradients_of_products(strides, pads, x, kernel, dy):
-    sizes, window, dtype = x.shape[1:3], kernel.shape[:2], x.dtype
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    x, kernel, dy = (a.astype(jnp.float32) for a in (x, kernel, dy))
-    pixels = pixels_of_windows(x, window, strides)
+    sizes, window = x.shape[1:3], kernel.shape[:2]
+    pixels = pixels_of_windows(jnp.pad(x, ((0, 0), *pads, (0, 0))), window, strides)
     d_taps = [jnp.tensordot(p, dy, axes=((0, 1, 2), (0, 1, 2))) for p in pixels]
     d_kernel = jnp.stack(d_taps).reshape(kernel.shape)
     dx = sum_over_windows(lambda i, j: jnp.dot(dy, kernel[i, j].T), window[0], strides[0])
@@ -225,5 +228,4 @@ def _gradients_of_products(strides, pads, x, kernel, dy):
         (-low, size + low - under, 0)
         for size, under, (low, _) in zip(sizes, dx.shape[1:3], pads, strict=True)
     ]
-    dx = lax.pad(dx, jnp.float32(0), ((0, 0, 0), *around, (0, 0, 0)))
-    return dx.astype(dtype), d_kernel.astype(dtype)
+    return lax.pad(dx, jnp.float32(0), ((0, 0, 0), *around, (0, 0, 0))), d_kernel

@@ -74,25 +74,23 @@ _MAX_KERNEL = 512 * 512
 def winograd(
     x: Float[Array, "N H W C"], kernel: Float[Array, "3 3 C D"]
 ) -> Float[Array, "N H W D"]:
-    """Returns the 'same' convolution, a band of tile rows at a time, in float32 inside."""
+    """Returns the 'same' convolution, a band of tile rows at a time."""
     if (parts := _num_parts(*kernel.shape[2:])) > 1:
         return jnp.concatenate([winograd(x, k) for k in jnp.array_split(kernel, parts, 3)], 3)
-    dtype = x.dtype
     images, height, width, _ = x.shape
     bands, rows, columns = _bands(images, height, width)
     x = _pad_input(x, bands * rows, columns)
-    kernel = kernel.astype(jnp.float32)
     kernel = jnp.dot(_G_G, kernel.reshape(9, -1), precision="highest").reshape(
         36, *kernel.shape[2:]
     )
 
-    x, y = _with_zeros(x, (images, bands * rows * _TILE, columns * _TILE, kernel.shape[-1]), dtype)
+    x, y = _with_zeros(x, (images, bands * rows * _TILE, columns * _TILE, kernel.shape[-1]))
 
     def band(y, index):
         planes = _transform_input(_rows_of(x, index, rows, halo=1))
         part = _transform_output(_multiply(planes, kernel), (images, rows, columns))
         start = index * rows * _TILE
-        return lax.dynamic_update_slice_in_dim(y, part.astype(dtype), start, axis=1), None
+        return lax.dynamic_update_slice_in_dim(y, part, start, axis=1), None
 
     y, _ = lax.scan(band, y, jnp.arange(bands))
     return y[:, :height, :width]
@@ -110,7 +108,7 @@ def winograd_gradients(
 def _kernel_gradient(x: Float[Array, "N H W C"], dy: Float[Array, "N H W D"]):
     """Returns the gradient of the kernel: the transpose of each step of `winograd` in turn."""
     if (parts := _num_parts(x.shape[3], dy.shape[3])) > 1:
-        whole, start = jnp.zeros((3, 3, x.shape[3], dy.shape[3]), x.dtype), 0
+        whole, start = jnp.zeros((3, 3, x.shape[3], dy.shape[3])), 0
         for d in jnp.array_split(dy, parts, 3):
             whole = lax.dynamic_update_slice_in_dim(whole, _kernel_gradient(x, d), start, axis=3)
             start += d.shape[3]
@@ -128,7 +126,7 @@ def _kernel_gradient(x: Float[Array, "N H W C"], dy: Float[Array, "N H W D"]):
 
     total = sum_over_bands(products, bands)
     gradient = jnp.dot(_G_G.T, total.reshape(36, -1), precision="highest")
-    return gradient.reshape(3, 3, *total.shape[1:]).astype(x.dtype)
+    return gradient.reshape(3, 3, *total.shape[1:])
 
 
 def _num_parts(channels, out_channels):
@@ -139,13 +137,13 @@ def _num_parts(channels, out_channels):
     return max(channels * out_channels // _MAX_KERNEL, 1)
 
 
-def _with_zeros(x, shape, dtype):
+def _with_zeros(x, shape):
     """Returns `x`, and zeros that exist no earlier than it.
 
     Plain zeros of one shape XLA makes once for all layers, before the first of them, and copies
     for each.
     """
-    x, zero = lax.optimization_barrier((x, jnp.zeros((), dtype)))
+    x, zero = lax.optimization_barrier((x, jnp.zeros(())))
     return x, jnp.full(shape, zero)
 
 
@@ -167,9 +165,8 @@ def _pad_input(x, rows, columns):
 
 
 def _rows_of(x, band, rows, halo=0):
-    """Cuts out one band of `rows` tile rows, and `halo` more that its tiles overlap, as float32."""
-    band = lax.dynamic_slice_in_dim(x, band * rows * _TILE, (rows + halo) * _TILE, axis=1)
-    return band.astype(jnp.float32)
+    """Cuts out one band of `rows` tile rows, and `halo` more that its tiles overlap."""
+    return lax.dynamic_slice_in_dim(x, band * rows * _TILE, (rows + halo) * _TILE, axis=1)
 
 
 def _transform_input(x):
