@@ -69,14 +69,6 @@ def conv_general_dilated(
         if isinstance(pads, str):
             pads = lax.padtype_to_pads(lhs.shape[1:3], window, strides, pads)
         pads = tuple(map(tuple, pads))
-        if window == (1, 1) and pads == ((0, 0), (0, 0)):
-            return lax.dot_general(
-                lhs[:, :: strides[0], :: strides[1]],
-                rhs[0, 0],
-                (((3,), (0,)), ((), ())),
-                precision=precision,
-                preferred_element_type=preferred_element_type,
-            )
         if (
             lhs.dtype == rhs.dtype in (jnp.float32, jnp.bfloat16)
             and precision is preferred_element_type is None
@@ -135,6 +127,10 @@ def _ways(window, strides, pads, channels, features):
     None where a CPU does as `lax` does.
     """
     direct = functools.partial(_direct, strides, pads)
+    products = functools.partial(_sum_of_products, strides, pads)
+    gradients = functools.partial(_gradients_of_products, strides, pads)
+    if (window, pads) == ((1, 1), ((0, 0), (0, 0))):
+        return products, gradients, products
     if channels <= _MAX_IMAGE_CHANNELS:
         return direct, functools.partial(_gradients_of_image, strides, pads), direct
     if min(channels, features) < _MIN_CHANNELS:
@@ -142,8 +138,7 @@ def _ways(window, strides, pads, channels, features):
     if (window, strides, pads) == ((3, 3), (1, 1), ((1, 1), (1, 1))):
         return winograd, winograd_gradients, direct
     if window[0] == window[1] and strides[0] == strides[1] > 1:
-        value = functools.partial(_sum_of_products, strides, pads)
-        return value, functools.partial(_gradients_of_products, strides, pads), direct
+        return products, gradients, direct
     return None
 
 
