@@ -217,7 +217,9 @@ def _sum_of_products(strides, pads, x, kernel):
 def _gradients_of_products(strides, pads, x, kernel, dy):
     sizes, window = x.shape[1:3], kernel.shape[:2]
     pixels = pixels_of_windows(jnp.pad(x, ((0, 0), *pads, (0, 0))), window, strides)
-    d_taps = [jnp.tensordot(p, dy, axes=((0, 1, 2), (0, 1, 2))) for p in pixels]
+    # Contracted over one dimension, because over three XLA transposes the pixels first.
+    flat = dy.reshape(-1, dy.shape[3])
+    d_taps = [jnp.tensordot(p.reshape(-1, p.shape[3]), flat, axes=(0, 0)) for p in pixels]
     d_kernel = jnp.stack(d_taps).reshape(kernel.shape)
     dx = sum_over_windows(lambda i, j: jnp.dot(dy, kernel[i, j].T), window[0], strides[0])
     # What is under the windows has padding, and may lack the last pixels.
