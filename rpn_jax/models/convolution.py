@@ -131,7 +131,8 @@ def _ways(window, strides, pads, channels, features):
     direct = functools.partial(_direct, strides, pads)
     products = functools.partial(_sum_of_products, strides, pads)
     gradients = functools.partial(_gradients_of_products, strides, pads)
-    if (window, pads) == ((1, 1), ((0, 0), (0, 0))):
+    square = window[0] == window[1] and strides[0] == strides[1]
+    if square and (window, pads) == ((1, 1), ((0, 0), (0, 0))):
         return products, gradients, products
     if channels <= _MAX_IMAGE_CHANNELS:
         return direct, functools.partial(_gradients_of_image, strides, pads), direct
@@ -139,7 +140,7 @@ def _ways(window, strides, pads, channels, features):
         return None
     if (window, strides, pads) == ((3, 3), (1, 1), ((1, 1), (1, 1))):
         return winograd, winograd_gradients, direct
-    if window[0] == window[1] and strides[0] == strides[1] > 1:
+    if square and strides[0] > 1:
         return products, gradients, direct
     return None
 

@@ -66,10 +66,11 @@ def test_winograd_equals_lax_in_value_and_gradients(images, height, width, chann
     assert_close(got, expected)
 
 
-def test_winograd_of_bfloat16_is_that_of_float32_rounded():
+@pytest.mark.parametrize("window", [(3, 3), (1, 1)])
+def test_a_convolution_of_bfloat16_is_that_of_float32_rounded(window):
     x, kernel, dy = (
         normal(seed, *shape).astype(jnp.bfloat16)
-        for seed, shape in enumerate([(2, 9, 6, 32), (3, 3, 32, 40), (2, 9, 6, 40)])
+        for seed, shape in enumerate([(2, 9, 6, 32), (*window, 32, 40), (2, 9, 6, 40)])
     )
 
     def run(x, kernel, dy):
@@ -264,6 +265,7 @@ def test_vmap_pmap_and_a_second_derivative_agree_with_lax():
     [
         ({"features": 8, "kernel_size": (1, 1)}, 5),
         ({"features": 8, "kernel_size": (1, 1), "strides": 2}, 5),
+        ({"features": 8, "kernel_size": (1, 1), "strides": (2, 1)}, 5),
         ({"features": 8, "kernel_size": (1, 1), "padding": 1}, 5),
         ({"features": 32, "kernel_size": (3, 3)}, 3),
         ({"features": 32, "kernel_size": (3, 3), "padding": "VALID"}, 32),
