@@ -283,9 +283,11 @@ def test_every_kind_of_layer_equals_flax(layer, channels):
     ours, flaxs = nn.Conv(**layer, conv_general_dilated=conv_general_dilated), nn.Conv(**layer)
     variables = flaxs.init(jax.random.key(1), x)
     got, expected = (
-        jax.jit(jax.value_and_grad(lambda v, x, m=m: (m.apply(v, x) ** 2).sum().astype("float32")))(
-            variables, x
-        )
+        jax.jit(
+            jax.value_and_grad(
+                lambda v, x, m=m: (m.apply(v, x) ** 2).sum().astype("float32"), argnums=(0, 1)
+            )
+        )(variables, x)
         for m in (ours, flaxs)
     )
     assert_close(got, expected)
