@@ -42,10 +42,11 @@ def nms(boxes, scores, threshold, max_outputs, valid=None, group=None):
 def match(anchors, objects, regions=(), fg=0.7, bg=0.3, low_quality=True, ioa=0.5, takes_part=None):
     """Labels (1, 0, -1) of the anchors, with the objects and ignore regions given without padding.
 
-    Returns them with the index of each anchor's best object and their IoU.
+    Returns them with the index of each anchor's best object and their IoU, 0 for an anchor that
+    does not take part.
     """
     takes_part = np.ones(len(anchors), bool) if takes_part is None else takes_part
-    overlaps = pairwise_iou(anchors, objects)
+    overlaps = pairwise_iou(anchors, objects) * takes_part[:, None]
     labels, index = np.full(len(anchors), -1), np.zeros(len(anchors), int)
     best = np.zeros(len(anchors), np.float32)
     for a in range(len(anchors)):
@@ -59,7 +60,7 @@ def match(anchors, objects, regions=(), fg=0.7, bg=0.3, low_quality=True, ioa=0.
             labels[a] = 1
     if low_quality:
         for g in range(len(objects)):
-            best_of_object = max(overlaps[takes_part, g], default=0)
+            best_of_object = max(overlaps[:, g], default=0)
             if best_of_object > 0:
                 labels[overlaps[:, g] == best_of_object] = 1
     labels[~takes_part] = -1

@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.custom_batching import sequential_vmap
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 
-from rpn_jax.ops.boxes import BoxColumns, box_columns, ioa, iou, pairwise_ioa, pairwise_iou
+from rpn_jax.ops.boxes import BoxColumns, area, box_columns, ioa, iou, pairwise_ioa, pairwise_iou
 from rpn_jax.typing import Array, Matches
 
 # On a CPU: anchors in a row of an array, and objects that a pass over all anchors deals with.
@@ -60,8 +61,8 @@ def match_anchors(
         gt_ignore: which slots are ignore regions instead of objects (none by default).
         ignore_ioa_threshold: an anchor that is not positive and has more than this part of its
             area inside one ignore region is IGNORE.
-        anchor_valid: which anchors take part (all by default). The others are IGNORE and are
-            nobody's best; their `iou` and `gt_index` are filled like the rest.
+        anchor_valid: which anchors take part (all by default). The others overlap nothing: they
+            are IGNORE and nobody's best, with an `iou` of 0.
 
     Raises:
         ValueError: not 0 <= bg_iou_threshold <= fg_iou_threshold <= 1.
@@ -71,6 +72,9 @@ def match_anchors(
             f"need 0 <= bg_iou_threshold ({bg_iou_threshold}) <= "
             f"fg_iou_threshold ({fg_iou_threshold}) <= 1"
         )
+    if anchor_valid is not None:
+        # Computed once, not again with every use.
+        anchor_valid = lax.optimization_barrier(jnp.asarray(anchor_valid))
     is_object = gt_valid if gt_ignore is None else gt_valid & ~gt_ignore
     is_region = None if gt_ignore is None else gt_valid & gt_ignore
     boxes_and_flags = (anchors, gt_boxes, is_object, is_region, anchor_valid)
@@ -94,9 +98,8 @@ def match_anchors(
 class Overlaps(NamedTuple):
     """What the labels are made of; see `Matches` for the first two.
 
-    `is_best`: no anchor that takes part overlaps some object more (False without `low_quality`, and
-    without meaning for an anchor that does not take part). `in_region`: more than `ioa_threshold`
-    of the anchor lies inside one ignore region.
+    `is_best`: no anchor overlaps some object more (False without `low_quality`). `in_region`: more
+    than `ioa_threshold` of the anchor lies inside one ignore region.
     """
 
     iou: Float[Array, " A"]
@@ -116,13 +119,14 @@ def overlaps_at_once(
     ioa_threshold: float | int,
 ) -> Overlaps:
     """Returns the overlaps from the whole matrix of anchors by objects: plain, for accelerators."""
+    if anchor_valid is not None:
+        anchors = jnp.where(anchor_valid[:, None], anchors, 0)  # without area, they overlap nothing
     overlap = jnp.where(is_object[None, :], pairwise_iou(anchors, gt_boxes), 0)
     # Compared for equality below, it is computed once.
     overlap = lax.optimization_barrier(overlap)
     is_best = in_region = jnp.zeros(len(anchors), bool)
     if low_quality:
-        rivals = overlap if anchor_valid is None else jnp.where(anchor_valid[:, None], overlap, 0)
-        best_of_object = _out_of_reach_if_0(jnp.max(rivals, axis=0, initial=0))
+        best_of_object = _out_of_reach_if_0(jnp.max(overlap, axis=0, initial=0))
         is_best = jnp.any(overlap >= best_of_object[None, :], axis=1)
     if is_region is not None:
         inside = pairwise_ioa(anchors, gt_boxes) > ioa_threshold
@@ -149,11 +153,14 @@ def overlaps_by_object(
     count, slots = len(anchors), len(gt_boxes)
     rows, groups = -(-count // _LANES), -(-slots // _GROUP)
 
-    def in_lanes(x):
-        return jnp.pad(x, (0, rows * _LANES - count)).reshape(rows, _LANES)
-
-    anchors = BoxColumns(*map(in_lanes, box_columns(anchors)))
-    takes_part = None if anchor_valid is None else in_lanes(anchor_valid)
+    # One array for all four, of which each pass over the anchors takes its parts: four would be
+    # four more passes. For the same reason what is not a box is infinitely large here and keeps its
+    # coordinates: that too makes its overlaps 0.
+    sides = anchors.T if anchor_valid is None else jnp.where(anchor_valid[None, :], anchors.T, 0)
+    sides = jnp.pad(sides, ((0, 0), (0, rows * _LANES - count))).reshape(4, rows, _LANES)
+    sides = lax.optimization_barrier(sides)
+    areas = area(jnp.moveaxis(sides, 0, -1))
+    areas = jnp.where(areas > 0, areas, jnp.inf)
 
     def over_groups(add, valid, total):
         """Adds (columns, slot) of one box after another, up to the last valid one, to `total`."""
@@ -171,11 +178,12 @@ def overlaps_by_object(
         return lax.fori_loop(0, -(-used // _GROUP), add_group, total)
 
     def add_object(total, box, slot):
-        overlap = iou(anchors, box)
+        # As integers, of the same order, whose maximum XLA vectorises on a CPU.
+        overlap = lax.bitcast_convert_type(iou(BoxColumns(*sides, areas), box), jnp.int32)
+        overlap = lax.optimization_barrier(overlap)
         is_best = total.is_best
         if low_quality:
-            rivals = overlap if takes_part is None else jnp.where(takes_part, overlap, 0)
-            is_best |= overlap >= _out_of_reach_if_0(_max_of_positives(rivals))
+            is_best |= overlap >= _out_of_reach_if_0(jnp.max(overlap, initial=0))
         higher = overlap > total.iou
         return Overlaps(
             iou=jnp.where(higher, overlap, total.iou),
@@ -185,23 +193,18 @@ def overlaps_by_object(
         )
 
     def add_region(in_region, box, _):
-        return in_region | (ioa(anchors, box) > ioa_threshold)
+        return in_region | (ioa(BoxColumns(*sides, areas), box) > ioa_threshold)
 
     nowhere = jnp.zeros((rows, _LANES), bool)
-    zeros = jnp.zeros(nowhere.shape)
-    total = Overlaps(zeros, zeros.astype(jnp.int32), nowhere, nowhere)
-    total = over_groups(add_object, is_object, total)
+    zeros = jnp.zeros(nowhere.shape, jnp.int32)
+    total = over_groups(add_object, is_object, Overlaps(zeros, zeros, nowhere, nowhere))
+    total = total._replace(iou=lax.bitcast_convert_type(total.iou, jnp.float32))
     if is_region is not None:
         total = total._replace(in_region=over_groups(add_region, is_region, nowhere))
     return Overlaps(*(x.reshape(-1)[:count] for x in total))
 
 
-def _out_of_reach_if_0(best: Float[Array, "*N"]) -> Float[Array, "*N"]:
-    """No IoU reaches 2: the best of an object that nothing touches must not be equalled by all."""
-    return jnp.where(best > 0, best, 2)
-
-
-def _max_of_positives(x: Float[Array, "..."]) -> Float[Array, ""]:
-    """Returns the maximum as integers, of the same order, which XLA vectorises on a CPU."""
-    highest = jnp.max(lax.bitcast_convert_type(x, jnp.int32), initial=0)
-    return lax.bitcast_convert_type(highest, jnp.float32)
+def _out_of_reach_if_0(best: Num[Array, "*N"]) -> Num[Array, "*N"]:
+    """The best of an object that nothing touches must not be equalled by all: no IoU reaches 2."""
+    two = 2 if jnp.issubdtype(best.dtype, jnp.floating) else np.float32(2).view(np.int32)
+    return jnp.where(best > 0, best, two)

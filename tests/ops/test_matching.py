@@ -209,15 +209,12 @@ def test_every_object_that_is_touched_has_a_positive_anchor(anchors, gt_boxes):
 
 @functools.partial(jax.jit, static_argnames="low_quality")
 def both_forms(anchors, gt_boxes, is_object, is_region, anchor_valid, low_quality):
-    """What accelerators run and what CPUs run; `is_best` only where it has a meaning."""
+    """What accelerators run and what CPUs run."""
     options = {"low_quality": low_quality, "ioa_threshold": 0.3}
-    forms = [
+    return [
         form(anchors, gt_boxes, is_object, is_region, anchor_valid, **options)
         for form in (overlaps_at_once, overlaps_by_object)
     ]
-    if anchor_valid is None:
-        return forms
-    return [form._replace(is_best=form.is_best & anchor_valid) for form in forms]
 
 
 # One row of anchors and several, a part of a group of objects and several, of which none, some or
