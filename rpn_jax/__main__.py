@@ -158,15 +158,9 @@ def set_cpu_flags() -> None:
     maximum of each window of a pool is then found again for every pixel of its gradient. Other
     backends share that flag, so it is set where there is none.
 
-    A loop over little data becomes one function in place of dozens of operations that are started
-    one by one: random numbers for 17 100 anchors take a third of the time.
-
     To be called before JAX is imported; `XLA_FLAGS` that choose otherwise stay as they are.
     """
-    chosen = {
-        "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
-        "xla_backend_extra_options": "xla_cpu_small_while_loop_byte_threshold=1000000",
-    }
+    chosen = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
     if _only_cpus():
         chosen["xla_disable_hlo_passes"] = "cse_barrier_expander"
     flags = os.environ.get("XLA_FLAGS", "")
