@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.custom_batching import sequential_vmap
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Int
 
 from rpn_jax.ops.boxes import BoxColumns, area, box_columns, ioa, iou, pairwise_ioa, pairwise_iou
 from rpn_jax.typing import Array, Matches
@@ -126,7 +125,9 @@ def overlaps_at_once(
     overlap = lax.optimization_barrier(overlap)
     is_best = in_region = jnp.zeros(len(anchors), bool)
     if low_quality:
-        best_of_object = _out_of_reach_if_0(jnp.max(overlap, axis=0, initial=0))
+        best_of_object = jnp.max(overlap, axis=0, initial=0)
+        # No IoU reaches 2: the best of an object that nothing touches must not be equalled by all.
+        best_of_object = jnp.where(best_of_object > 0, best_of_object, 2)
         is_best = jnp.any(overlap >= best_of_object[None, :], axis=1)
     if is_region is not None:
         inside = pairwise_ioa(anchors, gt_boxes) > ioa_threshold
@@ -183,7 +184,8 @@ def overlaps_by_object(
         overlap = lax.optimization_barrier(overlap)
         is_best = total.is_best
         if low_quality:
-            is_best |= overlap >= _out_of_reach_if_0(jnp.max(overlap, initial=0))
+            # From 1 on, so that the best of an object that nothing touches is out of reach.
+            is_best |= overlap >= jnp.max(overlap, initial=1)
         higher = overlap > total.iou
         return Overlaps(
             iou=jnp.where(higher, overlap, total.iou),
@@ -202,9 +204,3 @@ def overlaps_by_object(
     if is_region is not None:
         total = total._replace(in_region=over_groups(add_region, is_region, nowhere))
     return Overlaps(*(x.reshape(-1)[:count] for x in total))
-
-
-def _out_of_reach_if_0(best: Num[Array, "*N"]) -> Num[Array, "*N"]:
-    """The best of an object that nothing touches must not be equalled by all: no IoU reaches 2."""
-    two = 2 if jnp.issubdtype(best.dtype, jnp.floating) else np.float32(2).view(np.int32)
-    return jnp.where(best > 0, best, two)

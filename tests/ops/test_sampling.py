@@ -84,3 +84,10 @@ def test_padding_changes_nothing(labels, seed):
     expected = min(positives, 6)
     assert count(plain) == (expected, min(negatives, 12 - expected))
     assert jnp.all((plain == labels) | (plain == Label.IGNORE))
+
+
+def test_padding_by_whole_rows_changes_nothing():
+    labels = labels_of(700, 1500)
+    padded = np.pad(labels, (0, 5000), constant_values=Label.IGNORE)
+    sampled = _sample(jax.random.key(0), padded, 256, 0.5)
+    np.testing.assert_array_equal(sampled[:2200], _sample(jax.random.key(0), labels, 256, 0.5))
