@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rpn_jax.ops.matching import Label
-from rpn_jax.ops.sampling import subsample_labels
+from rpn_jax.ops.sampling import subsample_labels, threefry
 
 _sample = jax.jit(subsample_labels, static_argnums=(2, 3))
 
@@ -91,3 +91,16 @@ def test_padding_by_whole_rows_changes_nothing():
     padded = np.pad(labels, (0, 5000), constant_values=Label.IGNORE)
     sampled = _sample(jax.random.key(0), padded, 256, 0.5)
     np.testing.assert_array_equal(sampled[:2200], _sample(jax.random.key(0), labels, 256, 0.5))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])
+def test_threefry_gives_the_words_of_split_keys(seed):
+    key = jax.random.key(seed)
+    words = jnp.stack(jax.jit(threefry, static_argnums=1)(key, (3, 5)), axis=-1)
+    np.testing.assert_array_equal(words, jax.random.key_data(jax.random.split(key, (3, 5))))
+
+
+@pytest.mark.parametrize("key", [jax.random.key(7, impl="rbg"), jax.random.PRNGKey(7)])
+def test_other_kinds_of_keys_do_as_well(key):
+    labels = labels_of(20, 60)
+    assert count(_sample(key, labels, 16, 0.5)) == (8, 8)
