@@ -1,8 +1,8 @@
 """Our side of `benchmark.py`, which starts it: one function for each kind of case."""
 
-from rpn_jax.__main__ import keep_freed_memory, set_cpu_flags
+from rpn_jax.__main__ import set_cpu_flags, use_large_pages
 
-keep_freed_memory()  # both as the command line does, before JAX is imported
+use_large_pages()  # both as the command line does, before JAX is imported
 set_cpu_flags()
 
 import functools  # noqa: E402
@@ -242,7 +242,7 @@ def train(network: str, hw, batch: int, precision: str, frozen: int, objects: in
     schedule, optimizer = build_optimizer(config)
     state, mask = _state(config, module, optimizer)
     step = make_train_step(config, module, optimizer, schedule)
-    update = devices.settled(devices.parallel_update(step))
+    update = devices.compiled_first(devices.parallel_update(step))
     on_host = _host_batch(batch, hw, objects)
     work = {"trained": _count(partition(state.params, mask)[0])}
     key = devices.replicate(random_key(config))

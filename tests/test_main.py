@@ -1,6 +1,8 @@
 """What the command line sets before JAX starts."""
 
 import os
+import pathlib
+import platform
 import subprocess
 import sys
 
@@ -39,3 +41,31 @@ def test_flags_for_cpus_spare_accelerators_and_what_the_user_chose(monkeypatch):
     set_cpu_flags()
     assert os.environ["XLA_FLAGS"].split()[0] == chosen
     assert os.environ["XLA_FLAGS"].count("--") == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="an environment variable of Linux's glibc")
+def test_a_process_starts_over_once_with_large_pages(tmp_path):
+    program = """
+import os, re, sys
+from rpn_jax.__main__ import use_large_pages
+with open(sys.argv[1], "a") as starts:
+    print(os.getpid(), os.environ["GLIBC_TUNABLES"], file=starts)
+use_large_pages()
+block = bytearray(2**26)
+block[::4096] = bytes(len(block[::4096]))
+print(re.search(r"AnonHugePages: *(\\d+)", open("/proc/self/smaps_rollup").read())[1])
+"""
+    environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.top_pad=65536"}
+    command = [sys.executable, "-c", program, tmp_path / "starts"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    first, second = (tmp_path / "starts").read_text().splitlines()
+    assert second == f"{first}:glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"
+    library, version = platform.libc_ver()
+    on_demand = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if (
+        library == "glibc"
+        and tuple(map(int, version.split("."))) >= (2, 35)
+        and on_demand.exists()
+        and "[never]" not in on_demand.read_text()
+    ):
+        assert int(done.stdout) > 2**15  # of 2**16

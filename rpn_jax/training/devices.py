@@ -6,7 +6,6 @@ import ctypes
 import inspect
 import resource
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
@@ -73,40 +72,26 @@ def prefetch(items: Iterable, put: Callable, ahead: int = 2) -> Iterator:
     yield from queue
 
 
-def settled(update: Callable) -> Callable:
-    """Returns a `parallel_update` that hands memory back to the system while it settles, on CPUs.
+def compiled_first(update: Callable) -> Callable:
+    """Returns a `parallel_update` that takes no memory for a step before its program is compiled.
 
-    Freed memory is kept otherwise, see `__main__.keep_freed_memory`. But what compiling has freed
-    nothing else would fill; and in its first steps glibc's heap finds its shape: small things come
-    to lie around the scratch memory of a step, so that of the next goes elsewhere, in VGG-16 two
-    or three times. So a program is compiled before it runs, and its first steps are waited for.
-    It can happen later too: each hundredth step hands back what an earlier one has left.
+    On a CPU what compiling has freed would stay with the process: it is handed back to the system
+    in between.
     """
     if jax.local_devices()[0].platform != "cpu":
         return update
-    steps_of = collections.Counter()
+    compiled = set()
 
-    def update_and_settle(state, batch, key):
+    def compile_and_update(state, batch, key):
         canvas = batch.images.shape
-        if not steps_of[canvas]:
+        if canvas not in compiled:
+            compiled.add(canvas)
             update.lower(state, batch, key).compile()  # what the call below then finds
-            _hand_back_freed_memory()
-        result = update(state, batch, key)
-        steps_of[canvas] += 1
-        if steps_of[canvas] <= 10:
-            jax.block_until_ready(result)
-            time.sleep(0.05)  # XLA frees the scratch memory a moment after the results are there
-            _hand_back_freed_memory()
-        elif steps_of[canvas] % 100 == 0:
-            _hand_back_freed_memory()
-        return result
+            with contextlib.suppress(OSError, AttributeError):  # elsewhere than with glibc
+                ctypes.CDLL(None).malloc_trim(0)
+        return update(state, batch, key)
 
-    return update_and_settle
-
-
-def _hand_back_freed_memory() -> None:
-    with contextlib.suppress(OSError, AttributeError):  # elsewhere than with glibc
-        ctypes.CDLL(None).malloc_trim(0)
+    return compile_and_update
 
 
 def peak_memory_bytes() -> int:

@@ -76,7 +76,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
         mask = trainable_mask(variables["params"], config.model.frozen_stages)
         state = initial_state(variables, mask, optimizer, with_ema=bool(config.ema_decay))
         state, key = devices.replicate((state, random_key(config)))
-        train_step = devices.settled(
+        train_step = devices.compiled_first(
             devices.parallel_update(make_train_step(config, network, optimizer, schedule))
         )
         eval_step = devices.parallel_map(make_eval_step(config, network))
@@ -110,8 +110,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
             validate(state, start)  # which was cut off
         steps = progress.watch(batches(config, train_set, plan, canvases, features, start))
         for step, on_device in enumerate(steps, start + 1):
-            # The host runs ahead of the devices: once settled, it waits for them only to log and to
-            # save.
+            # The host runs ahead of the devices: it waits for them only to log and to save.
             state, metrics = profiler.run(step, train_step, state, on_device, key)
             progress.add(step, metrics)
             is_stop = stop.reached(step)
