@@ -5,7 +5,8 @@
 
 PYTHON has torch and torchvision (2.13 and 0.28 were used); without it our side runs alone. Each
 side is a process of its own, `benchmark_rpn_jax.py` and `benchmark_torchvision.py`, and they take
-turns: a round is one timing of ours and one of theirs, while the other side waits for its pipe.
+turns: a round is one timing of ours and one of theirs, while the other side waits for its pipe. A
+side's first call in each round is not timed: training and inference are not interrupted either.
 The tables give medians over the rounds with the quartiles beside them; a ratio above 1 is in our
 favour. What comes before the first timing (building, compiling, warming up) is in none of them but
 in a column of its own. A side that takes longer than ten seconds a call is warmed up with
