@@ -42,7 +42,16 @@ COMMANDS = {
     "export-weights": export_weights,
     "export": export,
 }
-LARGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"
+# Blocks of more than 32 MB go back to the system when they are freed, smaller ones are kept.
+LARGE_PAGES = ":".join(
+    f"glibc.malloc.{name}={value}"
+    for name, value in {
+        "hugetlb": 1,
+        "arena_max": 1,
+        "mmap_threshold": 2**25,
+        "trim_threshold": 2**30,
+    }.items()
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
