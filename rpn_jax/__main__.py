@@ -130,8 +130,8 @@ def use_large_pages() -> None:
 
     On a CPU a step's scratch memory is hundreds of megabytes, allocated anew each time, which the
     kernel fills with zeros page by page: with pages of 4 kB a tenth of a step of ResNet-50 goes
-    there, with these a third of that. To keep what was freed saves the rest, but takes up to twice
-    the memory: as soon as something small lies where a step had its own, the next has it elsewhere.
+    there, with these a third of that. To keep what was freed saves the rest, but takes 1.2 to 1.7
+    times the memory: once something small lies where a step had its own, the next has it elsewhere.
     For the same reason threads share one heap. glibc reads its tunables when a process starts.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
