@@ -11,6 +11,7 @@ from jax.custom_batching import sequential_vmap
 from jaxtyping import Bool, Float, Int
 
 from rpn_jax.ops.boxes import BoxColumns, area, box_columns, ioa, iou, pairwise_ioa, pairwise_iou
+from rpn_jax.ops.reduction import reduce_by_columns
 from rpn_jax.typing import Array, Matches
 
 # On a CPU: anchors in a row of an array, and objects that a pass over all anchors deals with.
@@ -185,7 +186,7 @@ def overlaps_by_object(
         is_best = total.is_best
         if low_quality:
             # From 1 on, so that the best of an object that nothing touches is out of reach.
-            is_best |= overlap >= jnp.max(overlap, initial=1)
+            is_best |= overlap >= reduce_by_columns(functools.partial(jnp.max, initial=1), overlap)
         higher = overlap > total.iou
         return Overlaps(
             iou=jnp.where(higher, overlap, total.iou),

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rpn_jax.ops.matching import Label
-from rpn_jax.ops.sampling import subsample_labels, threefry
+from rpn_jax.ops.sampling import contenders, subsample_labels, threefry
 
 _sample = jax.jit(subsample_labels, static_argnums=(2, 3))
+_contenders = jax.jit(contenders, static_argnums=1)
 
 
 def labels_of(positives, negatives, ignored=0, seed=0):
@@ -93,10 +94,40 @@ def test_padding_by_whole_rows_changes_nothing():
     np.testing.assert_array_equal(sampled[:2200], _sample(jax.random.key(0), labels, 256, 0.5))
 
 
+def test_the_highest_lots_win():
+    labels = labels_of(300, 9000, ignored=4000)
+    key = jax.random.key(5)
+    words = jax.random.key_data(jax.random.split(key, 6650)).reshape(-1)
+    lots = np.asarray(words >> 8, np.int64)
+    sampled = np.asarray(_sample(key, labels, 256, 0.5))
+    for label in (Label.POSITIVE, Label.NEGATIVE):
+        candidates = np.flatnonzero(labels == label)
+        winners = candidates[np.argsort(-lots[candidates], kind="stable")[:128]]
+        np.testing.assert_array_equal(np.flatnonzero(sampled == label), np.sort(winners))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 3000), st.integers(0, 2**32 - 1), st.integers(0, 24))
+def test_contenders_are_few_and_lack_none_of_the_highest(present, seed, fewer_bits):
+    rng = np.random.default_rng(seed)
+    lots = np.full(3000, -1, np.float32)
+    # With fewer bits they are lower than lots are: then all stay.
+    lots[:present] = rng.integers(0, 2 ** (24 - fewer_bits), present)
+    rng.shuffle(lots)
+    left = np.asarray(_contenders(lots, 64))
+    assert left.shape[0] % 1024 == 0
+    assert (left[3000:] == -1).all()
+    left = left[:3000]
+    assert ((left == lots) | (left == -1)).all()
+    np.testing.assert_array_equal(np.sort(left)[-64:], np.sort(lots)[-64:])
+    if fewer_bits == 0:
+        assert (left >= 0).sum() <= 64 + 14 * 64**0.5
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])
 def test_threefry_gives_the_words_of_split_keys(seed):
     key = jax.random.key(seed)
-    words = jnp.stack(jax.jit(threefry, static_argnums=1)(key, (3, 5)), axis=-1)
+    words = jax.jit(threefry, static_argnums=1)(key, (3, 5))
     np.testing.assert_array_equal(words, jax.random.key_data(jax.random.split(key, (3, 5))))
 
 
