@@ -11,7 +11,6 @@ from jax.custom_batching import sequential_vmap
 from jaxtyping import Bool, Float, Int
 
 from rpn_jax.ops.boxes import BoxColumns, area, box_columns, ioa, iou, pairwise_ioa, pairwise_iou
-from rpn_jax.ops.reduction import reduce_by_columns
 from rpn_jax.typing import Array, Matches
 
 # On a CPU: anchors in a row of an array, and objects that a pass over all anchors deals with.
@@ -185,8 +184,10 @@ def overlaps_by_object(
         overlap = lax.optimization_barrier(overlap)
         is_best = total.is_best
         if low_quality:
-            # From 1 on, so that the best of an object that nothing touches is out of reach.
-            is_best |= overlap >= reduce_by_columns(functools.partial(jnp.max, initial=1), overlap)
+            # From 1 on, so that the best of an object that nothing touches is out of reach. And by
+            # columns first: of both axes at once XLA makes windows, 2.6 times as slow on 120,015.
+            highest = lax.optimization_barrier(jnp.max(overlap, axis=0, initial=1))
+            is_best |= overlap >= jnp.max(highest)
         higher = overlap > total.iou
         return Overlaps(
             iou=jnp.where(higher, overlap, total.iou),

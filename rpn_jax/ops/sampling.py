@@ -5,14 +5,13 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Bool, Float, Int, PRNGKeyArray, UInt32
+from jaxtyping import Int, PRNGKeyArray, UInt32
 
 from rpn_jax.ops.matching import Label
-from rpn_jax.ops.reduction import reduce_by_columns
 from rpn_jax.ops.selection import top_k
 from rpn_jax.typing import Array
 
-# Lots in a row: XLA computes rows on a CPU 6 % faster than one long array.
+# Lots in a row, two of each cipher: XLA computes rows on a CPU 6 % faster than one long array.
 _LANES = 1024
 
 
@@ -38,16 +37,15 @@ def sample_anchors(
     words = threefry(key, (-(-count // (2 * _LANES)), _LANES))
     lots = (words >> 8).astype(jnp.float32).reshape(-1)[:count]
 
-    def winners(lots, limit, wanted):
-        highest, indices = top_k(lots, min(limit, count))
+    def draw(label, limit, wanted):
+        highest, winners = top_k(jnp.where(labels == label, lots, -1), min(limit, count))
         number = jnp.minimum(jnp.sum(highest >= 0), wanted)
-        place = jnp.arange(len(indices))
-        return jnp.where(place < number, indices, count + place), number
+        place = jnp.arange(len(winners))
+        return jnp.where(place < number, winners, count + place), number
 
     most = int(num_samples * positive_fraction)
-    positives, number = winners(jnp.where(labels == Label.POSITIVE, lots, -1), most, most)
-    rivals = contenders(jnp.where(labels == Label.NEGATIVE, lots, -1), num_samples)
-    negatives, _ = winners(rivals, num_samples, num_samples - number)
+    positives, number = draw(Label.POSITIVE, most, most)
+    negatives, _ = draw(Label.NEGATIVE, num_samples, num_samples - number)
     return positives, negatives
 
 
@@ -71,25 +69,6 @@ def labels_of_sample(
         .at[positives].set(Label.POSITIVE, mode="drop", unique_indices=True)
         .at[negatives].set(Label.NEGATIVE, mode="drop", unique_indices=True)
     )  # fmt: skip
-
-
-def contenders(lots: Float[Array, " A"], number: int) -> Float[Array, " P"]:
-    """Returns the lots with -1 for most that are not among the `number` highest, and -1 as padding.
-
-    A search on a CPU spends its time on lots that are the highest so far and are beaten later. Lots
-    are uniform from 0 to 2^24 (or -1: no lot), which says where the highest lie: above a bar that
-    `number` are expected to reach and 6 standard deviations more. Should fewer reach it, all stay.
-    """
-    rows = jnp.pad(lots, (0, -len(lots) % _LANES), constant_values=-1).reshape(-1, _LANES)
-    rows = lax.optimization_barrier(rows)
-    share = (number + 6 * math.sqrt(number)) / jnp.maximum(_count(rows >= 0), 1)
-    bar = jnp.maximum(2**24 * (1 - share), 0)
-    bar = jnp.where(_count(rows >= bar) >= number, bar, 0)
-    return jnp.where(rows >= bar, rows, -1).reshape(-1)
-
-
-def _count(flags: Bool[Array, "R L"]) -> Int[Array, ""]:
-    return reduce_by_columns(jnp.sum, flags.astype(jnp.int32))
 
 
 def threefry(key: PRNGKeyArray, shape: tuple[int, ...]) -> UInt32[Array, "*shape 2"]:
