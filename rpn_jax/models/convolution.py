@@ -33,7 +33,7 @@ _MIN_CHANNELS = 32
 # A map with at most this many channels is taken for an image.
 _MAX_IMAGE_CHANNELS = 4
 # So much of its patches stays in the cache.
-_BYTES_PER_BAND = 2**20
+_BYTES_PER_BAND = 2**21
 
 _NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
@@ -187,8 +187,8 @@ def _direct(strides, pads, x, kernel):
 def _gradients_of_image(strides, pads, x, kernel, dy):
     """Returns the gradients, the kernel's by patches of a band of rows at a time."""
     (dx,) = jax.linear_transpose(lambda x: _direct(strides, pads, x, kernel), x)(dy)
-    window, height = kernel.shape[:2], dy.shape[1]
-    bytes_per_row = 4 * math.prod(window) * x.shape[3] * x.shape[0] * dy.shape[2]
+    window, (_, height, width, features) = kernel.shape[:2], dy.shape
+    bytes_per_row = 4 * math.prod(window) * x.shape[3] * x.shape[0] * width
     bands = -(-height // max(_BYTES_PER_BAND // bytes_per_row, 1))
     rows = -(-height // bands)
     dy = jnp.pad(dy, ((0, 0), (0, bands * rows - height), (0, 0), (0, 0)))
@@ -196,14 +196,18 @@ def _gradients_of_image(strides, pads, x, kernel, dy):
     under = (bands * rows - 1) * strides[0] + window[0]
     around = ((0, 0, 0), (top, under - top - x.shape[1], 0), (*sides, 0), (0, 0, 0))
     x = lax.pad(x, jnp.zeros((), x.dtype), around)
+    # Planes of one colour: their patches are copies of rows, and a matrix that the product needs no
+    # transpose of.
+    planes = jnp.moveaxis(x, 3, 0)
+    planes = lax.optimization_barrier(planes.reshape(-1, *planes.shape[2:]))
 
     def of_band(index):
         size = (rows - 1) * strides[0] + window[0]
-        band = lax.dynamic_slice_in_dim(x, index * rows * strides[0], size, axis=1)
-        patches = jnp.concatenate(pixels_of_windows(band, window, strides), axis=-1)
-        patches = lax.optimization_barrier(patches)
-        of_rows = lax.dynamic_slice_in_dim(dy, index * rows, rows, axis=1)
-        return jnp.tensordot(patches, of_rows, axes=((0, 1, 2), (0, 1, 2)))
+        band = lax.dynamic_slice_in_dim(planes, index * rows * strides[0], size, axis=1)
+        of_rows = lax.dynamic_slice_in_dim(dy, index * rows, rows, axis=1).reshape(-1, features)
+        patches = jnp.concatenate(pixels_of_windows(band, window, strides))
+        patches = lax.optimization_barrier(patches.reshape(-1, len(of_rows)))
+        return jnp.dot(patches, of_rows)
 
     return dx, sum_over_bands(of_band, bands).reshape(kernel.shape)
 

@@ -25,8 +25,8 @@ def output_size(size: int, window: int, stride: int, padding: int = 0, ceil: boo
 
 
 def pixels_of_windows(
-    x: Float[Array, "N H W C"], window: tuple[int, int], strides: tuple[int, int]
-) -> list[Float[Array, "N h w C"]]:
+    x: Float[Array, "N H W *C"], window: tuple[int, int], strides: tuple[int, int]
+) -> list[Float[Array, "N h w *C"]]:
     """Returns the pixels at each place in the windows, row by row of a window."""
     height, width = (size - w + 1 for size, w in zip(x.shape[1:3], window, strict=True))
     return [
