@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from rpn_jax.__main__ import LARGE_PAGES, set_cpu_flags
+from rpn_jax.__main__ import set_cpu_flags
 
 PROGRAM = """
 from rpn_jax.__main__ import set_cpu_flags
@@ -59,7 +59,9 @@ print(re.search(r"AnonHugePages: *(\\d+)", open("/proc/self/smaps_rollup").read(
     command = [sys.executable, "-c", program, tmp_path / "starts"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     first, second = (tmp_path / "starts").read_text().splitlines()
-    assert second == f"{first}:{LARGE_PAGES}"
+    large_pages = "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"
+    kept = "glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=1073741824"
+    assert second == f"{first}:{large_pages}:{kept}"
     library, version = platform.libc_ver()
     on_demand = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if (

@@ -89,7 +89,7 @@ def test_a_convolution_of_bfloat16_is_that_of_float32_rounded(window):
 def test_a_first_convolution_equals_lax_in_value_and_gradients(
     height, width, window, stride, pad, bytes_per_band, monkeypatch
 ):
-    # With 20,000 bytes the 17 rows are 9 and 5 bands, the last of these not full.
+    # With 20,000 bytes, 9 and 17 rows of outputs are 9 and 5 bands, the last of these not full.
     monkeypatch.setattr(convolution, "_BYTES_PER_BAND", bytes_per_band)
     x, kernel = normal(0, 2, height, width, 3), normal(1, window, window, 3, 8)
 
