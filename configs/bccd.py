@@ -9,7 +9,7 @@ list (72 images, 945 objects): recall at IoU 0.5 is 0.970, 0.995 and 0.999 with 
 proposals, AR@100 0.691, AR@300 0.699.
 """
 
-from rpn_jax.training.config import default_config
+from rpn_jax.runs.config import default_config
 
 
 def get_config():

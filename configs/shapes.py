@@ -7,7 +7,7 @@ Four to five minutes on two CPU cores without AVX-512. On the 300 unseen test im
 IoU 0.5 is 0.977 and 0.990 with 50 and 100 proposals, AR@100 0.715.
 """
 
-from rpn_jax.training.config import default_config
+from rpn_jax.runs.config import default_config
 
 
 def get_config():

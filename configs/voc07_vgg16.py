@@ -10,7 +10,7 @@ with it. `vgg16.npz` holds the convolutions of an ImageNet VGG-16 (see the READM
 Expected time and score: not measured here, as neither the data nor a GPU was at hand.
 """
 
-from rpn_jax.training.config import default_config
+from rpn_jax.runs.config import default_config
 
 
 def get_config():

@@ -57,7 +57,7 @@ The split is one of our own: no score on it can be compared with a published VOC
 takes about 1.5 seconds on two cores without AVX-512.
 """
 
-from rpn_jax.training.config import default_config
+from rpn_jax.runs.config import default_config
 
 
 def get_config():

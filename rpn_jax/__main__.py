@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return _failed()
     except StoppedError as stopped:
-        from rpn_jax.training.processes import is_first
+        from rpn_jax.runs.processes import is_first
 
         if is_first():
             print(f"{stopped}; the same command goes on from there", file=sys.stderr)

@@ -65,3 +65,13 @@ class Proposals(NamedTuple):
     scores: Float[Array, "*B P"]
     valid: Bool[Array, "*B P"]
     level: Int[Array, "*B P"]
+
+
+class DeviceBatch(NamedTuple):
+    """The part of a `Batch` that the devices see; B is the images of one device inside a step."""
+
+    images: Array  # (B, H, W, 3) uint8 RGB
+    image_hw: Array  # (B, 2) float32, the image's extent on its canvas
+    image_index: Array  # (B,) int32, in the split
+    ground_truth: GroundTruth
+    features: tuple[Array, ...] | None = None  # (B, H_l, W_l, C) if known, see `features`

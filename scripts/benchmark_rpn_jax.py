@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """Our side of `benchmark.py`, which starts it: one function for each kind of case."""
 
 from rpn_jax.__main__ import set_cpu_flags, use_large_pages
@@ -5,54 +6,49 @@ from rpn_jax.__main__ import set_cpu_flags, use_large_pages
 use_large_pages()  # both as the command line does, before JAX is imported
 set_cpu_flags()
 
-import functools  # noqa: E402
-import os  # noqa: E402
-import pathlib  # noqa: E402
-import statistics  # noqa: E402
-import subprocess  # noqa: E402
-import sys  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
+import functools
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
 
-import benchmark_cases  # noqa: E402
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
-from benchmark_cases import NETWORKS, Field  # noqa: E402
-from benchmark_sides import Timed, measure_memory, one_core, serve  # noqa: E402
-from PIL import Image  # noqa: E402
+import benchmark_cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from benchmark_cases import NETWORKS, Field
+from benchmark_sides import Timed, measure_memory, one_core, serve
+from PIL import Image
 
-from rpn_jax.data.datasets import Record, prepare_dataset  # noqa: E402
-from rpn_jax.data.loader import train_batches  # noqa: E402
-from rpn_jax.data.plan import BatchPlan, choose_buckets  # noqa: E402
-from rpn_jax.models import trainable_mask  # noqa: E402
-from rpn_jax.ops.anchors import cell_anchors, grid_anchors  # noqa: E402
-from rpn_jax.ops.losses import rpn_loss  # noqa: E402
-from rpn_jax.ops.matching import Label  # noqa: E402
-from rpn_jax.ops.nms import nms  # noqa: E402
-from rpn_jax.proposals import propose  # noqa: E402
-from rpn_jax.targets import assign_targets  # noqa: E402
-from rpn_jax.training import devices, loop  # noqa: E402
-from rpn_jax.training.config import load_config  # noqa: E402
-from rpn_jax.training.fingerprint import cpu_model  # noqa: E402
-from rpn_jax.training.metrics import read_metrics  # noqa: E402
-from rpn_jax.training.network import (  # noqa: E402
-    DeviceBatch,
-    anchors_per_level,
-    build_network,
-    initial_variables,
-    random_key,
-)
-from rpn_jax.training.optimizer import build_optimizer  # noqa: E402
-from rpn_jax.training.state import initial_state, partition  # noqa: E402
-from rpn_jax.training.step import (  # noqa: E402
+from rpn_jax.data.datasets import Record, prepare_dataset
+from rpn_jax.data.loader import train_batches
+from rpn_jax.data.plan import BatchPlan, choose_buckets
+from rpn_jax.detectors.proposals import propose
+from rpn_jax.detectors.targets import assign_targets
+from rpn_jax.models.rcnn import trainable_mask
+from rpn_jax.ops.anchors import cell_anchors, grid_anchors
+from rpn_jax.ops.losses import rpn_loss
+from rpn_jax.ops.matching import Label
+from rpn_jax.ops.nms import nms
+from rpn_jax.runs import devices
+from rpn_jax.runs.config import load_config, random_key
+from rpn_jax.runs.fingerprint import cpu_model
+from rpn_jax.runs.metrics import read_metrics
+from rpn_jax.training import loop
+from rpn_jax.training.build import anchors_per_level, build_network, initial_variables
+from rpn_jax.training.optimizer import build_optimizer
+from rpn_jax.training.state import initial_state, partition
+from rpn_jax.training.step import (
     image_keys,
     image_losses,
     make_propose_step,
     make_train_step,
 )
-from rpn_jax.typing import GroundTruth  # noqa: E402
+from rpn_jax.typing import DeviceBatch, GroundTruth
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RATIOS = (2.0, 1.0, 0.5)  # widths over heights, in the order in which torchvision has them

@@ -35,8 +35,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rpn_jax.progress import progress_bar
+from rpn_jax.runs.metrics import read_metrics
 from rpn_jax.training.checkpoint import damage
-from rpn_jax.training.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS, SAVE_EVERY, EVALUATE_EVERY = 24, 4, 8

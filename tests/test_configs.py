@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from training.small import over_devices
 
-from rpn_jax.models import trainable_mask
-from rpn_jax.training.config import load_config
-from rpn_jax.training.network import DeviceBatch, build_network
+from rpn_jax.models.rcnn import trainable_mask
+from rpn_jax.runs.config import load_config
+from rpn_jax.training.build import build_network
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.state import initial_state
 from rpn_jax.training.step import make_eval_step, make_propose_step, make_train_step
-from rpn_jax.typing import GroundTruth
+from rpn_jax.typing import DeviceBatch, GroundTruth
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rpn_jax.models import build_rpn
+from rpn_jax.detectors.proposals import propose
+from rpn_jax.models.rcnn import build_rpn
 from rpn_jax.models.receptive_field import rows_seen
 from rpn_jax.ops.anchors import cell_anchors, grid_anchors
 from rpn_jax.ops.losses import rpn_loss
 from rpn_jax.ops.matching import Label
-from rpn_jax.proposals import propose
 from rpn_jax.typing import Matches, Targets
 
 STRIDE = 4

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     import jax
 
     from rpn_jax.errors import UserError
-    from rpn_jax.training.compare import compare_runs, format_comparison
+    from rpn_jax.sweeps.compare import compare_runs, format_comparison
 
     if overrides:
         raise UserError(f"{overrides[0]}: there is no such flag; see --help")

@@ -49,10 +49,10 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     import json
 
-    from rpn_jax.training.aot import compile_report
-    from rpn_jax.training.aot_tables import format_report
-    from rpn_jax.training.config import load_config
-    from rpn_jax.training.workdir import write_bytes
+    from rpn_jax.compiling.step_report import compile_report
+    from rpn_jax.compiling.tables import format_report
+    from rpn_jax.files import write_bytes
+    from rpn_jax.runs.config import load_config
 
     report = compile_report(
         load_config(arguments.config, overrides),

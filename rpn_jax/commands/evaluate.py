@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Evaluates and prints the table."""
     from rpn_jax.errors import UserError
-    from rpn_jax.training.processes import is_first
-    from rpn_jax.training.trained import evaluate_trained
+    from rpn_jax.runs.processes import is_first
+    from rpn_jax.trained.measure import evaluate_trained
 
     if arguments.weights is not None and arguments.out is None:
         raise UserError("--out: is not given; with --weights, name a folder for what is written")

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Writes the function and says what it is."""
     from rpn_jax.errors import UserError
-    from rpn_jax.training.export import export_proposals
+    from rpn_jax.trained.export import export_proposals
 
     image_hw = image_size(arguments.image_size)
     if arguments.batch_size < 1:

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Writes the file and says what is in it."""
-    from rpn_jax.training.export import export_weights
+    from rpn_jax.trained.export import export_weights
 
     config, place = trained_place(arguments, overrides)
     print(

@@ -39,9 +39,9 @@ def trained_place(
 ) -> tuple[ConfigDict, pathlib.Path]:
     """Returns the config that came with the network, with overrides, and the folder or file."""
     from rpn_jax.errors import UserError
-    from rpn_jax.training.config import apply_overrides
-    from rpn_jax.training.model_file import read_model
-    from rpn_jax.training.workdir import load_workdir_config
+    from rpn_jax.runs.config import apply_overrides
+    from rpn_jax.runs.workdir import load_workdir_config
+    from rpn_jax.weights.model_file import read_model
 
     if arguments.workdir is not None:
         config, place = load_workdir_config(arguments.workdir), arguments.workdir
@@ -66,6 +66,6 @@ def add_process_flags(parser: argparse.ArgumentParser) -> None:
 
 def join(arguments: argparse.Namespace) -> None:
     """Makes this process one of the job that the flags, or the launcher, describe."""
-    from rpn_jax.training.processes import join_processes
+    from rpn_jax.runs.processes import join_processes
 
     join_processes(arguments.coordinator, arguments.num_processes, arguments.process_id)

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Writes the file and says what is in it, and what was not used."""
-    from rpn_jax.training.import_weights import import_weights
+    from rpn_jax.trained.importing import import_weights
 
     print(
         import_weights(

@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Prints the tables."""
-    from rpn_jax.training.config import load_config
-    from rpn_jax.training.describe import describe
+    from rpn_jax.runs.config import load_config
+    from rpn_jax.trained.describe import describe
 
     image_hw = image_size(arguments.image_size) if arguments.image_size is not None else None
     print(describe(load_config(arguments.config, overrides), image_hw))

@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     import pathlib
 
     from rpn_jax.data.datasets import prepare_dataset
-    from rpn_jax.training.config import load_config
+    from rpn_jax.runs.config import load_config
 
     data = load_config(arguments.config, overrides).data
     report = prepare_dataset(

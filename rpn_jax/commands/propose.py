@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Writes proposals and pictures."""
     from rpn_jax.errors import UserError
-    from rpn_jax.training.trained import write_proposals
+    from rpn_jax.trained.detect import write_proposals
 
     paths = list(arguments.images)
     if arguments.folder:

@@ -7,7 +7,7 @@ from jax.nn.initializers import variance_scaling
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from rpn_jax.models.convolution import computed_once, conv_general_dilated, promote_dtype
+from rpn_jax.models.layers.convolution import computed_once, conv_general_dilated, promote_dtype
 from rpn_jax.typing import Array
 
 STAGES = ("c2", "c3", "c4", "c5")

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from rpn_jax.models.rcnn import RegionProposalNetwork, trainable_mask
 from rpn_jax.models.receptive_field import Rows, rows_seen
-from rpn_jax.models.rpn import RegionProposalNetwork, trainable_mask
 
 _CANVAS = 2048  # pixels on which receptive fields are measured, where that is enough
 _PARTS = ("backbone", "neck", "head")

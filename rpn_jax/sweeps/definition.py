@@ -30,7 +30,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError, list_some
-from rpn_jax.training.config import flatten, load_config, names_in_file
+from rpn_jax.runs.config import flatten, load_config, names_in_file
 
 _LONGEST_NAME = 150  # of a run; file systems allow 255 bytes, and logs add an ending
 _TAKEN = ("lock", "logs", "report", "state", "sweep.json")  # what else is in the sweep's folder

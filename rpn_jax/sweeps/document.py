@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jinja2
 
-from rpn_jax.visualize.files import write_bytes
+from rpn_jax.files import write_bytes
 
 
 class Strong(str):

@@ -9,9 +9,9 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
+from rpn_jax.runs.config import flatten
+from rpn_jax.runs.workdir import load_workdir_config
 from rpn_jax.sweeps.runs import final_figures
-from rpn_jax.training.config import flatten
-from rpn_jax.training.workdir import load_workdir_config
 
 
 def write_hyperparameters(workdir: pathlib.Path, fields: Sequence[str]) -> None:

@@ -14,14 +14,14 @@ from ml_collections import ConfigDict
 
 from rpn_jax.data.datasets import open_dataset, prepare_dataset
 from rpn_jax.errors import StoppedError, UserError, list_some
+from rpn_jax.files import write_text
+from rpn_jax.runs.config import differences, from_json
+from rpn_jax.runs.processes import StopRequest
 from rpn_jax.sweeps.definition import Plan
 from rpn_jax.sweeps.job import RunJob
 from rpn_jax.sweeps.launchers import Launcher
 from rpn_jax.sweeps.runs import RunState, claim, read_run_state, state_folder
 from rpn_jax.sweeps.tables import Progress
-from rpn_jax.training.config import differences, from_json
-from rpn_jax.training.processes import StopRequest
-from rpn_jax.training.workdir import write_text
 
 _ACTIVE = ("running", "queued")
 

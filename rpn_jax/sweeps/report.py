@@ -15,6 +15,7 @@ import numpy as np
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.coverage import format_table
 from rpn_jax.evaluation.recall import IOU_THRESHOLDS
+from rpn_jax.files import write_bytes
 from rpn_jax.sweeps.comparison import SIGNIFICANT, Comparison, Figures, compute_figures
 from rpn_jax.sweeps.document import Part, Section, Strong, Table, Text, write_document
 from rpn_jax.sweeps.report_curves import (
@@ -27,7 +28,6 @@ from rpn_jax.sweeps.report_origin import origin_section
 from rpn_jax.sweeps.report_run import ablation_section, breakdown_section, picture_section
 from rpn_jax.sweeps.results import Evaluation, Result, Study, gather
 from rpn_jax.sweeps.statistics import interval, mean_and_deviation
-from rpn_jax.visualize.files import write_bytes
 
 _NONE = "–"
 _KINDS = {"done": "done but not counted", "missing": "not begun"}

@@ -12,12 +12,12 @@ from rpn_jax.data.datasets.report import ASPECT_EDGES, ASPECT_NAMES, SIZE_EDGES,
 from rpn_jax.data.transforms import decode_image
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.objects import ObjectRanks, found
+from rpn_jax.files import write_bytes
+from rpn_jax.runs.workdir import load_workdir_config
 from rpn_jax.sweeps.document import Picture, Pictures, Section, Table, Text
 from rpn_jax.sweeps.results import Evaluation, Measure, Result, image_hits, read_evaluation
-from rpn_jax.training.network import open_split
-from rpn_jax.training.workdir import load_workdir_config
+from rpn_jax.training.build import open_split
 from rpn_jax.visualize.boxes import draw_found
-from rpn_jax.visualize.files import write_bytes
 
 _PARTS = {"nms": "NMS", "ranking": "the ranking", "regression": "the box regression"}
 _LONG_SIDE = 800  # pixels of a picture

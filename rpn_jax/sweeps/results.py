@@ -11,11 +11,11 @@ from jaxtyping import Float
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.objects import ObjectRanks, found, read_objects
 from rpn_jax.evaluation.recall import IOU_THRESHOLDS
+from rpn_jax.runs.history import Run as History
+from rpn_jax.runs.history import read_run
+from rpn_jax.runs.metrics import read_metrics
 from rpn_jax.sweeps.definition import settings
 from rpn_jax.sweeps.runs import RunState, read_run_state, read_sweep
-from rpn_jax.training.compare import Run as History
-from rpn_jax.training.compare import read_run
-from rpn_jax.training.metrics import read_metrics
 
 # Fields in which runs may differ and still be one setting.
 _NO_SETTING = ("seed", "data.data_dir", "data.num_threads")

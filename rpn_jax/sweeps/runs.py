@@ -21,8 +21,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from rpn_jax.errors import UserError
-from rpn_jax.training.metrics import read_metrics
-from rpn_jax.training.workdir import write_text
+from rpn_jax.files import write_text
+from rpn_jax.runs.metrics import read_metrics
 
 STATES = ("done", "running", "failed", "stopped", "queued", "missing")
 _RECENT_SECONDS = 300  # where the file system knows no locks, a run that wrote since is at work

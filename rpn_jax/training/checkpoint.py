@@ -29,8 +29,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rpn_jax.errors import UserError, first_line, list_some
-from rpn_jax.training import processes
-from rpn_jax.training.devices import AXIS, replicate
+from rpn_jax.runs import processes
+from rpn_jax.runs.devices import AXIS, replicate
 from rpn_jax.training.state import TrainState
 
 SEAL = "SHA256SUMS"  # `sha256sum --check SHA256SUMS` reads it, too

@@ -13,10 +13,11 @@ from rpn_jax.data.loader import Batch, eval_batches
 from rpn_jax.data.plan import Buckets, choose_buckets
 from rpn_jax.evaluation.recall import ImageProposals, RecallResult, RecallSums, image_recall
 from rpn_jax.progress import progress_bar
-from rpn_jax.training.devices import prefetch, replicate, shard, unshard
+from rpn_jax.runs.config import random_key
+from rpn_jax.runs.devices import prefetch, replicate, shard, unshard
+from rpn_jax.runs.processes import gather, is_first
+from rpn_jax.training.build import check_batch_size, device_batch
 from rpn_jax.training.features import FeatureCache
-from rpn_jax.training.network import check_batch_size, device_batch, random_key
-from rpn_jax.training.processes import gather, is_first
 
 
 class ImageResult(NamedTuple):

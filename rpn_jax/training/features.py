@@ -4,11 +4,9 @@ Where every stage of the backbone is frozen, a step need not run it again: what 
 a small part of the arithmetic. All runs on the same data share the files, as those of a sweep do.
 """
 
-import contextlib
 import functools
 import hashlib
 import pathlib
-import uuid
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +14,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError
-from rpn_jax.models import RegionProposalNetwork, trainable_mask
+from rpn_jax.files import replacing
 from rpn_jax.models.inputs import input_convention, normalize_images
-from rpn_jax.training.network import DeviceBatch, variable_shapes
+from rpn_jax.models.rcnn import RegionProposalNetwork, trainable_mask, variable_shapes
+from rpn_jax.typing import DeviceBatch
 
 
 def check_features(config: ConfigDict, network: RegionProposalNetwork) -> None:
     """Raises a `UserError` if `config.data.cache_features` asks for features that will change."""
     if not config.data.cache_features:
         return
-    params = variable_shapes(config, network)["params"]
+    params = variable_shapes(network)["params"]
     mask = trainable_mask({"backbone": params["backbone"]}, config.model.frozen_stages)
     if any(jax.tree.leaves(mask)):
         raise UserError(
@@ -89,16 +88,10 @@ class FeatureCache:
             with np.load(path) as file:
                 return tuple(file.values())
         levels = jax.device_get(self._features_of(image, image_hw))
-        # Other runs may be writing the same file: each writes its own, and puts it there whole.
-        temporary = path.with_name(f"{uuid.uuid4().hex}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with replacing(path) as file:
                 np.savez(file, *levels)
-            temporary.replace(path)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             raise UserError(
                 f"{self._folder}: {error.strerror}; make room there, or leave out "
                 "config.data.cache_features"

@@ -19,9 +19,22 @@ from rpn_jax.data.datasets import Dataset
 from rpn_jax.data.loader import train_batches
 from rpn_jax.data.plan import BatchPlan, Buckets
 from rpn_jax.errors import StoppedError, UserError
-from rpn_jax.models import trainable_mask
+from rpn_jax.models.rcnn import trainable_mask
 from rpn_jax.progress import progress_bar
-from rpn_jax.training import devices
+from rpn_jax.runs import devices
+from rpn_jax.runs.config import random_key
+from rpn_jax.runs.fingerprint import record_run
+from rpn_jax.runs.metrics import MetricsWriter, NonFiniteLossError, PendingMetrics
+from rpn_jax.runs.processes import StopRequest, is_first, on_first, together
+from rpn_jax.runs.profile import StepProfiler
+from rpn_jax.runs.workdir import claim_workdir
+from rpn_jax.training.build import (
+    build_network,
+    device_batch,
+    initial_variables,
+    load_pretrained,
+    open_split,
+)
 from rpn_jax.training.checkpoint import Checkpoints
 from rpn_jax.training.evaluate import (
     buckets,
@@ -31,24 +44,11 @@ from rpn_jax.training.evaluate import (
     split_results,
 )
 from rpn_jax.training.features import FeatureCache, check_features
-from rpn_jax.training.fingerprint import record_run
-from rpn_jax.training.metrics import MetricsWriter, NonFiniteLossError, PendingMetrics
-from rpn_jax.training.network import (
-    DeviceBatch,
-    build_network,
-    device_batch,
-    initial_variables,
-    open_split,
-    random_key,
-)
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.pictures import draw_first
-from rpn_jax.training.processes import StopRequest, is_first, on_first, together
-from rpn_jax.training.profile import StepProfiler
-from rpn_jax.training.sources import load_pretrained
 from rpn_jax.training.state import TrainState, evaluation_variables, initial_state
 from rpn_jax.training.step import make_eval_step, make_train_step
-from rpn_jax.training.workdir import claim_workdir
+from rpn_jax.typing import DeviceBatch
 
 
 def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = range(0)) -> TrainState:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
-from rpn_jax.models import RegionProposalNetwork
+from rpn_jax.models.rcnn import RegionProposalNetwork
+from rpn_jax.runs.metrics import MetricsWriter
+from rpn_jax.runs.processes import is_first
+from rpn_jax.training.build import anchors_per_level
 from rpn_jax.training.evaluate import ImageResult
-from rpn_jax.training.metrics import MetricsWriter
-from rpn_jax.training.network import anchors_per_level
-from rpn_jax.training.processes import is_first
 from rpn_jax.visualize.boxes import draw_matches, draw_proposals, write_image
 
 

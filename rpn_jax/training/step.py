@@ -9,20 +9,14 @@ import optax
 from jax import lax
 from ml_collections import ConfigDict
 
-from rpn_jax.models import RegionProposalNetwork, trainable_mask
+from rpn_jax.detectors.targets import assign_targets
+from rpn_jax.models.rcnn import RegionProposalNetwork, trainable_mask
 from rpn_jax.ops.losses import rpn_loss
 from rpn_jax.ops.matching import Label
-from rpn_jax.targets import assign_targets
-from rpn_jax.training.devices import AXIS
-from rpn_jax.training.network import (
-    DeviceBatch,
-    anchors_at_origin,
-    anchors_per_level,
-    forward,
-    propose_batch,
-)
+from rpn_jax.runs.devices import AXIS
+from rpn_jax.training.build import anchors_at_origin, anchors_per_level, forward, propose_batch
 from rpn_jax.training.state import TrainState, averaged, merge, partition
-from rpn_jax.typing import Array
+from rpn_jax.typing import Array, DeviceBatch
 
 
 def image_losses(config: ConfigDict, keys, logits, deltas, anchors, batch: DeviceBatch):

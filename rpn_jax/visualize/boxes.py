@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.recall import pairwise_iou
+from rpn_jax.files import write_bytes
 from rpn_jax.ops.matching import Label
 from rpn_jax.typing import Array
 from rpn_jax.visualize.canvas import (
@@ -30,7 +31,6 @@ from rpn_jax.visualize.canvas import (
     Canvas,
     Stroke,
 )
-from rpn_jax.visualize.files import write_bytes
 
 _ENCODER_OPTIONS = {
     ".png": [],

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.recall import IOU_THRESHOLDS, RecallResult
-from rpn_jax.visualize.files import write_bytes
+from rpn_jax.files import write_bytes
 
 # Okabe and Ito's palette without its yellow, which is too light on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

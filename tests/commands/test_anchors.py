@@ -8,7 +8,7 @@ import pytest
 
 from rpn_jax.__main__ import main
 from rpn_jax.data.datasets import prepare_dataset
-from rpn_jax.training.config import apply_overrides, default_config
+from rpn_jax.runs.config import apply_overrides, default_config
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs/bccd.py"
 

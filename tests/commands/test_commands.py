@@ -134,8 +134,8 @@ def test_weights_of_another_model(fails, voc, voc_flags, tmp_path):
 
 def test_a_workdir_of_another_config(fails, voc, voc_flags, tmp_path):
     prepare_dataset("voc_folder", data_dir=tmp_path / "prepared", source=voc.root)
-    from rpn_jax.training.config import load_config
-    from rpn_jax.training.workdir import claim_workdir
+    from rpn_jax.runs.config import load_config
+    from rpn_jax.runs.workdir import claim_workdir
 
     workdir = tmp_path / "run"
     with claim_workdir(workdir, load_config(voc_flags[0].split("=")[1], voc_flags[1:])):

@@ -7,8 +7,8 @@ import safetensors.numpy
 from training.small import small_config
 
 from rpn_jax.__main__ import main
-from rpn_jax.training.model_file import read_model, write_model
-from rpn_jax.training.network import build_network
+from rpn_jax.training.build import build_network
+from rpn_jax.weights.model_file import read_model, write_model
 
 
 @pytest.fixture(scope="module")

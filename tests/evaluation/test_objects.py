@@ -20,7 +20,7 @@ from rpn_jax.evaluation.recall import (
     image_recall,
     pairwise_iou,
 )
-from rpn_jax.training.workdir import write_npz
+from rpn_jax.files import write_npz
 
 
 def test_by_hand():

@@ -7,9 +7,10 @@ import peer_cases
 import pytest
 from seeded_weights import seeded_array
 
+from rpn_jax.models.backbones.resnet import ResNet
 from rpn_jax.models.fpn import FPN, STAGES
-from rpn_jax.models.resnet import ResNet
-from rpn_jax.models.rpn import RegionProposalNetwork, RPNHead
+from rpn_jax.models.rcnn import RegionProposalNetwork
+from rpn_jax.models.rpn_head import RPNHead
 
 WIDTH = 16  # of the fixture's levels
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from rpn_jax.errors import UserError
-from rpn_jax.models import BACKBONES, build_rpn
+from rpn_jax.models.backbones import BACKBONES
+from rpn_jax.models.rcnn import build_rpn
 
 
 def output_shapes(model, height=64, width=96):

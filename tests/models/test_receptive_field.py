@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from rpn_jax.models.convolution import conv_general_dilated
-from rpn_jax.models.pooling import max_pool
+from rpn_jax.models.layers.convolution import conv_general_dilated
+from rpn_jax.models.layers.pooling import max_pool
 from rpn_jax.models.receptive_field import rows_seen
 
 HEIGHT, WIDTH = 22, 8

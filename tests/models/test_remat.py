@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rpn_jax.models import build_rpn
+from rpn_jax.models.rcnn import build_rpn
 
 IMAGES = jax.ShapeDtypeStruct((1, 96, 128, 3), jnp.float32)
 

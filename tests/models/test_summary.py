@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from rpn_jax.models import build_rpn
-from rpn_jax.models.rpn import RegionProposalNetwork, RPNHead
+from rpn_jax.models.rcnn import RegionProposalNetwork, build_rpn
+from rpn_jax.models.rpn_head import RPNHead
 from rpn_jax.models.summary import summarize
 
 

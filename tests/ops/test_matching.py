@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rpn_jax.ops.boxes import box_columns, iou, pairwise_iou
-from rpn_jax.ops.matching import Label, match_anchors, overlaps_at_once, overlaps_by_object
+from rpn_jax.ops.matching import Label, match_anchors
+from rpn_jax.ops.overlaps import overlaps_at_once, overlaps_by_object
 from rpn_jax.typing import Matches
 
 SQUARE = np.array([[0, 0, 10, 10]], np.float32)

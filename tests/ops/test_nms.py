@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rpn_jax.ops.nms import batched_nms, nms, sorted_nms, suppress_at_once, suppress_in_vectors
+from rpn_jax.ops.nms import batched_nms, nms, sorted_nms
+from rpn_jax.ops.suppression import suppress_at_once, suppress_in_vectors
 
 
 def kept_indices(result):

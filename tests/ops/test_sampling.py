@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rpn_jax.ops.matching import Label
-from rpn_jax.ops.sampling import subsample_labels, threefry
+from rpn_jax.ops.random import threefry
+from rpn_jax.ops.sampling import subsample_labels
 
 _sample = jax.jit(subsample_labels, static_argnums=(2, 3))
 

@@ -5,8 +5,8 @@ import numpy as np
 import safetensors.numpy
 from peer_cases import fasterrcnn_state_dict, padded_images, peer_answers
 
-from rpn_jax.training.network import anchors_per_level, build_network, propose_batch
-from rpn_jax.training.sources import load_pretrained, source_config
+from rpn_jax.training.build import anchors_per_level, build_network, load_pretrained, propose_batch
+from rpn_jax.weights.sources import source_config
 
 
 def test_proposals_are_torchvisions(tmp_path):

@@ -7,9 +7,9 @@ from flax import traverse_util
 from peer_cases import BACKBONES, FEATURES_EVERY, FEATURES_HW, peer_answers
 from seeded_weights import seeded_array, seeded_image
 
-from rpn_jax.models import build_rpn
-from rpn_jax.models.layouts import LAYOUTS
-from rpn_jax.models.pretrained import load_parts, recognize
+from rpn_jax.models.rcnn import build_rpn
+from rpn_jax.weights.layouts import LAYOUTS
+from rpn_jax.weights.loading import load_parts, recognize
 
 ANSWERS = peer_answers("features")
 FIRST_OF_FAMILY = ("alexnet", "vgg16", "resnet18", "resnet50", "resnet50_dilated", "densenet121")

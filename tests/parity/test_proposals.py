@@ -3,8 +3,8 @@ import numpy as np
 import peer_cases
 import pytest
 
+from rpn_jax.detectors.proposals import propose
 from rpn_jax.ops.anchors import cell_anchors, grid_anchors
-from rpn_jax.proposals import propose
 
 ANSWERS = peer_cases.peer_answers("proposals")
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from rpn_jax.errors import UserError
+from rpn_jax.runs.config import apply_overrides, default_config, to_json
 from rpn_jax.sweeps.runs import (
     claim,
     is_claimed,
@@ -18,7 +19,6 @@ from rpn_jax.sweeps.runs import (
     write_state,
 )
 from rpn_jax.sweeps.tables import count_states, run_table, sweep_table
-from rpn_jax.training.config import apply_overrides, default_config, to_json
 
 HOLD = (
     "import fcntl, sys; file = open(sys.argv[1], 'a+'); fcntl.lockf(file, fcntl.LOCK_EX);"

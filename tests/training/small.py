@@ -3,10 +3,9 @@
 import jax
 import numpy as np
 
-from rpn_jax.training import devices
-from rpn_jax.training.config import apply_overrides, default_config
-from rpn_jax.training.network import DeviceBatch
-from rpn_jax.typing import GroundTruth
+from rpn_jax.runs import devices
+from rpn_jax.runs.config import apply_overrides, default_config
+from rpn_jax.typing import DeviceBatch, GroundTruth
 
 FIELDS = (
     "--config.model.backbone=resnet18",

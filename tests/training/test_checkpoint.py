@@ -18,7 +18,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from rpn_jax.errors import UserError
-from rpn_jax.training import checkpoint, devices
+from rpn_jax.runs import devices
+from rpn_jax.training import checkpoint
 from rpn_jax.training.checkpoint import SEAL, Checkpoints, damage
 from rpn_jax.training.state import TrainState
 

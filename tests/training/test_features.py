@@ -6,8 +6,8 @@ import pytest
 from training.small import small_batch, small_config
 
 from rpn_jax.errors import UserError
+from rpn_jax.training.build import build_network, forward
 from rpn_jax.training.features import FeatureCache, check_features
-from rpn_jax.training.network import build_network, forward
 
 FROZEN = "--config.model.frozen_stages=2"
 

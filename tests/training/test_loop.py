@@ -21,11 +21,12 @@ from rpn_jax.data.datasets import prepare_dataset
 from rpn_jax.data.plan import BatchPlan
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.objects import read_objects
+from rpn_jax.runs.metrics import read_metrics
+from rpn_jax.trained.load import load_trained
+from rpn_jax.trained.measure import evaluate_trained
 from rpn_jax.training import loop
+from rpn_jax.training.build import open_split
 from rpn_jax.training.checkpoint import Checkpoints
-from rpn_jax.training.metrics import read_metrics
-from rpn_jax.training.network import open_split
-from rpn_jax.training.trained import evaluate_trained, load_trained
 
 OPTIONS = {"seed": 0, "image_size": 48, "num_train": 24, "num_test": 11}
 ROOT = pathlib.Path(__file__).parents[2]

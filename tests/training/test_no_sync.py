@@ -10,7 +10,8 @@ from jax import lax
 from training.small import small_config
 
 from rpn_jax.data.datasets import prepare_dataset
-from rpn_jax.training import devices, loop
+from rpn_jax.runs import devices
+from rpn_jax.training import loop
 
 LOG_EVERY, STEPS = 5, 10
 OPTIONS = {"seed": 0, "image_size": 48, "num_train": 16, "num_test": 1}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rpn_jax.errors import UserError
-from rpn_jax.training.config import apply_overrides, default_config
+from rpn_jax.runs.config import apply_overrides, default_config
 from rpn_jax.training.optimizer import build_optimizer, learning_rate_schedule, sgd
 
 

@@ -7,18 +7,18 @@ import pytest
 from optax.tree_utils import tree_get
 from training.small import PYRAMID, over_devices, small_batch, small_config
 
-from rpn_jax.models import trainable_mask
+from rpn_jax.models.rcnn import trainable_mask
 from rpn_jax.ops.matching import Label
-from rpn_jax.training import devices
+from rpn_jax.runs import devices
 from rpn_jax.training import step as step_module
-from rpn_jax.training.network import (
+from rpn_jax.training.build import (
     anchors_per_level,
     build_network,
     forward,
     initial_variables,
+    load_pretrained,
 )
 from rpn_jax.training.optimizer import build_optimizer
-from rpn_jax.training.sources import load_pretrained
 from rpn_jax.training.state import evaluation_variables, initial_state, merge, partition
 from rpn_jax.training.step import (
     image_keys,

@@ -1,0 +1,1 @@
+"""Steps compiled for accelerators that are not here, and what their programs cost."""

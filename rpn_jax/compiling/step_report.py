@@ -1,0 +1,387 @@
+"""The training step, compiled for TPUs that are not here, and what that tells of a run on them.
+
+Compiling needs neither a TPU nor data nor weights: arguments are shapes. The report says whether
+the step fits into the memory of a chip, how fast it could be at best, and what the chips exchange.
+Its bounds are those of a roofline (Williams et al., "Roofline", CACM 52(4), 2009): a step takes at
+least as long as its products at the chip's peak rate, and as its bytes at the bandwidth of the HBM.
+"""
+
+import importlib.util
+import math
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from ml_collections import ConfigDict
+
+from rpn_jax.compiling.chips import Topology, parse_topology
+from rpn_jax.compiling.hlo import Collective, parse_program
+from rpn_jax.errors import UserError
+from rpn_jax.models.rcnn import trainable_mask, variable_shapes
+from rpn_jax.runs.config import random_key
+from rpn_jax.runs.devices import parallel_update
+from rpn_jax.training.build import build_network
+from rpn_jax.training.optimizer import build_optimizer
+from rpn_jax.training.state import TrainState, initial_state, partition
+from rpn_jax.training.step import make_train_step
+from rpn_jax.typing import DeviceBatch, GroundTruth
+
+# Ground-truth slots where the config does not say how many; they cost next to nothing.
+MAX_OBJECTS = 48
+# Compilations, each of minutes, that the search for the largest batch may take.
+_MAX_TRIES = 6
+
+
+class Measured(NamedTuple):
+    """The step of one chip, for so many images, as the compiler sees it; memory is in bytes."""
+
+    per_chip: int  # images
+    compile_seconds: float
+    memory: dict[str, int]
+    flops: float
+    xla_bytes: float  # what XLA's cost analysis counts, the chip's own memory included
+    hbm_bytes: int
+    loops: dict[str, int]
+    collectives: list[Collective]
+
+    @property
+    def needed(self) -> int:
+        """HBM while the step runs; the new state takes the place of the old one."""
+        return sum(self.memory.values()) - 2 * self.memory["aliased"]
+
+
+class DoesNotFitError(Exception):
+    """The compiler found no way to run the step in the chip's memory; the message is its own."""
+
+    @property
+    def needed(self) -> float:
+        """The bytes that the message begins with; infinite where it has none.
+
+        As in "temporaries (48.00G) exceeds available HBM (15.75G)", "Used 17.3G of 15.75G hbm".
+        """
+        found = re.search(r"([\d.]+)([MGT])\b", str(self))
+        return float(found[1]) * 2 ** {"M": 20, "G": 30, "T": 40}[found[2]] if found else math.inf
+
+
+def compile_report(
+    config: ConfigDict, topology: str, *, largest_batch: bool = False
+) -> dict[str, Any]:
+    """Returns what `format_report` prints, as JSON has it; with the largest batch if asked.
+
+    Raises:
+        UserError: no compiler for TPUs, an impossible topology or config, a batch that the chips
+            cannot share evenly, or one that does not fit into their memory.
+    """
+    grid = parse_topology(topology)
+    per_chip = images_per_chip(config, grid)
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "compile: the compiler for TPUs is not installed; pip install 'rpn_jax[tpu]' brings it "
+            "(no TPU is needed)"
+        )
+    step = StepCompiler(config, grid)
+    try:
+        measured = step.measure(per_chip)
+    except DoesNotFitError as error:
+        raise UserError(
+            f"config.batch_size={config.batch_size}: {per_chip} images a chip do not fit on "
+            f"{topology} ({error}); lower it, or give --config.accumulation=N, "
+            "--config.model.remat=true or --config.model.dtype=bfloat16"
+        ) from error
+    report = _report(config, grid, step, measured)
+    if largest_batch:
+        report["largest_batch"] = step.largest_batch(measured)
+    return report
+
+
+def images_per_chip(config: ConfigDict, topology: Topology) -> int:
+    """Returns each chip's share of `config.batch_size`; an uneven one is a `UserError`."""
+    count = topology.chips * config.accumulation
+    if config.batch_size < 1 or config.batch_size % count:
+        micro_batches = (
+            f" in {config.accumulation} micro-batches each" if config.accumulation > 1 else ""
+        )
+        raise UserError(
+            f"config.batch_size={config.batch_size}: the {topology.chips} chips of "
+            f"{topology.name} cannot share it evenly{micro_batches}; give "
+            f"--config.batch_size={count} or another multiple of {count}"
+        )
+    return config.batch_size // topology.chips
+
+
+def canvas_hw(config: ConfigDict) -> tuple[int, int]:
+    """Returns the canvas of a landscape image of the largest size that the config allows.
+
+    Height and width are rounded up to 16, as the loader rounds its canvases.
+    """
+    shorter, longer = config.data.shorter_side, config.data.longer_side
+    return -(-min(shorter, longer) // 16) * 16, -(-longer // 16) * 16
+
+
+class StepCompiler:
+    """The training step of a config on a topology, for any number of images."""
+
+    def __init__(self, config: ConfigDict, topology: Topology):
+        network = build_network(config)
+        schedule, optimizer = build_optimizer(config)
+        variables = variable_shapes(network)
+        mask = trainable_mask(variables["params"], config.model.frozen_stages)
+        with_ema = bool(config.ema_decay)
+        self.canvas_hw = canvas_hw(config)
+        self.max_objects = config.data.max_objects or MAX_OBJECTS
+        self.state: TrainState = jax.eval_shape(
+            lambda variables: initial_state(variables, mask, optimizer, with_ema=with_ema),
+            variables,
+        )
+        self._key = jax.eval_shape(lambda: random_key(config))
+        self.trainable = jax.tree.leaves(partition(self.state.params, mask)[0])
+        self._topology = topology
+        self._accumulation = config.accumulation
+        self._update = parallel_update(
+            make_train_step(config, network, optimizer, schedule), _devices(topology)
+        )
+
+    def measure(self, per_chip: int) -> Measured:
+        """Compiles the step for `per_chip` images on each chip; minutes, on few CPUs.
+
+        Raises:
+            DoesNotFitError: it needs more memory than a chip has.
+        """
+        print(
+            f"compiling for {self._topology.name}, {per_chip} images a chip …",
+            file=sys.stderr,
+            flush=True,
+        )
+        lowered = self._update.lower(self.state, self._batch(per_chip), self._key)
+        start = time.perf_counter()
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            line = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
+            print(f"they do not fit: {line}", file=sys.stderr)
+            raise DoesNotFitError(line) from error
+        seconds = time.perf_counter() - start
+        memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+        program = parse_program(compiled.as_text())
+        loops = program.loops()
+        # XLA counts the body of a loop once; the work is in the one over micro-batches.
+        repeated = self._accumulation if self._accumulation in loops.values() else 1
+        return Measured(
+            per_chip=per_chip,
+            compile_seconds=seconds,
+            memory={
+                "arguments": memory.argument_size_in_bytes,
+                "outputs": memory.output_size_in_bytes,
+                "aliased": memory.alias_size_in_bytes,
+                "temporaries": memory.temp_size_in_bytes,
+                "code": memory.generated_code_size_in_bytes,
+            },
+            flops=cost["flops"] * repeated,
+            xla_bytes=cost["bytes accessed"] * repeated,
+            hbm_bytes=program.hbm_bytes(),
+            loops=loops,
+            collectives=program.collectives(),
+        )
+
+    def largest_batch(self, measured: Measured) -> dict[str, Any]:
+        """Returns the most images a chip that compile, found by a few compilations."""
+        largest, used, tried = largest_that_fits(
+            lambda per_chip: self.measure(per_chip).needed,
+            (measured.per_chip, measured.needed),
+            fixed=_tree_bytes(self.state),
+            available=self._topology.chip.usable_bytes,
+            multiple=self._accumulation,
+        )
+        return {
+            "per_chip": largest,
+            "global": largest * self._topology.chips,
+            "hbm_bytes": used,
+            "too_large": min((count for count in tried if count > largest), default=None),
+            "compiled": tried,
+        }
+
+    def _batch(self, per_chip: int) -> DeviceBatch:
+        lead, slots = (self._topology.chips, per_chip), self.max_objects
+
+        def shaped(*sides: int, dtype) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((*lead, *sides), dtype)
+
+        return DeviceBatch(
+            images=shaped(*self.canvas_hw, 3, dtype=np.uint8),
+            image_hw=shaped(2, dtype=np.float32),
+            image_index=shaped(dtype=np.int32),
+            ground_truth=GroundTruth(
+                shaped(slots, 4, dtype=np.float32),
+                shaped(slots, dtype=np.bool_),
+                shaped(slots, dtype=np.bool_),
+            ),
+        )
+
+
+def _devices(topology: Topology) -> list[jax.Device]:
+    """Returns a device for each chip, which can be compiled for and nothing else."""
+    options = {}
+    if topology.chips == 1:
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    if topology.name.startswith("v4:"):
+        # The two cores of a chip as one device, as JAX has them on a real one.
+        options["chip_config_name"] = "megacore"
+    try:
+        described = topologies.get_topology_desc(
+            platform="tpu", topology_name=topology.name, **options
+        )
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(
+            f"--topology={topology.name}: {str(error).splitlines()[0]}; give one that the "
+            "installed libtpu knows, such as v5e:2x2"
+        ) from error
+    return list(described.devices)
+
+
+def largest_that_fits(
+    needed: Callable[[int], int],
+    first: tuple[int, int],
+    *,
+    fixed: int,
+    available: int,
+    multiple: int = 1,
+) -> tuple[int, int, list[int]]:
+    """Returns the largest count found to fit, the bytes it needs, and every count tried.
+
+    Memory grows about linearly with the count, so that each try is where the line through the last
+    two meets what there is, or half-way to what did not fit. Close to the limit the compiler spends
+    time to save memory, and a larger count can need less: such a line is not believed. It ends when
+    no larger count is left to try, or after a handful of tries.
+
+    Args:
+      needed: the bytes for a count, or `DoesNotFitError`; it is slow.
+      first: a count that fits, and its bytes.
+      fixed: bytes that are needed whatever the count, for the first line.
+      available: bytes that there are.
+      multiple: of which counts must be one.
+    """
+    (best, used), too_large, tried = first, None, [first[0]]
+    slope = first_slope = max((used - fixed) / best, 1)
+    for _ in range(_MAX_TRIES):
+        guess = best + max(int((available - used) / slope), 0)
+        if too_large is not None and guess >= too_large:
+            guess = max((best + too_large) // 2, best + 1)
+        guess -= guess % multiple
+        if guess <= best or guess == too_large:
+            break
+        tried.append(guess)
+        try:
+            found = needed(guess)
+        except DoesNotFitError as error:
+            too_large = guess
+            if error.needed < math.inf:
+                slope = (error.needed - used) / (guess - best)
+        else:
+            rise = (found - used) / (guess - best)
+            slope = rise if rise > first_slope / 12 else slope
+            best, used = guess, found
+    return best, used, tried
+
+
+def _tree_bytes(tree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def split_gradients(
+    collectives: list[Collective], trainable: list[jax.ShapeDtypeStruct]
+) -> list[int]:
+    """Returns how many bytes of each collective are gradients: arrays as large as parameters are.
+
+    Each parameter is found once, in the collective with the most arrays.
+    """
+    wanted = Counter(leaf.size for leaf in trainable)
+    of_gradients = [0] * len(collectives)
+    for place in sorted(range(len(collectives)), key=lambda place: -len(collectives[place].arrays)):
+        for array in collectives[place].arrays:
+            if wanted[array.size] > 0:
+                wanted[array.size] -= 1
+                of_gradients[place] += array.bytes
+    return of_gradients
+
+
+def _report(
+    config: ConfigDict, topology: Topology, step: StepCompiler, measured: Measured
+) -> dict[str, Any]:
+    chip, per_chip = topology.chip, measured.per_chip
+    gradient_bytes = split_gradients(measured.collectives, step.trainable)
+    collectives = [
+        {
+            "kind": collective.kind,
+            "computation": collective.computation,
+            "arrays": len(collective.arrays),
+            "bytes": collective.bytes,
+            "times": collective.times,
+            "gradient_bytes": of_gradients,
+            "other_bytes": collective.bytes - of_gradients,
+            "purpose": _purpose(collective, of_gradients),
+            "source": collective.source,
+            "asynchronous": collective.asynchronous,
+            "seconds": collective.times
+            * topology.collective_seconds(collective.kind, collective.bytes),
+        }
+        for collective, of_gradients in zip(measured.collectives, gradient_bytes, strict=True)
+    ]
+    compute = measured.flops / chip.flops
+    memory = measured.hbm_bytes / chip.hbm_bandwidth
+    exchange = sum(collective["seconds"] for collective in collectives)
+    # Nothing is left to do while the last gradient is summed, unless the compiler found something.
+    waiting = sum(c["seconds"] for c in collectives if not c["asynchronous"])
+    seconds = max(compute, memory, exchange - waiting) + waiting
+    return {
+        "topology": topology.name,
+        "chips": topology.chips,
+        "chip": chip._asdict(),
+        "jax": jax.__version__,
+        "backbone": config.model.backbone,
+        "dtype": config.model.dtype,
+        "batch_size": config.batch_size,
+        "images_per_chip": per_chip,
+        "canvas_hw": list(step.canvas_hw),
+        "max_objects": step.max_objects,
+        "compile_seconds": round(measured.compile_seconds, 1),
+        "hbm": {**measured.memory, "needed": measured.needed, "usable": chip.usable_bytes},
+        "flops_per_step": measured.flops * topology.chips,
+        "flops_per_image": measured.flops / per_chip,
+        "hbm_bytes_per_chip": measured.hbm_bytes,
+        "xla_bytes_accessed_per_chip": measured.xla_bytes,
+        "flops_per_byte": measured.flops / measured.hbm_bytes,
+        "chip_flops_per_byte": chip.flops / chip.hbm_bandwidth,
+        "bound": "compute" if compute >= memory else "memory",
+        "compute_seconds": compute,
+        "memory_seconds": memory,
+        "collective_seconds": exchange,
+        "best_step_seconds": seconds,
+        "best_images_per_second_per_chip": per_chip / seconds,
+        "best_images_per_second": config.batch_size / seconds,
+        "loops": measured.loops,
+        "trainable_bytes": _tree_bytes(step.trainable),
+        "links": topology.links,
+        "collectives": collectives,
+    }
+
+
+def _purpose(collective: Collective, gradient_bytes: int) -> str:
+    """Returns what a collective is for, in words."""
+    parts = ["gradients"] if gradient_bytes else []
+    if gradient_bytes < collective.bytes:
+        scalars = all(array.size == 1 for array in collective.arrays)
+        if gradient_bytes or scalars:
+            parts.append("metrics")
+        elif re.search(r"BatchNorm|/norm", collective.source):
+            parts.append("batch statistics")
+        else:
+            parts.append(collective.source.rpartition("shard_map/")[2] or "unknown")
+    return ", ".join(parts)

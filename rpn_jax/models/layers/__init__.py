@@ -1,0 +1,1 @@
+"""Convolution, norms and pooling, and the forms of them that suit a CPU."""

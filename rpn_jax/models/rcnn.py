@@ -1,0 +1,219 @@
+"""The parts of a detector's network in one Flax module, and how a config's fields choose them.
+
+Here and in what calls it: L levels, finest first; level l has H_l rows and W_l columns; K anchors
+stand at each position. Anchors are ordered row, column, anchor.
+"""
+
+import itertools
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+from jaxtyping import Float
+
+from rpn_jax.errors import UserError
+from rpn_jax.models import fpn
+from rpn_jax.models.backbones import BACKBONES, resnet
+from rpn_jax.models.fpn import FPN
+from rpn_jax.models.layers import norms
+from rpn_jax.models.rpn_head import RPNHead
+from rpn_jax.typing import Array
+
+
+class RegionProposalNetwork(nn.Module):
+    """The levels of a backbone, or of a neck on it, under one shared head.
+
+    A backbone is a module that maps `(images, train)` to a tuple of feature maps, finest first, and
+    knows their `strides` and, for any canvas, their `grid_hw`. A neck maps the three to those of
+    its levels. The maps that reach the head have all as many channels.
+    """
+
+    backbone: nn.Module
+    head: nn.Module
+    neck: nn.Module | None = None
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Input pixels from one position to the next, for each level."""
+        strides = self.backbone.strides
+        return self.neck.strides(strides) if self.neck else strides
+
+    def grid_hw(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
+        """Returns the rows and columns of each level for a canvas of `height` x `width` pixels."""
+        grids = self.backbone.grid_hw(height, width)
+        return self.neck.grid_hw(grids) if self.neck else grids
+
+    def __call__(
+        self,
+        images: Float[Array, "B H W 3"],
+        train: bool = False,
+        features: tuple[Float[Array, "B _ _ _"], ...] | None = None,
+    ) -> tuple[tuple[Float[Array, "B _"], ...], tuple[Float[Array, "B _ 4"], ...]]:
+        """Returns, for each level, the logits (B, H_l*W_l*K) and the deltas (B, H_l*W_l*K, 4).
+
+        `images` are normalised (see `inputs.normalize_images`). `train` makes batch normalisation
+        use the statistics of the batch, see `norms.normalize`. `features` are those of the backbone
+        where they are known; the images then play no part.
+        """
+        if features is None:
+            features = self.backbone(images, train)
+        if self.neck:
+            features = self.neck(features)
+        levels = [self.head(level) for level in features]
+        return tuple(logits for logits, _ in levels), tuple(deltas for _, deltas in levels)
+
+
+def trainable_mask(params: Any, frozen_stages: int) -> Any:
+    """Returns the tree of `params` with False in the backbone's first `frozen_stages` stages.
+
+    Everything else is True. It is for the optimizer: a frozen stage's gradient is 0 already, but
+    weight decay and momentum would still move it.
+    """
+    frozen = {("backbone", f"c{i}") for i in range(1, frozen_stages + 1)}
+    return traverse_util.path_aware_map(lambda path, _: path[:2] not in frozen, params)
+
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# What only some backbones have, and the values of it.
+_OPTIONS = {
+    "norm": norms.NORMS,
+    "stem": ("imagenet", "small"),
+    "stride_in_1x1": (False, True),
+    "dilate_c5": (False, True),
+    "ceil_pools": (False, True),
+}
+
+
+def build_rpn(
+    *,
+    backbone: str = "vgg16",
+    output_stage: str | None = None,
+    neck: str | None = None,
+    fpn_channels: int = 256,
+    frozen_stages: int = 0,
+    norm: str | None = None,
+    stem: str | None = None,
+    stride_in_1x1: bool | None = None,
+    dilate_c5: bool | None = None,
+    ceil_pools: bool | None = None,
+    num_anchors: int = 9,
+    head_channels: int = 512,
+    objectness: str = "sigmoid",
+    remat: bool = False,
+    dtype: str = "float32",
+) -> RegionProposalNetwork:
+    """Returns the network that the fields of `config.model` describe.
+
+    The fields:
+      backbone: a name of `BACKBONES`.
+      output_stage: "c1" to "c5", where the head sits; None is the one at stride 16, which is c4 of
+        a ResNet (c5 with `dilate_c5`) and of DenseNet-121, c5 of the others. The network's
+        `strides` follow.
+      neck: "fpn" puts the head on the levels p2 to p6 of an `fpn.FPN` instead; None is no neck.
+      fpn_channels: of the levels of that neck.
+      frozen_stages: so many of the first stages are not trained; the paper freezes 2 of VGG-16.
+      norm: of a ResNet, DenseNet-121 or VGG-16, a name of `norms.NORMS`; None is
+        "frozen_batch_norm", but no norm at all in VGG-16.
+      stem: of a ResNet, "imagenet" (None) or "small", which halves all strides.
+      stride_in_1x1: of a ResNet of bottlenecks, see `resnet.ResidualBlock`.
+      dilate_c5: of a ResNet, see there.
+      ceil_pools: of VGG-16, ZF and AlexNet, whether pools round up as Caffe's do; None is True for
+        ZF alone.
+      num_anchors: anchors at each position (sizes x aspect ratios).
+      head_channels: of the head's 3x3 convolution.
+      objectness: "sigmoid" or "softmax", see `rpn.RPNHead`.
+      remat: whether the backward pass runs the stages of the backbone again, see `run_stages`.
+      dtype: what to compute in, "float32" or "bfloat16"; parameters and outputs are float32.
+
+    Raises a `UserError` for an unknown name, and for options that the backbone does not have or
+    that exclude each other.
+    """
+    constructor = BACKBONES[_choose("backbone", backbone, BACKBONES)]
+    compute_dtype = DTYPES[_choose("dtype", dtype, DTYPES)]
+    _choose("objectness", objectness, ("sigmoid", "softmax"))
+    options = {
+        "norm": norm,
+        "stem": stem,
+        "stride_in_1x1": stride_in_1x1,
+        "dilate_c5": dilate_c5,
+        "ceil_pools": ceil_pools,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    for name, value in options.items():
+        _choose(name, value, _OPTIONS[name])
+        having = [other for other, one in BACKBONES.items() if hasattr(one(), name)]
+        if backbone not in having:
+            raise UserError(
+                f"config.model.{name}: {backbone} has no such option; set it to None, or "
+                f"config.model.backbone to one of {', '.join(having)}"
+            )
+    output_stages = _output_stages(constructor, output_stage, neck, dilate_c5)
+    num_stages = resnet.STAGES.index(output_stages[-1]) + 1
+    if not 0 <= frozen_stages <= num_stages:
+        raise UserError(
+            f"config.model.frozen_stages: is {frozen_stages}, but {backbone} up to "
+            f"{output_stages[-1]} has {num_stages} stages; give 0 to {num_stages}"
+        )
+    module = constructor(
+        frozen_stages=frozen_stages,
+        output_stages=output_stages,
+        remat=remat,
+        dtype=compute_dtype,
+        **options,
+    )
+    if neck and any(2 * fine != coarse for fine, coarse in itertools.pairwise(module.strides)):
+        raise UserError(
+            f"config.model.neck: the stages {', '.join(output_stages)} of {backbone} have strides "
+            f"{', '.join(map(str, module.strides))}, which {neck} cannot put together; set it to "
+            "None, or config.model.backbone to a ResNet"
+        )
+    return RegionProposalNetwork(
+        backbone=module,
+        head=RPNHead(num_anchors, head_channels, objectness, compute_dtype),
+        neck=FPN(fpn_channels, compute_dtype) if neck else None,
+    )
+
+
+def _output_stages(constructor, output_stage, neck, dilate_c5) -> tuple[str, ...]:
+    """Returns the stages whose features the neck, or the head, is given."""
+    if neck is not None:
+        _choose("neck", neck, ("fpn",))
+        for name, value in {"output_stage": output_stage, "dilate_c5": dilate_c5}.items():
+            if value:
+                raise UserError(
+                    f"config.model.{name}: is {value!r}, but with config.model.neck={neck!r} the "
+                    "head sits on levels p2 to p6 from c2 to c5; set one of the two to None"
+                )
+        return fpn.STAGES
+    if output_stage is not None:
+        _choose("output_stage", output_stage, resnet.STAGES)
+    if not dilate_c5:
+        return (output_stage,) if output_stage else constructor().output_stages
+    if output_stage not in (None, "c5"):
+        raise UserError(
+            f"config.model.dilate_c5: c5 is not computed with config.model.output_stage="
+            f"{output_stage!r}; set one of the two to None"
+        )
+    return ("c5",)
+
+
+def _choose(field: str, name: str | bool, known: Collection[str | bool]) -> str | bool:
+    """Returns `name`, which must be one of `known`."""
+    if name not in known:
+        listed = ", ".join(map(str, known))
+        raise UserError(f"config.model.{field}: {name!r} is unknown; use one of {listed}")
+    return name
+
+
+def init_variables(network: RegionProposalNetwork, key: jax.Array) -> dict:
+    """Returns variables drawn from the run's key; the size of the image plays no part in them."""
+    return network.init(jax.random.fold_in(key, 0), np.zeros((1, 64, 64, 3), np.float32))
+
+
+def variable_shapes(network: RegionProposalNetwork) -> dict:
+    """Returns the shapes of the network's variables, for which nothing is compiled."""
+    return jax.eval_shape(lambda: init_variables(network, jax.random.key(0)))

@@ -1,0 +1,235 @@
+"""What a run is made of beside its config: code, packages, data, weights, machine.
+
+`runs.jsonl` in the work folder has a row for each start of the run, so that two runs can be held
+against each other (see `compare`) and one that was moved or updated on the way can be told.
+"""
+
+import collections
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import jax
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+import rpn_jax
+from rpn_jax.data.datasets import Dataset
+from rpn_jax.data.loader import usable_cores
+from rpn_jax.errors import UserError, list_some
+from rpn_jax.files import write_bytes
+from rpn_jax.runs import processes
+from rpn_jax.runs.config import flatten
+from rpn_jax.runs.metrics import read_metrics
+
+# What this project imports, and what JAX brings to compile for accelerators.
+PACKAGES = (
+    "absl-py", "array-record", "defusedxml", "flatbuffers", "flax", "grain", "h5py", "jax",
+    "jax-cuda12-pjrt", "jax-cuda12-plugin", "jaxlib", "jaxtyping", "jinja2", "libtpu", "matplotlib",
+    "ml-collections", "ml-dtypes", "numpy", "nvidia-cublas-cu12", "nvidia-cuda-nvcc-cu12",
+    "nvidia-cudnn-cu12", "nvidia-nccl-cu12", "opencv-python-headless", "optax", "orbax-checkpoint",
+    "pillow", "pycocotools", "rich", "rpn-jax", "safetensors", "submitit", "tensorboardX",
+    "tensorflow-datasets", "tensorstore", "tqdm",
+)  # fmt: skip
+# Variables that decide what is compiled or in which order is summed, ...
+_VARIABLES = re.compile(
+    r"(JAX|XLA|LIBTPU|NCCL)_\w+|NVIDIA_TF32_OVERRIDE|CUBLAS_WORKSPACE_CONFIG|OMP_NUM_THREADS"
+)
+# ... without those that only say where files and other processes are.
+_PLACES = re.compile(r"JAX_(COMPILATION_CACHE|COORDINATOR|PROCESS|NUM_PROCESSES|LOCAL)\w*")
+_PACKAGE = pathlib.Path(rpn_jax.__file__).parent
+
+
+def record_run(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    train_set: Dataset,
+    eval_set: Dataset | None,
+    *,
+    step: int,
+) -> None:
+    """Adds to `runs.jsonl` what this start, from `step`, is made of; all processes must call it.
+
+    Changes of the package since its commit, new files included, are kept as a patch beside it:
+    `git checkout COMMIT && git apply WORKDIR/local_changes-HASH.patch` brings its source back.
+
+    Raises:
+        UserError: the processes are not made of the same, or the folder cannot be written.
+    """
+    facts = fingerprint(config, train_set, eval_set, is_new=step == 0)
+    check_agreement({"config": flatten(config), **facts})
+    processes.on_first(lambda: _add_row(workdir, facts, step))
+
+
+def fingerprint(
+    config: ConfigDict, train_set: Dataset, eval_set: Dataset | None, *, is_new: bool
+) -> dict[str, Any]:
+    """Returns what must be the same in every process of a run, as JSON holds it.
+
+    `code.source` is a hash of the package's Python files as they lie there, with git or without.
+    `data` tells of each split its counts and a hash of file names, image ids, boxes, labels and
+    ignore flags; not of pixels, for which all images would have to be read. `weights` are the
+    name and SHA-256 of `config.model.pretrained`: None without it, and unless the run `is_new`,
+    because parameters then come from its checkpoint.
+    """
+    splits = {"train": train_set, "eval": eval_set}
+    return {
+        "code": {"source": hash_source(_PACKAGE)},
+        "packages": _installed(PACKAGES),
+        "data": {name: _describe(split) for name, split in splits.items() if split is not None},
+        "weights": _hash_weights(config.model.pretrained) if is_new else None,
+    }
+
+
+def check_agreement(facts: dict[str, Any]) -> None:
+    """Makes sure that `facts` are the same in all processes, which must all call it.
+
+    Raises:
+        UserError: one has others; names it, the fields, and both values.
+    """
+    rows = processes.gather(facts)
+    with processes.together():
+        for number, row in enumerate(rows):
+            differing = [
+                f"{field} is {theirs}, not {ours}"
+                for field, (ours, theirs) in differing_fields(rows[0], row).items()
+            ]
+            if differing:
+                raise UserError(
+                    f"process {number} differs from process 0: {list_some(differing)}; "
+                    "start all by the same command, with the same files and packages"
+                )
+
+
+def differing_fields(ours: Any, theirs: Any) -> dict[str, tuple[Any, Any]]:
+    """Returns both values of each field, `packages.jax`, that two nested dicts do not share.
+
+    A field that one of them has not counts as None.
+    """
+    ours, theirs = (traverse_util.flatten_dict(tree or {}, sep=".") for tree in (ours, theirs))
+    return {
+        field: (ours.get(field), theirs.get(field))
+        for field in sorted(ours.keys() | theirs.keys())
+        if ours.get(field) != theirs.get(field)
+    }
+
+
+def _add_row(workdir: pathlib.Path, facts: dict[str, Any], step: int) -> None:
+    commit, patch = commit_and_patch(_PACKAGE)
+    changes = hashlib.sha256(patch).hexdigest()[:12] if patch else None
+    if changes:
+        write_bytes(workdir / f"local_changes-{changes}.patch", patch)
+    row = {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "step": step,
+        **facts,
+        "code": {"commit": commit, "local_changes": changes, **facts["code"]},
+        "machine": _machine(),
+        "environment": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if _VARIABLES.fullmatch(name) and not _PLACES.fullmatch(name)
+        },
+    }
+    # Written anew as a whole: a row cut short by a full disk would swallow the one behind it.
+    file = workdir / "runs.jsonl"
+    rows = [json.dumps(row) + "\n" for row in [*read_metrics(file), row]]
+    write_bytes(file, "".join(rows).encode())
+
+
+def hash_source(package: pathlib.Path) -> str:
+    """Returns the SHA-256 over names and content of a package's Python files."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(package).as_posix()}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _installed(names: tuple[str, ...]) -> dict[str, str]:
+    versions = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def _describe(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "dataset": dataset.name,
+        "split": dataset.split,
+        "images": len(dataset),
+        "objects": int(dataset.num_objects.sum()),
+        "annotations": dataset.fingerprint,
+    }
+
+
+def _hash_weights(path: str | None) -> dict[str, str] | None:
+    if not path:
+        return None
+    path = pathlib.Path(path).expanduser()
+    with path.open("rb") as file:
+        return {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def commit_and_patch(package: pathlib.Path) -> tuple[str | None, bytes]:
+    """Returns a checkout's commit, and the patch from it to the Python files of its package.
+
+    They are None and empty where the package is no checkout's, or there is no git to ask.
+    """
+    if not (package.parent / ".git").exists():
+        return None, b""
+    with tempfile.TemporaryDirectory() as folder:
+        # An index of its own lets new files be in the patch and leaves the user's as it is.
+        environment = {**os.environ, "GIT_INDEX_FILE": os.path.join(folder, "index")}
+
+        def git(*arguments: str) -> bytes:
+            command = ["git", "-C", package, *arguments]
+            return subprocess.run(command, env=environment, capture_output=True, check=True).stdout
+
+        try:
+            commit = git("rev-parse", "HEAD").decode().strip()
+            git("read-tree", "HEAD")
+            git("add", "--intent-to-add", "--", "*.py")
+            # Whatever the user's own settings are, `git apply` must be able to read it.
+            form = ("--no-ext-diff", "--no-textconv", "--no-color", "--no-renames",
+                    "--src-prefix=a/", "--dst-prefix=b/")  # fmt: skip
+            return commit, git("diff", *form, "HEAD", "--", "*.py")
+        except (OSError, subprocess.CalledProcessError):
+            return None, b""
+
+
+def _machine() -> dict[str, Any]:
+    """Returns what the run computes on; host and CPU are those of this process."""
+    return {
+        "devices": dict(collections.Counter(device.device_kind for device in jax.devices())),
+        "processes": jax.process_count(),
+        "runtime": " ".join(jax.devices()[0].client.platform_version.split()),
+        "host": platform.node(),
+        "system": platform.platform(),
+        "cpu": cpu_model(),
+        "cpu_cores": usable_cores(),  # on which the order of sums depends
+        "python": platform.python_version(),
+    }
+
+
+def cpu_model() -> str:
+    """Returns the model of the CPU where the system tells it (XLA compiles for what it can do)."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return model[1] if model else platform.processor() or platform.machine()

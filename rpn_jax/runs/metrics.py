@@ -1,0 +1,118 @@
+"""What a run writes as it goes: JSON lines and TensorBoard, from values that stay on the device."""
+
+import json
+import os
+import pathlib
+import time
+
+import jax
+import numpy as np
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+
+from rpn_jax.files import replacing
+
+_FLUSH_SECONDS = 30  # after which TensorBoard sees what was written
+
+
+class MetricsWriter:
+    """Appends rows to `metrics.jsonl` and to TensorBoard; a resumed run goes on in the same files.
+
+    Rows of steps after `start_step`, left by a run that was cut off, are dropped, so that the file
+    of a run killed and resumed has each step once.
+    """
+
+    def __init__(self, workdir: pathlib.Path, start_step: int):
+        path = workdir / "metrics.jsonl"
+        kept = [row for row in read_metrics(path) if row["step"] <= start_step]
+        with replacing(path) as file:
+            file.write("".join(json.dumps(row) + "\n" for row in kept).encode())
+        self._kept = kept
+        self._file = path.open("a", buffering=1)
+        # Written here and now: the thread of tensorboardX's own SummaryWriter dies of a full disk,
+        # and the run would then wait for it for ever.
+        folder = workdir / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        self._board = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        self._flushed = time.monotonic()
+        if kept:
+            # TensorBoard then forgets what an earlier start showed of later steps.
+            self._show(start_step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def has(self, step: int, prefix: str) -> bool:
+        """Returns whether an earlier start of the run wrote a row of that step and prefix."""
+        return any(
+            row["step"] == step and any(name.startswith(f"{prefix}/") for name in row)
+            for row in self._kept
+        )
+
+    def write(self, step: int, values: dict[str, float], prefix: str = "train") -> None:
+        """Writes a row `{"step": …, "train/loss": …}`."""
+        row = {f"{prefix}/{name}": float(value) for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **row}) + "\n")
+        scalars = [summary.scalar(name, value).value[0] for name, value in row.items()]
+        self._show(step, summary=Summary(value=scalars))
+
+    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Adds an RGB picture (H, W, 3) to TensorBoard."""
+        self._show(step, summary=summary.image(name, image, dataformats="HWC"))
+
+    def _show(self, step: int, **what) -> None:
+        self._board.write_event(Event(wall_time=time.time(), step=step, **what))
+        if time.monotonic() > self._flushed + _FLUSH_SECONDS:
+            self._board.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(path: pathlib.Path) -> list[dict]:
+    """Returns the rows of a `metrics.jsonl`, without the half line that a killed run can leave."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+class PendingMetrics:
+    """Metrics of the steps since the last row, left on the device until somebody asks."""
+
+    def __init__(self):
+        self._steps = []
+
+    def add(self, step: int, values: dict[str, jax.Array]) -> None:
+        """Keeps a step's metrics."""
+        self._steps.append((step, values))
+
+    def are_ready(self) -> bool:
+        """Returns whether all kept steps have been computed, without waiting for them."""
+        return not self._steps or self._steps[-1][1]["loss"].is_ready()
+
+    def fetch(self) -> dict[str, float]:
+        """Waits for the kept steps and returns the mean of each metric over them.
+
+        Raises:
+            NonFiniteLossError: a loss that is not finite, with its step.
+        """
+        steps, self._steps = self._steps, []
+        rows = jax.device_get([values for _, values in steps])
+        for (step, _), row in zip(steps, rows, strict=True):
+            if not np.isfinite(row["loss"]):
+                raise NonFiniteLossError(step, float(row["loss"]))
+        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+class NonFiniteLossError(Exception):
+    """The loss of `step` was NaN or infinite."""
+
+    def __init__(self, step: int, loss: float):
+        super().__init__(f"the loss of step {step} is {loss}")
+        self.step = step

@@ -1,0 +1,59 @@
+"""The folder of a run: its config, and what it must not be mixed with."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from rpn_jax.errors import UserError
+from rpn_jax.files import locked, write_text
+from rpn_jax.runs import processes
+from rpn_jax.runs.config import differences, from_json, to_json
+
+
+@contextlib.contextmanager
+def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
+    """Makes the folder this config's own, or finds that it already is; keeps other runs out.
+
+    With several processes the first holds the lock for all, see `files.locked`.
+
+    Raises:
+        UserError: another run is at work there, the folder belongs to another config (names the
+            fields that differ), or it cannot be written.
+    """
+    with contextlib.ExitStack() as held:
+        processes.on_first(lambda: _claim(workdir, config, held))
+        yield
+
+
+def _claim(workdir: pathlib.Path, config: ConfigDict, held: contextlib.ExitStack) -> None:
+    file = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        busy = (
+            f"--workdir={workdir}: a run is at work there ({{holder}}); wait for its end, or give "
+            "another folder"
+        )
+        held.enter_context(locked(workdir / "lock", busy))
+        if file.exists():
+            differing = differences(config, from_json(file.read_text(), str(file)))
+            if differing:
+                raise UserError(
+                    f"--workdir={workdir}: was begun with another config ({'; '.join(differing)}); "
+                    "give another folder or the same config"
+                )
+        else:
+            write_text(file, to_json(config))
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir}: {error.strerror}; give a folder to write to"
+        ) from error
+
+
+def load_workdir_config(workdir: pathlib.Path) -> ConfigDict:
+    """Returns the config that the folder's run was begun with."""
+    file = workdir / "config.json"
+    if not file.is_file():
+        raise UserError(f"--workdir={workdir}: no run was begun there (it has no config.json)")
+    return from_json(file.read_text())

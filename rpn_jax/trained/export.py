@@ -1,0 +1,126 @@
+"""A trained network as a file for others: compiled proposals, a model file, a torchvision dict."""
+
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import safetensors.numpy
+from jax import export
+from ml_collections import ConfigDict
+
+from rpn_jax.errors import UserError
+from rpn_jax.files import write_bytes
+from rpn_jax.models.rcnn import RegionProposalNetwork
+from rpn_jax.trained.load import load_trained
+from rpn_jax.training.step import make_propose_step
+from rpn_jax.weights.exporting import check_torchvision, torchvision_arrays
+from rpn_jax.weights.model_file import SUFFIX, write_model
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def export_weights(
+    config: ConfigDict,
+    place: pathlib.Path,
+    out: pathlib.Path,
+    *,
+    step: int | None = None,
+    file_format: str = "rpn_jax",
+) -> str:
+    """Writes a trained network's arrays and returns a line about the file.
+
+    With `file_format` "rpn_jax" it is a model file, with "torchvision" see `torchvision_arrays`.
+    For `place` and `step` see `load_trained`.
+
+    Raises:
+        UserError: the network cannot be read, is not one that the format can hold, or the file
+            cannot be written.
+    """
+    if out.suffix != SUFFIX:
+        raise UserError(f"--out={out}: a file of weights ends in {SUFFIX}; give it such a name")
+    if file_format == "torchvision":
+        check_torchvision(config)
+    _, variables, step = load_trained(config, place, step)
+    variables = jax.device_get(variables)
+    if file_format == "torchvision":
+        arrays = torchvision_arrays(variables, config.anchors.aspect_ratios)
+        write_bytes(out, safetensors.numpy.save(arrays, {"format": "pt", "source": str(place)}))
+        kind = "for torchvision's fasterrcnn_resnet50_fpn"
+    else:
+        write_model(out, config, variables, source=str(place), step=step)
+        kind = f"with the config of its {config.model.backbone}"
+    count = sum(array.size for array in jax.tree.leaves(variables))
+    return f"{out}: {count / 1e6:.1f} million values of {place}, {kind}"
+
+
+def export_proposals(
+    config: ConfigDict,
+    place: pathlib.Path,
+    out: pathlib.Path,
+    *,
+    image_hw: tuple[int, int],
+    batch_size: int = 1,
+    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+    settings: str = "test",
+    step: int | None = None,
+) -> int:
+    """Writes the function from images to proposals, weights inside, and returns the file's bytes.
+
+    It is `propose_function` lowered for all of the platforms, which need not be there, as
+    `jax.export` serialises it: `jax.export.deserialize` reads it without this package.
+
+    Args:
+        config: of the network.
+        place: see `load_trained`, as for `step`.
+        out: the file to write.
+        image_hw: rows and columns of the canvas.
+        batch_size: images at once.
+        platforms: names of `PLATFORMS`.
+        settings: whose counts of `config.proposals`, "train" or "test".
+        step: of the checkpoint.
+
+    Raises:
+        UserError: an unknown platform, a canvas on which some level has no cell, or a file that
+            cannot be read or written.
+    """
+    if unknown := [name for name in platforms if name not in PLATFORMS]:
+        raise UserError(
+            f"--platforms: {unknown[0]!r} is unknown; give one or more of {','.join(PLATFORMS)}"
+        )
+    network, variables, _ = load_trained(config, place, step)
+    if any(0 in grid_hw for grid_hw in network.grid_hw(*image_hw)):
+        raise UserError(
+            f"--image_size={'x'.join(map(str, image_hw))}: leaves no cell of the network's last "
+            "feature map; give a larger one"
+        )
+    function = propose_function(config, network, jax.device_get(variables), settings)
+    exported = export.export(jax.jit(function), platforms=tuple(platforms))(
+        jax.ShapeDtypeStruct((batch_size, *image_hw, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((batch_size, 2), jnp.float32),
+    )
+    content = bytes(exported.serialize())
+    write_bytes(out, content)
+    return len(content)
+
+
+def propose_function(
+    config: ConfigDict, network: RegionProposalNetwork, variables, settings: str = "test"
+):
+    """Returns `(images, image_hw) -> {"boxes": …, "scores": …, "valid": …}`.
+
+    `images` (B, H, W, 3) are uint8 RGB, each at the top left of its canvas; `image_hw` (B, 2)
+    float32 is the height and width of each there. Boxes (B, P, 4) are in pixels of the canvas, by
+    falling score (B, P); a slot that is not `valid` (B, P) holds zeros.
+    """
+    step = make_propose_step(config, network, settings)
+
+    def propose(images, image_hw):
+        proposals = step(variables, (images, image_hw))
+        return {
+            "boxes": proposals.boxes,
+            "scores": proposals.scores,
+            "valid": proposals.valid,
+        }
+
+    return propose

@@ -1,0 +1,78 @@
+"""Bringing the weights of other projects into a model file."""
+
+import pathlib
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from rpn_jax.errors import UserError
+from rpn_jax.models.backbones import BACKBONES
+from rpn_jax.runs.config import apply_overrides, default_config
+from rpn_jax.training.build import build_network
+from rpn_jax.weights.model_file import write_model
+from rpn_jax.weights.sources import WHOLE_NETWORKS, Source, load_source, read_source
+
+NAMES = (*BACKBONES, *WHOLE_NETWORKS)
+
+
+def import_weights(
+    path: pathlib.Path,
+    name: str,
+    out: pathlib.Path,
+    overrides: Sequence[str] = (),
+    bn_eps: float | None = None,
+) -> str:
+    """Writes a model file of the weights in a file of another project; returns what was done.
+
+    Args:
+        path: of the file to read.
+        name: of a backbone, which is imported alone and up to c5, or of a whole network.
+        out: the model file to write.
+        overrides: `--config.field=value`, of the config that the model file gets.
+        bn_eps: the epsilon of the source's batch normalisation, where it is not its project's.
+
+    Raises:
+        UserError: the file cannot be read, is not of that network, or does not fit the config.
+    """
+    if name not in NAMES:
+        raise UserError(f"--model={name}: is unknown; use one of {', '.join(NAMES)}")
+    source = read_source(path)
+    if bn_eps is not None:
+        if not 0 <= bn_eps < 1:
+            raise UserError(f"--bn_eps={bn_eps}: give a small number that is not negative")
+        source = source._replace(layout=source.layout._replace(epsilon=bn_eps))
+    if name in WHOLE_NETWORKS:
+        if name != source.layout.name:
+            raise UserError(
+                f"--model={name}: {path} holds something else, {source.layout.title}; "
+                "give the file of that model, or the model of that file"
+            )
+        config = source.config
+    else:
+        config = _backbone_config(name, source)
+    config = apply_overrides(config, overrides)
+    pretrained = load_source(config, build_network(config), source)
+    write_model(
+        out, config, pretrained.collections, source=f"{source.layout.title}, {source.path.name}"
+    )
+    lines = [f"{out}: {pretrained}"]
+    if name == "torchvision/fasterrcnn_resnet50_fpn" and bn_eps is None:
+        lines.append(
+            f"taken with the epsilon of its norms, {source.layout.epsilon:g}; torchvision runs its "
+            "published COCO_V1 weights with 0: give --bn_eps=0 for those"
+        )
+    return "\n".join(lines)
+
+
+def _backbone_config(name: str, source: Source) -> ConfigDict:
+    """Returns a config for a backbone with all of its stages, as the source's layout wants it."""
+    config = default_config()
+    config.model.backbone = name
+    config.model.output_stage = "c5"
+    config.model.input_convention = source.layout.convention
+    options = {"norm": source.layout.norm, "stride_in_1x1": source.layout.stride_in_1x1 or None}
+    for option, value in options.items():
+        if hasattr(BACKBONES[name](), option):
+            config.model[option] = value
+    config.model.pretrained_head = False
+    return config

@@ -1,0 +1,153 @@
+"""A trained network taken from where it is kept: to measure it, and to use it on any image."""
+
+import json
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from rpn_jax.evaluation.coco import coco_recall
+from rpn_jax.evaluation.objects import (
+    ObjectRanks,
+    concatenate,
+    from_lists,
+    image_objects,
+    to_lists,
+)
+from rpn_jax.evaluation.recall import IOU_THRESHOLDS, RecallResult, RecallSums
+from rpn_jax.files import write_npz, write_text
+from rpn_jax.runs import devices
+from rpn_jax.runs.processes import gather, is_first, together
+from rpn_jax.trained.load import load_trained
+from rpn_jax.training.build import check_batch_size, open_split
+from rpn_jax.training.evaluate import (
+    ImageResult,
+    eval_batch_size,
+    evaluate,
+    over_processes,
+    split_results,
+)
+from rpn_jax.training.features import FeatureCache
+from rpn_jax.training.pictures import draw_first
+from rpn_jax.training.step import make_eval_step
+from rpn_jax.visualize.plots import plot_recall_to_iou
+
+IMAGES_AT_ONCE = 50  # for pycocotools, whose dicts of a whole split would fill the memory
+
+
+def evaluate_trained(
+    config: ConfigDict,
+    place: pathlib.Path,
+    split: str | None = None,
+    step: int | None = None,
+    out: pathlib.Path | None = None,
+    without: Sequence[str] = (),
+) -> str:
+    """Measures a trained network on a split; writes JSON, plot and pictures; returns the table.
+
+    They go to the folder `out`, which is `evaluation/SPLIT` in that of a run by default. For
+    `place` and `step` see `load_trained`, for `without` (the paper's Table 2) `make_eval_step`.
+    """
+    start = time.monotonic()
+    split = split or config.data.eval_split
+    with together():
+        check_batch_size("config.evaluation.batch_size", eval_batch_size(config))
+        dataset = open_split(config, split)
+    network, variables, step = load_trained(config, place, step)
+    name = "-without-".join([split, *without])
+    folder = out or place / "evaluation" / name
+    title = " without ".join([place.name if step is None else f"step {step}", *without])
+    eval_step = devices.parallel_map(make_eval_step(config, network, without))
+    features = FeatureCache(config, network, variables)
+    results = split_results(
+        config, eval_step, variables, dataset, features, description="evaluating"
+    )
+    results = draw_first(config, network, results, folder / "pictures")
+
+    peer = PeerRecall(config.evaluation.top_ns)
+    objects = ObjectCollector(max(config.evaluation.top_ns))
+    recall, losses = evaluate(config, objects.watch(peer.watch(results)))
+    peer_recall = peer.result()
+    ranks = objects.result()
+    figures = {
+        "dataset": config.data.dataset,
+        "split": split,
+        "without": list(without),
+        "step": step,
+        "seconds": round(time.monotonic() - start, 1),
+        **recall.to_json(),
+        "pycocotools_average_recall": peer_recall.scalars(),
+        "losses": losses,
+    }
+    if is_first():
+        write_npz(
+            folder / "objects.npz",
+            **ranks._asdict(),
+            class_names=np.array(dataset.class_names),
+            iou_thresholds=IOU_THRESHOLDS,
+        )
+        for suffix in (".png", ".svg"):
+            plot_recall_to_iou({title: recall}, folder / f"recall_to_iou{suffix}")
+        # Last: whoever finds it finds the others.
+        write_text(folder / "recall.json", json.dumps(figures, indent=2))
+    return f"{config.data.dataset} {split}, {title}\n{recall}\n{_beside(recall, peer_recall)}"
+
+
+class ObjectCollector:
+    """Keeps which proposal found each object of the images that pass by."""
+
+    def __init__(self, top_n: int):
+        self._top_n = top_n
+        self._images: dict[int, ObjectRanks] = {}
+
+    def watch(self, results: Iterator[ImageResult]) -> Iterator[ImageResult]:
+        """Passes the results on and keeps what became of their objects."""
+        for result in results:
+            self._images[result.index] = image_objects(
+                result.index, result.proposals, result.class_index, self._top_n
+            )
+            yield result
+
+    def result(self) -> ObjectRanks:
+        """Returns the objects of all processes' images, in the order of the split."""
+        share = [[index, to_lists(image)] for index, image in self._images.items()]
+        images = {index: image for images in gather(share) for index, image in images}
+        return concatenate([from_lists(images[index]) for index in sorted(images)])
+
+
+class PeerRecall:
+    """Counts the same recall by pycocotools, of the images that pass by."""
+
+    def __init__(self, top_ns: tuple[int, ...]):
+        self._sums = RecallSums.empty(top_ns)
+        self._waiting = []
+
+    def watch(self, results):
+        """Passes the results on and counts them."""
+        for result in results:
+            self._waiting.append(result.proposals)
+            if len(self._waiting) == IMAGES_AT_ONCE:
+                self._count()
+            yield result
+
+    def _count(self):
+        self._sums += coco_recall(self._waiting, self._sums.top_ns)
+        self._waiting = []
+
+    def result(self) -> RecallResult:
+        """Returns the ratios over all that any process counted."""
+        if self._waiting:
+            self._count()
+        return over_processes(self._sums).result()
+
+
+def _beside(ours: RecallResult, theirs: RecallResult) -> str:
+    pairs = zip(ours.scalars().items(), theirs.scalars().values(), strict=True)
+    rows = [
+        f"{name:>6}  {100 * value:7.3f}  {100 * peer:7.3f}"
+        for (name, value), peer in pairs
+        if "_" not in name
+    ]
+    return "\n".join([f"{'':>6}  {'ours':>7}  {'pycocotools':>7}", *rows])

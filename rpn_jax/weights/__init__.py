@@ -1,0 +1,1 @@
+"""Files of trained weights: this project's own, and those of others."""

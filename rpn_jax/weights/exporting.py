@@ -1,0 +1,74 @@
+"""A network's arrays under the names of another project."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from rpn_jax.errors import UserError, list_some
+from rpn_jax.runs.config import flatten
+from rpn_jax.weights.layouts import LAYOUTS
+from rpn_jax.weights.loading import reorder_anchors
+from rpn_jax.weights.sources import meaning_of_head, source_config
+
+TORCHVISION = "torchvision/fasterrcnn_resnet50_fpn"
+# What that network is. None is what a field that concerns few backbones is by default.
+_TORCHVISION_MODEL = {
+    "backbone": ("resnet50",),
+    "neck": ("fpn",),
+    "fpn_channels": (256,),
+    "norm": (None, "sync_batch_norm", "frozen_batch_norm"),
+    "stem": (None, "imagenet"),
+    "stride_in_1x1": (None, False),
+    "head_channels": (256,),
+    "objectness": ("sigmoid",),
+    "input_convention": ("torchvision",),
+}
+
+
+def check_torchvision(config: ConfigDict) -> None:
+    """Raises a `UserError` unless torchvision's fasterrcnn_resnet50_fpn computes the same.
+
+    That is up to the logits and deltas, and the anchors that they are of. How many proposals are
+    kept, and of what size images are, is for whoever builds the model there.
+    """
+    differing = [
+        f"config.model.{field} is {config.model[field]!r} instead of {known[-1]!r}"
+        for field, known in _TORCHVISION_MODEL.items()
+        if config.model[field] not in known
+    ]
+    theirs = source_config(TORCHVISION)
+    meaning = meaning_of_head(theirs)
+    differing += [
+        f"config.{field} is {flatten(config)[field]} instead of {flatten(theirs)[field]}"
+        for field, value in meaning_of_head(config).items()
+        if value != meaning[field]
+    ]
+    if differing:
+        raise UserError(
+            "--format=torchvision: fasterrcnn_resnet50_fpn is another network: "
+            f"{list_some(differing, 3)}; use --format=rpn_jax"
+        )
+
+
+def torchvision_arrays(variables, aspect_ratios: Sequence[float]) -> dict[str, np.ndarray]:
+    """Returns the arrays of a network, as the state dict of fasterrcnn_resnet50_fpn has them.
+
+    `variables` are trees of NumPy arrays, of a network that `check_torchvision` lets pass. The
+    anchors at a position, and the head's channels with them, change from the order of
+    `aspect_ratios` to torchvision's. There are no `roi_heads` and no counters of batches.
+    """
+    (layout,) = (layout for layout in LAYOUTS if layout.name == TORCHVISION)
+    to_their_axes = np.argsort(layout.dialect.kernel_axes)
+    ratios = source_config(TORCHVISION).anchors.aspect_ratios
+    order = [list(aspect_ratios).index(ratio) for ratio in ratios]
+    arrays = {}
+    for tree in variables.values():
+        for leaf, array in traverse_util.flatten_dict(tree).items():
+            if leaf[0] == "head":
+                array = reorder_anchors(leaf[1], array, order)
+            if array.ndim == 4:
+                array = array.transpose(to_their_axes)
+            arrays[layout.array_name(leaf)] = np.asarray(array, np.float32, order="C")
+    return arrays

@@ -1,0 +1,398 @@
+"""The names that other projects give to the arrays of a network, and what else they do otherwise.
+
+A *leaf* is the place of an array in a network here, without its collection: its part, the module
+in that part and the array, ("backbone", "c3", "conv3_1", "kernel"). A layout is one family of
+files. Its table runs from leaf to name, so that it serves to read such files and to write them.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from rpn_jax.models.backbones import vgg
+from rpn_jax.models.layers.norms import EPSILON
+
+Leaf = tuple[str, ...]
+Module = tuple[str, ...]  # a leaf without its part and its array: ("c3", "conv3_1")
+
+
+class Dialect(NamedTuple):
+    """How a project writes down the arrays of a module.
+
+    Fields:
+      separator: between the module's name and the array's.
+      kernel_axes: the file's axes in the order height, width, in, out.
+      of_convolution: its names for "kernel" and "bias".
+      of_norm: its names for "scale", "bias", "mean" and "var".
+    """
+
+    separator: str
+    kernel_axes: tuple[int, int, int, int]
+    of_convolution: Mapping[str, str]
+    of_norm: Mapping[str, str]
+
+
+def _arrays(*names: str) -> dict[str, str]:
+    ours = ("kernel", "bias") if len(names) == 2 else ("scale", "bias", "mean", "var")
+    return dict(zip(ours, names, strict=True))
+
+
+_HWIO, _OIHW = (0, 1, 2, 3), (2, 3, 1, 0)
+_CAFFE = Dialect("_", _HWIO, _arrays("w", "b"), {})
+_TORCH = Dialect(
+    ".",
+    _OIHW,
+    _arrays("weight", "bias"),
+    _arrays("weight", "bias", "running_mean", "running_var"),
+)
+_KERAS = Dialect(
+    "/",
+    _HWIO,
+    _arrays("kernel", "bias"),
+    _arrays("gamma", "beta", "moving_mean", "moving_variance"),
+)
+_OWN = Dialect("/", _HWIO, _arrays("kernel", "bias"), _arrays("scale", "bias", "mean", "var"))
+
+
+class Layout(NamedTuple):
+    """One family of files, and what its networks do otherwise than those here by default.
+
+    Fields:
+      name: of the family; that of a whole network is what `import-weights --model` takes.
+      title: of the family.
+      signature: an array that every such file has, and none of another family.
+      dialect: how it writes down arrays.
+      parts: for each part of a network that it has, the module's name in the file, None for a
+        module that it has not.
+      convention: what pixels it was trained on, a name of `inputs.CONVENTIONS`.
+      former_names: patterns of older names, and what they are called now.
+      epsilon: of its batch normalisation.
+      norm: what `build_rpn` must be told for a backbone with norms that it has not by default.
+      stride_in_1x1: where its bottlenecks stride, see `resnet.ResidualBlock`.
+      sizes_outside: whether the head's channels have the sizes of anchors as the outer loop and
+        their ratios as the inner one.
+    """
+
+    name: str
+    title: str
+    signature: str
+    dialect: Dialect
+    parts: Mapping[str, Callable[[Module], str | None]]
+    convention: str
+    former_names: tuple[tuple[str, str], ...] = ()
+    epsilon: float = EPSILON
+    norm: str | None = None
+    stride_in_1x1: bool = False
+    sizes_outside: bool = False
+
+    def array_name(self, leaf: Leaf) -> str | None:
+        """Returns the name that such a file has for a leaf, None if it has nothing of the kind."""
+        part, *module, array = leaf
+        name = self.parts[part](tuple(module)) if part in self.parts else None
+        is_norm = module[-1].startswith("norm")
+        arrays = self.dialect.of_norm if is_norm else self.dialect.of_convolution
+        if name is None or array not in arrays:
+            return None
+        return f"{name}{self.dialect.separator}{arrays[array]}"
+
+    def present_name(self, name: str) -> str:
+        """Returns what an array of that name is called today."""
+        for pattern, replacement in self.former_names:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+
+def own_layout(
+    title: str, parts: tuple[str, ...], convention: str, *, stride_in_1x1: bool
+) -> Layout:
+    """Returns the layout of this project's own arrays, named by their leaves with slashes."""
+    return Layout(
+        name="rpn_jax",
+        title=title,
+        signature="",
+        dialect=_OWN,
+        parts={part: _behind(f"{part}/", "/".join) for part in parts},
+        convention=convention,
+        stride_in_1x1=stride_in_1x1,
+    )
+
+
+def _behind(
+    prefix: str, module_name: Callable[[Module], str | None]
+) -> Callable[[Module], str | None]:
+    def name(module):
+        rest = module_name(module)
+        return None if rest is None else prefix + rest
+
+    return name
+
+
+def _vgg_convolutions() -> Iterator[tuple[int, int, int]]:
+    """Yields, for each convolution of VGG-16, its stage, its number there, and those before it."""
+    before = 0
+    for stage, (count, _) in enumerate(vgg.STAGES.values(), start=1):
+        for number in range(1, count + 1):
+            yield stage, number, before
+            before += 1
+
+
+def _vgg_place(stage: int, number: int) -> Module:
+    return f"c{stage}", f"conv{stage}_{number}"
+
+
+_CAFFE_VGG = {_vgg_place(s, n): f"conv{s}_{n}" for s, n, _ in _vgg_convolutions()}
+_KERAS_VGG = {_vgg_place(s, n): f"block{s}_conv{n}" for s, n, _ in _vgg_convolutions()}
+# torchvision numbers the layers through: behind each convolution its norm, if any, and a ReLU, and
+# at the end of each stage a pool.
+_TORCHVISION_VGG = {
+    _vgg_place(s, n): f"features.{2 * before + s - 1}" for s, n, before in _vgg_convolutions()
+}
+_TORCHVISION_VGG_BN = {
+    (*_vgg_place(s, n), kind): f"features.{3 * before + s - 1 + (kind == 'norm')}"
+    for s, n, before in _vgg_convolutions()
+    for kind in ("conv", "norm")
+}
+_CAFFE_ZF = {(f"c{i}", f"conv{i}"): f"conv{i}" for i in range(1, 6)}
+_TORCHVISION_ALEXNET = {
+    (f"c{i}", f"conv{i}"): f"features.{layer}" for i, layer in enumerate((0, 3, 6, 8, 10), 1)
+}
+
+
+def _torchvision_resnet(module: Module) -> str | None:
+    match module:
+        case "c1", "conv1", ("conv" | "norm") as kind:
+            return "conv1" if kind == "conv" else "bn1"
+        case stage, block, "shortcut", ("conv" | "norm") as kind:
+            layer = "downsample.0" if kind == "conv" else "downsample.1"
+        case stage, block, layer, ("conv" | "norm") as kind:
+            layer = layer if kind == "conv" else layer.replace("conv", "bn")
+        case _:
+            return None
+    return f"layer{_number(stage) - 1}.{_number(block) - 1}.{layer}"
+
+
+def _detectron2_resnet(module: Module) -> str | None:
+    match module:
+        case "c1", "conv1", ("conv" | "norm") as kind:
+            name = "stem.conv1"
+        case stage, block, layer, ("conv" | "norm") as kind:
+            name = f"res{_number(stage)}.{_number(block) - 1}.{layer}"
+        case _:
+            return None
+    return name if kind == "conv" else f"{name}.norm"
+
+
+def _keras_resnet(module: Module) -> str | None:
+    match module:
+        case "c1", "conv1", ("conv" | "norm") as kind:
+            name = "conv1"
+        case stage, block, layer, ("conv" | "norm") as kind:
+            number = 0 if layer == "shortcut" else _number(layer)
+            name = f"conv{_number(stage)}_block{_number(block)}_{number}"
+        case _:
+            return None
+    return f"{name}_conv" if kind == "conv" else f"{name}_bn"
+
+
+def _torchvision_densenet(module: Module) -> str | None:
+    match module:
+        case "c1", ("conv0" | "norm0") as layer:
+            return f"features.{layer}"
+        case "c5", "norm":
+            return "features.norm5"
+        case stage, "norm":
+            return f"features.transition{_number(stage) - 1}.norm"
+        case stage, "transition":
+            return f"features.transition{_number(stage) - 2}.conv"
+        case stage, block, layer if block.startswith("layer"):
+            return f"features.denseblock{_number(stage) - 1}.dense{block}.{layer}"
+    return None
+
+
+def _keras_densenet(module: Module) -> str | None:
+    inner = {"norm1": "0_bn", "conv1": "1_conv", "norm2": "1_bn", "conv2": "2_conv"}
+    match module:
+        case "c1", ("conv0" | "norm0") as layer:
+            return "conv1/conv" if layer == "conv0" else "conv1/bn"
+        case "c5", "norm":
+            return "bn"
+        case stage, "norm":
+            return f"pool{_number(stage)}_bn"
+        case stage, "transition":
+            return f"pool{_number(stage) - 1}_conv"
+        case stage, block, layer if block.startswith("layer"):
+            return f"conv{_number(stage)}_block{_number(block)}_{inner[layer]}"
+    return None
+
+
+def _number(name: str) -> int:
+    """Returns the number at the end of a name, such as the 3 of "block3"."""
+    return int(re.search(r"\d+$", name)[0])
+
+
+_TORCHVISION_FPN = {
+    (f"{ours}{stage}",): f"backbone.fpn.{theirs}_blocks.{stage - 2}.0"
+    for ours, theirs in (("lateral", "inner"), ("output", "layer"))
+    for stage in range(2, 6)
+}
+_TORCHVISION_HEAD = {
+    ("conv",): "rpn.head.conv.0.0",
+    ("objectness",): "rpn.head.cls_logits",
+    ("deltas",): "rpn.head.bbox_pred",
+}
+_DETECTRON2_FPN = {
+    (f"{layer}{stage}",): f"backbone.fpn_{layer}{stage}"
+    for layer in ("lateral", "output")
+    for stage in range(2, 6)
+}
+_DETECTRON2_HEAD = {
+    ("conv",): "proposal_generator.rpn_head.conv",
+    ("objectness",): "proposal_generator.rpn_head.objectness_logits",
+    ("deltas",): "proposal_generator.rpn_head.anchor_deltas",
+}
+
+_KERAS_EPSILON = 1.001e-5
+# Keras 3 numbers the arrays of a layer in its `.weights.h5`.
+_KERAS_3_NAMES = (
+    *((rf"bn/{i}$", f"bn/{name}") for i, name in enumerate(_KERAS.of_norm.values())),
+    (r"/0$", "/kernel"),
+    (r"/1$", "/bias"),
+)
+
+LAYOUTS = (
+    Layout(
+        name="caffe/vgg16",
+        title="Caffe's VGG-16",
+        signature="conv1_1_w",
+        dialect=_CAFFE,
+        parts={"backbone": _CAFFE_VGG.get},
+        convention="caffe",
+    ),
+    Layout(
+        name="caffe/zf",
+        title="Caffe's ZF",
+        signature="conv1_w",
+        dialect=_CAFFE,
+        parts={"backbone": _CAFFE_ZF.get},
+        convention="caffe",
+    ),
+    Layout(
+        name="torchvision/alexnet",
+        title="torchvision's AlexNet",
+        signature="features.6.weight",
+        dialect=_TORCH,
+        parts={"backbone": _TORCHVISION_ALEXNET.get},
+        convention="torchvision",
+    ),
+    Layout(
+        name="torchvision/vgg16",
+        title="torchvision's VGG-16",
+        signature="features.2.weight",
+        dialect=_TORCH,
+        parts={"backbone": _TORCHVISION_VGG.get},
+        convention="torchvision",
+    ),
+    Layout(
+        name="torchvision/vgg16_bn",
+        title="torchvision's VGG-16 with batch normalisation",
+        signature="features.1.running_mean",
+        dialect=_TORCH,
+        parts={"backbone": _TORCHVISION_VGG_BN.get},
+        convention="torchvision",
+        norm="frozen_batch_norm",
+    ),
+    Layout(
+        name="torchvision/resnet",
+        title="torchvision's ResNet",
+        signature="layer1.0.conv1.weight",
+        dialect=_TORCH,
+        parts={"backbone": _torchvision_resnet},
+        convention="torchvision",
+    ),
+    Layout(
+        name="torchvision/densenet",
+        title="torchvision's DenseNet",
+        signature="features.denseblock1.denselayer1.conv1.weight",
+        dialect=_TORCH,
+        parts={"backbone": _torchvision_densenet},
+        convention="torchvision",
+        former_names=((r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2"),),
+    ),
+    Layout(
+        name="keras/vgg16",
+        title="Keras's VGG-16",
+        signature="block1_conv1/kernel",
+        dialect=_KERAS,
+        parts={"backbone": _KERAS_VGG.get},
+        convention="keras_caffe",
+        former_names=(
+            (r"(block\d_conv\d)/\1_W_1$", r"\1/kernel"),
+            (r"(block\d_conv\d)/\1_b_1$", r"\1/bias"),
+            *_KERAS_3_NAMES,
+        ),
+    ),
+    Layout(
+        name="keras/resnet",
+        title="Keras's ResNet",
+        signature="conv2_block1_0_conv/kernel",
+        dialect=_KERAS,
+        parts={"backbone": _keras_resnet},
+        convention="keras_caffe",
+        former_names=_KERAS_3_NAMES,
+        epsilon=_KERAS_EPSILON,
+        stride_in_1x1=True,
+    ),
+    Layout(
+        name="keras/densenet",
+        title="Keras's DenseNet",
+        signature="pool2_conv/kernel",
+        dialect=_KERAS,
+        parts={"backbone": _keras_densenet},
+        convention="torchvision",
+        former_names=((r"^conv1_(conv|bn)/", r"conv1/\1/"), *_KERAS_3_NAMES),
+        epsilon=_KERAS_EPSILON,
+    ),
+    Layout(
+        name="torchvision/fasterrcnn_resnet50_fpn",
+        title="torchvision's Faster R-CNN with an FPN",
+        signature="backbone.body.layer1.0.conv1.weight",
+        dialect=_TORCH,
+        parts={
+            "backbone": _behind("backbone.body.", _torchvision_resnet),
+            "neck": _TORCHVISION_FPN.get,
+            "head": _TORCHVISION_HEAD.get,
+        },
+        convention="torchvision",
+        former_names=(
+            (r"(fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$", r"\1.0.\2"),
+            (r"(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2"),
+        ),
+    ),
+    Layout(
+        name="detectron2/r50_c4",
+        title="detectron2's RPN on C4",
+        signature="backbone.stem.conv1.weight",
+        dialect=_TORCH,
+        parts={
+            "backbone": _behind("backbone.", _detectron2_resnet),
+            "head": _DETECTRON2_HEAD.get,
+        },
+        convention="detectron2",
+        stride_in_1x1=True,
+        sizes_outside=True,
+    ),
+    Layout(
+        name="detectron2/r50_fpn",
+        title="detectron2's RPN with an FPN",
+        signature="backbone.bottom_up.stem.conv1.weight",
+        dialect=_TORCH,
+        parts={
+            "backbone": _behind("backbone.bottom_up.", _detectron2_resnet),
+            "neck": _DETECTRON2_FPN.get,
+            "head": _DETECTRON2_HEAD.get,
+        },
+        convention="detectron2",
+        stride_in_1x1=True,
+        sizes_outside=True,
+    ),
+)

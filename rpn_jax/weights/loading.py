@@ -1,0 +1,213 @@
+"""Networks and backbones with weights that were trained elsewhere: arrays brought to their leaves.
+
+The families of files are those of `layouts.LAYOUTS`.
+"""
+
+import functools
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from rpn_jax.errors import UserError, list_some
+from rpn_jax.models.layers.norms import EPSILON
+from rpn_jax.models.rcnn import RegionProposalNetwork
+from rpn_jax.weights.layouts import LAYOUTS, Layout, Leaf
+
+_some = functools.partial(list_some, limit=3)
+
+
+class Pretrained(NamedTuple):
+    """Parts of a network, float32, by collection; and what else was in the file."""
+
+    collections: dict[str, Any]  # "params", and "batch_stats" where the parts have them
+    title: str  # of the family of the file
+    unused: list[str]
+
+    def __str__(self) -> str:
+        """Says what was read and what was not used, on one line."""
+        parts = " and ".join(self.collections["params"])
+        rest = f"; not used: {_some(self.unused)}" if self.unused else ""
+        return f"{parts} from {self.title}{rest}"
+
+
+def recognize(
+    path: str | pathlib.Path, arrays: dict[str, np.ndarray]
+) -> tuple[Layout, dict[str, np.ndarray]]:
+    """Returns the layout of a file, and its arrays under the names that it gives them today.
+
+    Raises:
+        UserError: it is of no family known here.
+    """
+    for layout in LAYOUTS:
+        named = {layout.present_name(name): array for name, array in arrays.items()}
+        if layout.signature in named:
+            return layout, named
+    raise UserError(
+        f"{path}: holds {_some(arrays)}, which are not the names of a network known here; "
+        f"give a file of {', '.join(layout.title for layout in LAYOUTS)}"
+    )
+
+
+def load_parts(
+    path: str | pathlib.Path,
+    layout: Layout,
+    arrays: dict[str, np.ndarray],
+    network: RegionProposalNetwork,
+    variables: Any,
+    convention_name: str,
+    parts: Sequence[str] = ("backbone",),
+    anchor_order: Sequence[int] | None = None,
+) -> Pretrained:
+    """Returns parts of a network, from the arrays of a file.
+
+    A backbone that ends early takes the stages that it has. Where the file's network has a bias in
+    front of a norm, and this one has none, the bias goes into the norm's mean; where its norms have
+    another epsilon, the difference goes into the variance. Nothing else is changed.
+
+    Args:
+        path: of the file, for what there is to say about it.
+        layout: of the file.
+        arrays: by the names that the layout gives them.
+        network: whose parts they are for.
+        variables: of the network, or their shapes.
+        convention_name: of the pixels that the model is configured for.
+        parts: which ones to load, "backbone", "neck", "head"; those that the network has.
+        anchor_order: for each anchor at a position, the index that it has in the file's head; None
+            where they are the same.
+
+    Raises:
+        UserError: the weights were trained on other pixels, are of another network, or have other
+            shapes or types, a value that is not finite, or part of a layer that the network has
+            not. Nothing is loaded then.
+    """
+    _check_model(path, layout, network, convention_name)
+    shapes = {
+        (part, *leaf): (collection, tuple(array.shape))
+        for collection, trees in variables.items()
+        for part in parts
+        for leaf, array in traverse_util.flatten_dict(trees.get(part, {})).items()
+    }
+    names = {leaf: layout.array_name(leaf) for leaf in shapes}
+    if foreign := ["/".join(leaf[1:]) for leaf, name in names.items() if name is None]:
+        raise UserError(
+            f"config.model.backbone: the model has {_some(foreign)}, for which {path} "
+            f"({layout.title}) holds nothing; choose the backbone, and the norm, that it belongs to"
+        )
+    in_our_order = {
+        name: arrays[name].transpose(layout.dialect.kernel_axes)
+        if arrays[name].ndim == 4
+        else arrays[name]
+        for name in names.values()
+        if name in arrays
+    }
+    biases = _biases_for_means(layout, arrays, shapes)
+    used = {*in_our_order, *biases.values()}
+    unused = [
+        name for name in arrays if name not in used and not name.endswith("num_batches_tracked")
+    ]
+    expected = {names[leaf]: shape for leaf, (_, shape) in shapes.items()}
+    for leaf, bias in biases.items():
+        expected[bias] = shapes[leaf][1]
+    folded = {bias: arrays[bias] for bias in biases.values()}
+    if problems := _problems(in_our_order | folded, expected, unused):
+        raise UserError(
+            f"{path}: {layout.title} was read, but it does not fit config.model: {problems}; "
+            "give the file of this network, or correct the fields of config.model"
+        )
+
+    def value(leaf: Leaf) -> jnp.ndarray:
+        array = in_our_order[names[leaf]].astype(np.float64)
+        if leaf[-1] == "var" and layout.epsilon != EPSILON:
+            # Not so little that the sum with our epsilon would round to 0.
+            array = np.maximum(array + (layout.epsilon - EPSILON), EPSILON * (1e-6 - 1))
+        if leaf in biases:
+            array = array - folded[biases[leaf]]
+        if leaf[0] == "head" and anchor_order is not None:
+            array = reorder_anchors(leaf[1], array, anchor_order)
+        return jnp.asarray(array, jnp.float32)
+
+    collections = traverse_util.unflatten_dict(
+        {(collection, *leaf): value(leaf) for leaf, (collection, _) in shapes.items()}
+    )
+    return Pretrained(collections, layout.title, unused)
+
+
+def _biases_for_means(
+    layout: Layout, arrays: dict[str, np.ndarray], leaves: dict[Leaf, Any]
+) -> dict[Leaf, str]:
+    """Returns, for each mean, the bias in the file that it takes up: that of its convolution."""
+    biases = {}
+    for leaf in leaves:
+        bias = (*leaf[:-2], "conv", "bias")
+        if leaf[-2:] == ("norm", "mean") and bias not in leaves:
+            name = layout.array_name(bias)
+            if name in arrays:
+                biases[leaf] = name
+    return biases
+
+
+def reorder_anchors(layer: str, array: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    """Returns a kernel or bias of the head with its last axis, of K anchors, in another order.
+
+    `deltas` has four channels for each anchor, side by side; `objectness` has one for each, or all
+    those of background before all those of object.
+    """
+    K = len(order)
+    if layer == "deltas":
+        return array.reshape(*array.shape[:-1], K, 4)[..., order, :].reshape(array.shape)
+    if layer == "objectness":
+        return array.reshape(*array.shape[:-1], -1, K)[..., order].reshape(array.shape)
+    return array
+
+
+def _check_model(path, layout: Layout, network: RegionProposalNetwork, convention: str) -> None:
+    if convention != layout.convention:
+        raise UserError(
+            f"config.model.input_convention: is {convention!r}, but the weights of {path} "
+            f"({layout.title}) were trained on {layout.convention!r} input; set it to "
+            f"{layout.convention!r}"
+        )
+    ours = getattr(network.backbone, "stride_in_1x1", layout.stride_in_1x1)
+    if ours != layout.stride_in_1x1:
+        place = "first 1x1" if layout.stride_in_1x1 else "3x3"
+        raise UserError(
+            f"config.model.stride_in_1x1: is {ours}, but {path} ({layout.title}) was trained with "
+            f"the stride in the {place} convolutions; set it to {layout.stride_in_1x1}"
+        )
+
+
+def _problems(
+    arrays: dict[str, np.ndarray], expected: dict[str, tuple[int, ...]], unused: list[str]
+) -> str:
+    """Says in what the arrays of a file differ from what is expected, "" if in nothing."""
+    # A layer of which a part is left over is another layer: group norm has no place for a mean.
+    layers = {_layer(name) for name in arrays} - {""}
+    kinds = {
+        "missing": [name for name in expected if name not in arrays],
+        "left over": [name for name in unused if _layer(name) in layers],
+        "of another shape": [
+            f"{name} {array.shape} instead of {expected[name]}"
+            for name, array in arrays.items()
+            if array.shape != expected[name]
+        ],
+        "not of a float type": [
+            name for name, array in arrays.items() if not jnp.issubdtype(array.dtype, jnp.floating)
+        ],
+    }
+    if not any(kinds.values()):
+        kinds["not finite"] = [
+            name
+            for name, array in arrays.items()
+            if not np.isfinite(array.astype(np.float32)).all()
+        ]
+    return ", ".join(f"{kind}: {_some(names)}" for kind, names in kinds.items() if names)
+
+
+def _layer(name: str) -> str:
+    """Returns what stands before the last dot or slash of an array's name, "" without one."""
+    return re.sub(r"[./]?[^./]*$", "", name)

@@ -1,0 +1,121 @@
+import json
+
+import pytest
+
+from rpn_jax.errors import UserError
+from rpn_jax.runs.config import (
+    apply_overrides,
+    default_config,
+    differences,
+    flatten,
+    from_json,
+    load_config,
+    to_json,
+)
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "value"),
+    [
+        ("--config.loss.balance=1", "loss.balance", 1.0),
+        ("--config.anchors.sizes=(16,32.5)", "anchors.sizes", [16, 32.5]),
+        ("--config.anchors.sizes=((16,),(32.5,))", "anchors.sizes", [[16], [32.5]]),
+        ("--config.targets.drop_straddling=false", "targets.drop_straddling", False),
+        ("--config.data.max_objects=8", "data.max_objects", 8),
+        ("--config.data.source=/a b/c=d", "data.source", "/a b/c=d"),
+        ("--config.optimizer.learning_rate=1e-2", "optimizer.learning_rate", 0.01),
+    ],
+)
+def test_an_override_takes_the_type_of_its_field(override, field, value):
+    flat = flatten(apply_overrides(default_config(), [override]))
+    assert flat[field] == value
+    assert {k: v for k, v in flat.items() if k != field} == {
+        k: v for k, v in flatten(default_config()).items() if k != field
+    }
+
+
+def test_none_takes_a_value_back():
+    config = default_config()
+    set_and_back = [
+        ("model.output_stage", "c3"), ("data.max_objects", "8"), ("model.dilate_c5", "true")
+    ]  # fmt: skip
+    for field, value in set_and_back:
+        apply_overrides(config, [f"--config.{field}={value}"])
+        assert flatten(config)[field] is not None
+        apply_overrides(config, [f"--config.{field}=None"])
+    assert differences(config, default_config()) == []
+    with pytest.raises(UserError, match="steps=None: give a value of type int"):
+        apply_overrides(config, ["--config.steps=None"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.loss.balanc=1", "did you mean --config.loss.balance=…"),
+        ("--config.loss=1", "there is no such field"),
+        ("--workdri=x", "there is no such field"),
+        ("--config.steps", "write --config.steps=VALUE"),
+        ("--config.steps=abc", "give a value of type int, such as 80000"),
+        ("--config.steps=1.5", "give a value of type int"),
+        ("--config.anchors.sizes=16", "give a value of type tuple"),
+        ("--config.targets.drop_straddling=0", "give a value of type bool"),
+    ],
+)
+def test_a_wrong_override_is_one_clear_line(override, message):
+    with pytest.raises(UserError, match=r"^[^\n]*$") as caught:
+        apply_overrides(default_config(), [override])
+    assert message in str(caught.value)
+
+
+def test_a_variant_imports_its_parent_from_the_same_folder(tmp_path):
+    (tmp_path / "parent_config.py").write_text(
+        "from rpn_jax.runs.config import default_config\n"
+        "def get_config():\n  c = default_config()\n  c.steps = 5\n  return c\n"
+    )
+    (tmp_path / "variant.py").write_text(
+        "import parent_config\n"
+        "def get_config():\n  c = parent_config.get_config()\n  c.batch_size = 3\n  return c\n"
+    )
+    config = load_config(str(tmp_path / "variant.py"), ["--config.seed=9"])
+    assert (config.steps, config.batch_size, config.seed) == (5, 3, 9)
+    with pytest.raises(AttributeError):
+        config.stepz = 1
+
+
+def test_a_config_that_sets_an_unknown_field_is_refused(tmp_path):
+    (tmp_path / "bad.py").write_text(
+        "from rpn_jax.runs.config import default_config\n"
+        "def get_config():\n  c = default_config()\n  c.stepz = 5\n  return c\n"
+    )
+    with pytest.raises(UserError, match="stepz"):
+        load_config(str(tmp_path / "bad.py"))
+    with pytest.raises(UserError, match="no such file"):
+        load_config(str(tmp_path / "absent.py"))
+
+
+def test_json_keeps_every_field_and_its_type():
+    overrides = "--config.data.source=x", "--config.anchors.sizes=((8.0,),(16.0,))"
+    config = apply_overrides(default_config(), overrides)
+    config.data.options = {"splits": {"train": ["a.json", "images"]}, "seed": 3}
+    again = from_json(to_json(config))
+    assert differences(config, again) == []
+    assert again.anchors.sizes == ((8.0,), (16.0,))
+
+
+def test_a_config_saved_before_a_field_was_there_has_its_default():
+    fields = json.loads(to_json(default_config()))
+    for name in ("accumulation", "ema_decay", "deterministic"):
+        del fields[name]
+    del fields["model"]["remat"]
+    del fields["optimizer"]["reference_batch_size"], fields["optimizer"]["batch_size_rule"]
+    assert differences(default_config(), from_json(json.dumps(fields))) == []
+    changed = apply_overrides(default_config(), ["--config.ema_decay=0.5"])
+    assert differences(changed, from_json(json.dumps(fields))) == ["ema_decay: 0.5 here, 0.0 there"]
+
+
+def test_differences_name_the_fields():
+    other = apply_overrides(default_config(), ["--config.seed=3", "--config.loss.balance=1"])
+    assert differences(other, default_config()) == [
+        "loss.balance: 1.0 here, 10.0 there",
+        "seed: 3 here, 0 there",
+    ]

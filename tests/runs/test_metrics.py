@@ -1,0 +1,50 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rpn_jax.runs.metrics import (
+    MetricsWriter,
+    NonFiniteLossError,
+    PendingMetrics,
+    read_metrics,
+)
+
+
+def test_a_resumed_run_has_every_step_once(tmp_path):
+    writer = MetricsWriter(tmp_path, start_step=0)
+    for step in (1, 2, 3):
+        writer.write(step, {"loss": 10.0 * step})
+    writer.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "train/lo')  # what a kill in the middle of a line leaves
+    writer = MetricsWriter(tmp_path, start_step=2)
+    writer.write(3, {"loss": 33.0})
+    writer.close()
+    assert read_metrics(tmp_path / "metrics.jsonl") == [
+        {"step": 1, "train/loss": 10.0},
+        {"step": 2, "train/loss": 20.0},
+        {"step": 3, "train/loss": 33.0},
+    ]
+
+
+def test_no_file_is_no_rows(tmp_path):
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_fetch_averages_the_steps_since_the_last():
+    pending = PendingMetrics()
+    for step, loss in ((1, 2.0), (2, 4.0)):
+        pending.add(step, {"loss": jnp.float32(loss)})
+    assert pending.fetch() == {"loss": 3.0}
+    pending.add(3, {"loss": jnp.float32(7.0)})
+    assert pending.fetch() == {"loss": 7.0}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_the_first_step_that_is_not_finite_is_named(bad):
+    pending = PendingMetrics()
+    for step, loss in ((5, 1.0), (6, bad), (7, np.nan)):
+        pending.add(step, {"loss": jnp.float32(loss)})
+    with pytest.raises(NonFiniteLossError) as caught:
+        pending.fetch()
+    assert caught.value.step == 6

@@ -1,0 +1,24 @@
+import pytest
+
+from rpn_jax.errors import UserError
+from rpn_jax.files import write_bytes
+
+
+def test_replaces_a_file_and_makes_its_folder(tmp_path):
+    for content in [b"old", b"new"]:
+        write_bytes(tmp_path / "folder" / "file", content)
+    assert (tmp_path / "folder" / "file").read_bytes() == b"new"
+    assert len(list((tmp_path / "folder").iterdir())) == 1
+
+
+def test_a_failure_leaves_no_part_behind(tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(UserError, match="taken: cannot be written"):
+        write_bytes(tmp_path / "taken", b"content")
+    assert [file.name for file in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_file_for_a_folder_is_reported(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_bytes(tmp_path / "file" / "a.png", b"content")

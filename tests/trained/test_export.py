@@ -1,0 +1,195 @@
+"""What is exported: compiled proposals that need no code of ours, a dict that torchvision loads."""
+
+import math
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from training.small import small_batch, small_config
+
+from rpn_jax.errors import UserError
+from rpn_jax.models.rcnn import variable_shapes
+from rpn_jax.runs.config import apply_overrides, default_config
+from rpn_jax.trained.export import export_proposals, export_weights, propose_function
+from rpn_jax.training.build import build_network
+from rpn_jax.weights.exporting import TORCHVISION, check_torchvision, torchvision_arrays
+from rpn_jax.weights.loading import recognize
+from rpn_jax.weights.model_file import write_model
+from rpn_jax.weights.sources import Source, load_source, source_config
+
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
+READER = """
+import sys
+sys.modules["rpn_jax"] = sys.modules["flax"] = None  # an import of either would fail
+import jax
+import numpy as np
+function = jax.export.deserialize(open("proposals.jax", "rb").read())
+with np.load("images.npz") as given:
+    found = function.call(given["images"], given["image_hw"])
+np.savez("found.npz", platforms=function.platforms, **found)
+"""
+
+
+def as_model_file(config, path):
+    """Writes a model file of random arrays; returns the network and its variables."""
+    network = build_network(config)
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda leaf: np.float32(0.1 * rng.standard_normal(leaf.shape)),
+        variable_shapes(network),
+    )
+    write_model(path, config, variables, source="a test")
+    return network, variables
+
+
+def test_exported_for_three_platforms_and_read_without_our_code(tmp_path):
+    config = small_config()
+    path = tmp_path / "model.safetensors"
+    network, variables = as_model_file(config, path)
+    size = export_proposals(
+        config, path, tmp_path / "proposals.jax", image_hw=(48, 64), batch_size=2
+    )
+    assert (tmp_path / "proposals.jax").stat().st_size == size
+
+    batch = small_batch(2)
+    image_hw = np.float32([[48, 60], [40, 64]])
+    np.savez(tmp_path / "images.npz", images=batch.images, image_hw=image_hw)
+    subprocess.run([sys.executable, "-c", READER], cwd=tmp_path, check=True)
+    live = jax.jit(propose_function(config, network, variables))(batch.images, image_hw)
+    assert live["boxes"].shape == (2, 20, 4)
+    assert live["valid"].sum() > 20
+    with np.load(tmp_path / "found.npz") as found:
+        assert list(found["platforms"]) == ["cpu", "cuda", "tpu"]
+        np.testing.assert_array_equal(found["valid"], live["valid"])
+        np.testing.assert_allclose(found["scores"], live["scores"], rtol=1e-5)
+        np.testing.assert_allclose(found["boxes"], live["boxes"], rtol=1e-5, atol=1e-4)
+
+
+def test_a_canvas_without_a_cell_and_a_platform_that_there_is_not(tmp_path):
+    config = small_config()
+    path, out = tmp_path / "model.safetensors", tmp_path / "proposals.jax"
+    with pytest.raises(UserError, match="--platforms: 'gpu' is unknown; give one or more of cpu,"):
+        export_proposals(config, path, out, image_hw=(48, 64), platforms=("cpu", "gpu"))
+    config = small_config("--config.model.backbone=vgg16", "--config.model.norm=None")
+    as_model_file(config, path)
+    with pytest.raises(UserError, match="--image_size=1x64: leaves no cell"):
+        export_proposals(config, path, out, image_hw=(1, 64))
+    assert not out.exists()
+
+
+TORCHVISION_FIELDS = (
+    "--config.model.backbone=resnet50",
+    "--config.model.neck=fpn",
+    "--config.model.head_channels=256",
+    "--config.model.input_convention=torchvision",
+    "--config.anchors.sizes=((32.0,),(64.0,),(128.0,),(256.0,),(512.0,))",
+    "--config.anchors.rounding=torchvision",
+    "--config.anchors.offset=0.0",
+)
+
+
+def test_what_was_imported_from_torchvision_is_exported_as_it_was():
+    with np.load(FIXTURES / "fasterrcnn.npz") as fixture:
+        shapes = {
+            name: tuple(size for size in shape if size > 0)
+            for name, shape in zip(fixture["names"].tolist(), fixture["shapes"], strict=True)
+        }
+    arrays = {
+        name: np.arange(math.prod(shape), dtype=np.float32).reshape(shape) + i
+        for i, (name, shape) in enumerate(shapes.items())
+        if not name.startswith("roi_heads.") and not name.endswith(".num_batches_tracked")
+    }
+    path = pathlib.Path("state_dict.pth")
+    layout, _ = recognize(path, arrays)
+    config = apply_overrides(default_config(), TORCHVISION_FIELDS)
+    check_torchvision(config)
+    ours, theirs = config.anchors.aspect_ratios, source_config(TORCHVISION).anchors.aspect_ratios
+    assert ours == theirs[::-1]  # so the head's channels change places, twice
+    source = Source(path, layout, arrays, source_config(TORCHVISION))
+    loaded = load_source(config, build_network(config), source)
+    exported = torchvision_arrays(jax.device_get(loaded.collections), ours)
+    assert exported.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(exported[name], array, err_msg=name)
+
+
+def test_the_heads_channels_are_put_in_torchvisions_order():
+    ratios = (1.0, 0.5, 2.0)  # width / height; torchvision's 0.5, 1, 2 is height / width
+    kernel = np.arange(9 * 2 * 3, dtype=np.float32).reshape(3, 3, 2, 3)
+    head = {
+        "conv": {"kernel": kernel, "bias": np.zeros(3, np.float32)},
+        "objectness": {"kernel": np.float32([[[[1.0, 0.5, 2.0]]]]), "bias": np.float32(ratios)},
+        "deltas": {
+            "kernel": np.zeros((1, 1, 1, 12), np.float32),
+            "bias": np.float32([10 * ratio + i for ratio in ratios for i in range(4)]),
+        },
+    }
+    arrays = torchvision_arrays({"params": {"head": head}}, ratios)
+    np.testing.assert_array_equal(arrays["rpn.head.cls_logits.bias"], [2, 1, 0.5])
+    np.testing.assert_array_equal(arrays["rpn.head.cls_logits.weight"][:, 0, 0, 0], [2, 1, 0.5])
+    np.testing.assert_array_equal(
+        arrays["rpn.head.bbox_pred.bias"], [20, 21, 22, 23, 10, 11, 12, 13, 5, 6, 7, 8]
+    )
+    weight = arrays["rpn.head.conv.0.0.weight"]
+    assert weight.shape == (3, 2, 3, 3)
+    assert weight[2, 1, 0, 2] == kernel[0, 2, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("model.backbone=resnet101", "config.model.backbone is 'resnet101' instead of 'resnet50'"),
+        ("model.stride_in_1x1=true", "config.model.stride_in_1x1 is True instead of False"),
+        ("model.norm=group_norm", "config.model.norm is 'group_norm' instead of"),
+        ("model.objectness=softmax", "config.model.objectness is 'softmax'"),
+        ("model.input_convention=caffe", "config.model.input_convention is 'caffe'"),
+        ("anchors.sizes=((8.0,),(16.0,),(32.0,),(64.0,),(128.0,))", "config.anchors.sizes is"),
+        ("anchors.aspect_ratios=(1.0,2.0,3.0)", "config.anchors.aspect_ratios is [1.0, 2.0, 3.0]"),
+        ("anchors.offset=0.5", "config.anchors.offset is 0.5 instead of 0.0"),
+        ("box_weights=(10.0,10.0,5.0,5.0)", "config.box_weights is"),
+    ],
+)
+def test_what_torchvision_cannot_hold_is_refused_by_field(tmp_path, override, reason):
+    config = apply_overrides(default_config(), [*TORCHVISION_FIELDS, f"--config.{override}"])
+    with pytest.raises(UserError) as error:
+        export_weights(
+            config,
+            tmp_path / "absent.safetensors",
+            tmp_path / "out.safetensors",
+            file_format="torchvision",
+        )
+    assert str(error.value).startswith("--format=torchvision: ")
+    assert reason in str(error.value)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_backbone_alone_and_another_network_are_refused(tmp_path):
+    path, out = tmp_path / "model.safetensors", tmp_path / "out.safetensors"
+    config = small_config()
+    _, variables = as_model_file(config, path)
+    other = small_config("--config.model.head_channels=24")
+    with pytest.raises(UserError, match=r"does not fit config\.model: of another shape: "):
+        export_weights(other, path, out)
+    variables = {"params": {"backbone": variables["params"]["backbone"]}}
+    write_model(path, config, variables, source="a test")
+    with pytest.raises(UserError, match="holds a backbone alone"):
+        export_weights(config, path, out)
+    assert not out.exists()
+    with pytest.raises(UserError, match=r"--out=.*: a file of weights ends in \.safetensors"):
+        export_weights(config, path, tmp_path / "out.pth")
+
+
+def test_an_exported_file_holds_the_same_arrays(tmp_path):
+    path, out = tmp_path / "model.safetensors", tmp_path / "out.safetensors"
+    config = small_config()
+    as_model_file(config, path)
+    line = export_weights(config, path, out)
+    assert str(out) in line
+    ours, theirs = safetensors.numpy.load_file(path), safetensors.numpy.load_file(out)
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name])
