@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
-import tensorflow_datasets as tfds
 from jaxtyping import Bool, Float, Int
 
 from rpn_jax.data.datasets import tfds_catalogue
@@ -29,13 +28,13 @@ from rpn_jax.data.datasets.coco_json import read_coco_json
 from rpn_jax.data.datasets.report import PreparationReport
 from rpn_jax.data.datasets.shapes import read_shapes
 from rpn_jax.data.datasets.source import CheckedExample, Example, Source, check_boxes
+from rpn_jax.data.datasets.stored import INFO, METADATA, PREPARE, Records, load_json, open_builder
 from rpn_jax.data.datasets.voc_folder import read_voc_folder
 from rpn_jax.data.transforms import decode_image
 from rpn_jax.errors import UserError, list_some
 
-_PREPARE = "python -m rpn_jax prepare --config=…"
-# TFDS writes the metadata of our builders; beside its own datasets we put a file of our own.
-_METADATA, _INDEX = "metadata.json", "rpn_jax_index.json"
+# Our builders have TFDS write METADATA; beside its own datasets we put a file of our own.
+_INDEX = "rpn_jax_index.json"
 Path = str | os.PathLike[str]
 
 
@@ -103,7 +102,7 @@ class Dataset:
         self.widths = np.array(known["widths"], np.int64)
         self.num_objects = np.array(known["num_objects"], np.int64)
         self.fingerprint = known["fingerprint"]
-        self._features = _open_features(directory, split)
+        self._records = Records(directory, split)
 
     def __len__(self) -> int:
         return len(self.heights)
@@ -111,7 +110,7 @@ class Dataset:
     def __getitem__(self, index: SupportsIndex) -> Record:
         index = range(len(self))[index]  # negative and out-of-range indices as in a list
         height, width = int(self.heights[index]), int(self.widths[index])
-        features = self._features[index]
+        features = self._records[index]
         if self.name in _CATALOGUE:
             example = _CATALOGUE[self.name](features, height, width)
             example = check_boxes(example, height, width).example
@@ -148,9 +147,11 @@ def open_dataset(
     """
     data_dir = pathlib.Path(data_dir).expanduser()
     directory = _directory(name, data_dir, source, options)
-    if directory is None or not (directory / "dataset_info.json").is_file():
+    if directory is None or not (directory / INFO).is_file():
         raise UserError(_not_prepared(name, data_dir, source))
-    index = _catalogue_index(name, directory) if name in _CATALOGUE else _load(directory, _METADATA)
+    index = (
+        _catalogue_index(name, directory) if name in _CATALOGUE else load_json(directory / METADATA)
+    )
     if split not in index["splits"]:
         raise UserError(
             f"{name}: there is no split {split!r}; there are: {list_some(index['splits'])}"
@@ -195,8 +196,8 @@ def prepare_dataset(
     folder = {"folder": origin, "skip_bad": skip_bad} if kind.has_folder else {}
     read = kind.read(**folder, **options)
 
-    if (directory / "dataset_info.json").is_file():
-        stored = _load(directory, _METADATA)
+    if (directory / INFO).is_file():
+        stored = load_json(directory / METADATA)
         if stored["annotations"] != read.digest:
             raise UserError(
                 f"{directory}: the annotations in {origin} have changed since this was prepared; "
@@ -209,7 +210,7 @@ def prepare_dataset(
         kind.builder(data_dir=data_dir, config=config).download_and_prepare(
             file_format="array_record"
         )
-    return _report(directory, _load(directory, _METADATA))
+    return _report(directory, load_json(directory / METADATA))
 
 
 def _absolute(folder: Path) -> str:
@@ -251,46 +252,24 @@ def _directory(
 
 def _not_prepared(name: str, data_dir: pathlib.Path, source: Path | None) -> str:
     others = [
-        _load(path.parent, _METADATA)["source"]
+        load_json(path.parent / METADATA)["source"]
         for path in (data_dir / name).glob("*/*/dataset_info.json")
-        if (path.parent / _METADATA).is_file()
+        if (path.parent / METADATA).is_file()
     ]
     others = sorted({other for other in others if other})
     origin = f" from {_absolute(source)}" if source else ""
     elsewhere = f" (what is there was prepared from {list_some(others)})" if others else ""
     return (
         f"{data_dir}: dataset {name}{origin} with these options is not prepared there{elsewhere}; "
-        f"run {_PREPARE}"
+        f"run {PREPARE}"
     )
-
-
-def _load(directory: pathlib.Path, file: str) -> dict[str, Any]:
-    try:
-        return json.loads((directory / file).read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{directory / file}: the prepared dataset is damaged ({error}); "
-            f"remove {directory} and run {_PREPARE}"
-        ) from error
-
-
-def _open_features(directory: pathlib.Path, split: str) -> Any:
-    """Returns the split's records as TFDS reads them, with images left encoded."""
-    builder = tfds.builder_from_directory(directory)
-    try:
-        return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-    except NotImplementedError as error:
-        raise UserError(
-            f"{directory}: prepared as {builder.info.file_format.value}, which has no random "
-            f"access; prepare it into another data_dir: {_PREPARE}"
-        ) from error
 
 
 def _catalogue_index(name: str, directory: pathlib.Path) -> dict[str, Any]:
     """Returns the index of a catalogue's dataset, making it (once, by decoding all) if need be."""
     if (directory / _INDEX).is_file():
-        return _load(directory, _INDEX)
-    info = tfds.builder_from_directory(directory).info
+        return load_json(directory / _INDEX)
+    info = open_builder(directory).info
     audit = Audit(name, None, info.features["objects"].feature["label"].names)
 
     def read(features: Any, i: int) -> CheckedExample:
@@ -299,7 +278,7 @@ def _catalogue_index(name: str, directory: pathlib.Path) -> dict[str, Any]:
         return check_boxes(_CATALOGUE[name](record, height, width), height, width)
 
     for split in info.splits:
-        features = _open_features(directory, split)
+        features = Records(directory, split)
         readers = [functools.partial(read, features, i) for i in range(len(features))]
         for _ in audit.check(split, readers):
             pass
