@@ -2,12 +2,18 @@
 
 from collections.abc import Iterable
 
+from rpn_jax.text import printable
+
 
 class UserError(Exception):
     """Something that the user can put right; the message is one line that says how.
 
-    It names the file or the config field, what is wrong with it, and the remedy.
+    It names the file or the config field, what is wrong with it, and the remedy. Control
+    characters in it, such as names may hold, are escaped.
     """
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
 
 class StoppedError(Exception):
@@ -17,17 +23,17 @@ class StoppedError(Exception):
     """
 
     def __init__(self, message: str, *, interrupted: bool = False):
-        super().__init__(message)
+        super().__init__(printable(message))
         self.interrupted = interrupted
 
 
 def first_line(error: Exception) -> str:
     """Returns the first line of what an error says, or its name where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return printable((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 def list_some(names: Iterable[str], limit: int = 8) -> str:
     """Returns the names with commas, cut after a few, for a one-line message."""
-    names = [str(name) for name in names]
+    names = [printable(name) for name in names]
     rest = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")

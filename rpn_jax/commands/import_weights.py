@@ -9,9 +9,10 @@ file can make this run its own code. --model is the name of a backbone, imported
 for config.model.pretrained, or of a whole network, which comes with the config to propose as it did
 there:
 
-  torchvision/fasterrcnn_resnet50_fpn   its state dict. Its norms are taken with an epsilon of 1e-5,
-                                        as the model is built there; the published COCO_V1 weights
-                                        want --bn_eps=0, which torchvision sets for those alone
+  torchvision/fasterrcnn_resnet50_fpn   its state dict. torchvision computes the norms of its
+                                        COCO_V1 weights with an epsilon of 0, which is known of the
+                                        published file; for any other give --bn_eps: 0 if it began
+                                        with those, 1e-5 if not
   detectron2/r50_c4, detectron2/r50_fpn RPN and Faster R-CNN of the model zoo
 
 Arrays that have no use here, such as those of a classifier or of what stands behind the proposals,

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from rpn_jax.errors import UserError
 from rpn_jax.models.backbones import BACKBONES
 from rpn_jax.runs.config import apply_overrides, default_config
+from rpn_jax.text import printable
 from rpn_jax.training.build import build_network
 from rpn_jax.weights.model_file import write_model
 from rpn_jax.weights.sources import WHOLE_NETWORKS, Source, load_source, read_source
@@ -29,10 +30,12 @@ def import_weights(
         name: of a backbone, which is imported alone and up to c5, or of a whole network.
         out: the model file to write.
         overrides: `--config.field=value`, of the config that the model file gets.
-        bn_eps: the epsilon of the source's batch normalisation, where it is not its project's.
+        bn_eps: the epsilon of the source's batch normalisation, where it is not its project's. A
+            Faster R-CNN of torchvision needs it, unless it is a published file.
 
     Raises:
-        UserError: the file cannot be read, is not of that network, or does not fit the config.
+        UserError: the file cannot be read, is not of that network, or does not fit the config; or
+            the epsilon is not known.
     """
     if name not in NAMES:
         raise UserError(f"--model={name}: is unknown; use one of {', '.join(NAMES)}")
@@ -40,7 +43,7 @@ def import_weights(
     if bn_eps is not None:
         if not 0 <= bn_eps < 1:
             raise UserError(f"--bn_eps={bn_eps}: give a small number that is not negative")
-        source = source._replace(layout=source.layout._replace(epsilon=bn_eps))
+        source = source._replace(layout=source.layout._replace(epsilon=bn_eps), knows_epsilon=True)
     if name in WHOLE_NETWORKS:
         if name != source.layout.name:
             raise UserError(
@@ -50,18 +53,17 @@ def import_weights(
         config = source.config
     else:
         config = _backbone_config(name, source)
+    if not source.knows_epsilon:
+        raise UserError(
+            f"{path}: does not say the epsilon of its norms; give --bn_eps=0 for torchvision's "
+            "COCO_V1 weights and for what was trained on from them, --bn_eps=1e-5 for others"
+        )
     config = apply_overrides(config, overrides)
     pretrained = load_source(config, build_network(config), source)
     write_model(
         out, config, pretrained.collections, source=f"{source.layout.title}, {source.path.name}"
     )
-    lines = [f"{out}: {pretrained}"]
-    if name == "torchvision/fasterrcnn_resnet50_fpn" and bn_eps is None:
-        lines.append(
-            f"taken with the epsilon of its norms, {source.layout.epsilon:g}; torchvision runs its "
-            "published COCO_V1 weights with 0: give --bn_eps=0 for those"
-        )
-    return "\n".join(lines)
+    return printable(f"{out}: {pretrained}")
 
 
 def _backbone_config(name: str, source: Source) -> ConfigDict:

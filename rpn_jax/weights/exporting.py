@@ -10,9 +10,8 @@ from rpn_jax.errors import UserError, list_some
 from rpn_jax.runs.config import flatten
 from rpn_jax.weights.layouts import LAYOUTS
 from rpn_jax.weights.loading import reorder_anchors
-from rpn_jax.weights.sources import meaning_of_head, source_config
+from rpn_jax.weights.sources import TORCHVISION, meaning_of_head, source_config
 
-TORCHVISION = "torchvision/fasterrcnn_resnet50_fpn"
 # What that network is. None is what a field that concerns few backbones is by default.
 _TORCHVISION_MODEL = {
     "backbone": ("resnet50",),

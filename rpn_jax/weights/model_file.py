@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from rpn_jax.errors import UserError, list_some
 from rpn_jax.files import write_bytes
 from rpn_jax.runs.config import from_json, to_json
+from rpn_jax.weights.bounds import check_regular
 from rpn_jax.weights.files import read_arrays
 
 SUFFIX = ".safetensors"
@@ -135,6 +136,7 @@ def _metadata(path: pathlib.Path) -> dict[str, str]:
     if path.suffix != SUFFIX:
         return {}
     try:
+        check_regular(path)
         with safetensors.safe_open(path, framework="np") as file:
             return file.metadata() or {}
     except (OSError, safetensors.SafetensorError):

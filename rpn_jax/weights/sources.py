@@ -4,6 +4,7 @@ A file holds a backbone, or a whole network: one of another project, whose conve
 `source_config` knows, or a model file of this one, which brings its config.
 """
 
+import hashlib
 import pathlib
 from typing import NamedTuple
 
@@ -19,6 +20,11 @@ from rpn_jax.weights.loading import Pretrained, load_parts, recognize
 from rpn_jax.weights.model_file import flat_names, is_model_file, read_model
 
 WHOLE_NETWORKS = tuple(layout.name for layout in LAYOUTS if "head" in layout.parts)
+TORCHVISION = "torchvision/fasterrcnn_resnet50_fpn"
+# The COCO_V1 files that torchvision publishes, by the beginning of their SHA-256, which also stands
+# in their names: of Faster and of Mask R-CNN. It computes their norms with an epsilon of 0, and
+# those of other weights with 1e-5 (`overwrite_eps` in torchvision 0.28); no file says which.
+_EPSILON_0 = ("258fb6c6", "bf2d0c1e")
 
 
 class Source(NamedTuple):
@@ -29,12 +35,14 @@ class Source(NamedTuple):
       layout: of its arrays.
       arrays: by the names that the layout gives them.
       config: of the network that they are of, None for a classifier's.
+      knows_epsilon: whether the epsilon of the layout is surely that of these arrays' norms.
     """
 
     path: pathlib.Path
     layout: Layout
     arrays: dict[str, np.ndarray]
     config: ConfigDict | None
+    knows_epsilon: bool = True
 
 
 def read_source(path: str | pathlib.Path) -> Source:
@@ -46,7 +54,8 @@ def read_source(path: str | pathlib.Path) -> Source:
     path = pathlib.Path(path).expanduser()
     if not is_model_file(path):
         layout, arrays = recognize(path, read_arrays(path))
-        return Source(path, layout, arrays, source_config(layout.name))
+        source = Source(path, layout, arrays, source_config(layout.name))
+        return _with_epsilon(source) if layout.name == TORCHVISION else source
     model = read_model(path)
     # Each leaf is in one collection alone, but which one depends on the kind of norm.
     arrays = {name.partition("/")[2]: array for name, array in flat_names(model.collections)}
@@ -57,6 +66,15 @@ def read_source(path: str | pathlib.Path) -> Source:
         stride_in_1x1=bool(model.config.model.stride_in_1x1),
     )
     return Source(path, layout, arrays, model.config)
+
+
+def _with_epsilon(source: Source) -> Source:
+    """Returns a Faster R-CNN of torchvision with the epsilon of a published file, if it is one."""
+    with source.path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(_EPSILON_0):
+        return source._replace(knows_epsilon=False)
+    return source._replace(layout=source.layout._replace(epsilon=0.0))
 
 
 def source_config(name: str) -> ConfigDict | None:
@@ -95,7 +113,7 @@ def source_config(name: str) -> ConfigDict | None:
         config.anchors.sizes = sizes
         config.proposals.train.pre_nms_top_n = 12_000
         config.proposals.test.pre_nms_top_n = 6000
-    if name == "torchvision/fasterrcnn_resnet50_fpn":
+    if name == TORCHVISION:
         config.anchors.rounding = "torchvision"
         config.proposals.min_size = 1e-3
     else:
@@ -121,7 +139,7 @@ def load_source(config: ConfigDict, network: RegionProposalNetwork, source: Sour
         *(["neck"] if network.neck is not None and "neck" in has else []),
         *(["head"] if config.model.pretrained_head and "head" in has else []),
     ]
-    return load_parts(
+    pretrained = load_parts(
         source.path,
         source.layout,
         source.arrays,
@@ -131,6 +149,10 @@ def load_source(config: ConfigDict, network: RegionProposalNetwork, source: Sour
         parts,
         _anchor_order(config, source) if "head" in parts else None,
     )
+    if source.layout.name == TORCHVISION:
+        title = f"{pretrained.title}, norms with epsilon {source.layout.epsilon:g}"
+        pretrained = pretrained._replace(title=title)
+    return pretrained
 
 
 def _anchor_order(config: ConfigDict, source: Source) -> list[int]:

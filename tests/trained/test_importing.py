@@ -1,5 +1,6 @@
 """From a file of another project to a model file, and from there into a network."""
 
+import hashlib
 import pickle
 
 import jax
@@ -19,6 +20,7 @@ from rpn_jax.training.build import (
     initial_variables,
     load_pretrained,
 )
+from rpn_jax.weights import sources
 from rpn_jax.weights.layouts import LAYOUTS, own_layout
 from rpn_jax.weights.model_file import read_model, write_model
 from rpn_jax.weights.sources import Source, load_source, source_config
@@ -301,6 +303,47 @@ def test_the_epsilon_of_a_network(tmp_path):
     assert model.config.model.backbone == "resnet18"
     assert set(model.collections["params"]) == {"backbone"}
     assert set(model.collections["params"]["backbone"]) == {"c1", "c2", "c3", "c4", "c5"}
+
+
+@pytest.fixture(scope="module")
+def faster_rcnn(tmp_path_factory):
+    """A narrow Faster R-CNN in the names of torchvision."""
+    config = apply_overrides(source_config(TORCHVISION), NARROW_FPN)
+    arrays = arrays_as_in(layout_called(TORCHVISION), config)
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    path = tmp_path_factory.mktemp("torchvision") / "coco_v1.safetensors"
+    safetensors.numpy.save_file(arrays, path)
+    return path, arrays["backbone.body.bn1.running_var"].astype(np.float32)
+
+
+def variance_of(path):
+    return read_model(path).collections["batch_stats"]["backbone"]["c1"]["conv1"]["norm"]["var"]
+
+
+def test_torchvisions_epsilon_is_asked_for(faster_rcnn, tmp_path):
+    path, _ = faster_rcnn
+    out = tmp_path / "rpn.safetensors"
+    with pytest.raises(UserError, match="give --bn_eps=0 for torchvision's COCO_V1") as error:
+        import_weights(path, TORCHVISION, out, NARROW_FPN)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_torchvisions_epsilon_is_that_of_the_flag(faster_rcnn, tmp_path):
+    path, variance = faster_rcnn
+    out = tmp_path / "rpn.safetensors"
+    said = import_weights(path, TORCHVISION, out, NARROW_FPN, bn_eps=0.0)
+    assert "norms with epsilon 0" in said
+    np.testing.assert_allclose(variance_of(out) + np.float32(1e-5), variance, rtol=1e-7)
+
+
+def test_the_epsilon_of_a_published_file_is_known(faster_rcnn, tmp_path, monkeypatch):
+    path, variance = faster_rcnn
+    out = tmp_path / "rpn.safetensors"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(sources, "_EPSILON_0", ("258fb6c6", digest[:8]))
+    assert "norms with epsilon 0" in import_weights(path, TORCHVISION, out, NARROW_FPN)
+    np.testing.assert_allclose(variance_of(out) + np.float32(1e-5), variance, rtol=1e-7)
 
 
 def test_what_is_not_in_the_file_is_drawn(tmp_path):

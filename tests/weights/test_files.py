@@ -15,7 +15,9 @@ import pytest
 import safetensors.numpy
 
 from rpn_jax.errors import UserError
+from rpn_jax.weights import bounds
 from rpn_jax.weights.files import read_arrays
+from rpn_jax.weights.model_file import is_model_file
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 
@@ -383,3 +385,171 @@ def test_a_damaged_npz_is_refused(tmp_path, write):
     path = tmp_path / "w.npz"
     write(path)
     assert "damaged or not an .npz" in refusal(path)
+
+
+SECRET = b"not for others " * 20
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A file beside the weights that nobody may read, and its arrays as HDF5 if it were one."""
+    path = tmp_path / "outside.h5"
+    with h5py.File(path, "w") as file:
+        file["secret"] = np.frombuffer(SECRET[:256], np.float32)
+    return path
+
+
+def stored_outside(group, outside):
+    group.create_dataset("bias", (64,), "f4", external=[(str(outside), 0, 256)])
+
+
+def linked_outside(group, outside):
+    group["bias"] = h5py.ExternalLink(str(outside), "/secret")
+
+
+def linked_softly(group, outside):
+    group.file["far"] = h5py.ExternalLink(str(outside), "/")
+    group["bias"] = h5py.SoftLink("/far/secret")
+
+
+def virtual(group, outside):
+    layout = h5py.VirtualLayout((64,), "f4")
+    layout[:] = h5py.VirtualSource(str(outside), "secret", (64,))
+    group.create_virtual_dataset("bias", layout)
+
+
+@pytest.mark.parametrize("keras", [2, 3])
+@pytest.mark.parametrize(
+    ("hide", "what"),
+    [
+        (stored_outside, "conv/bias is stored in another file (OUTSIDE)"),
+        (linked_outside, "conv/bias is an external link (OUTSIDE, /secret)"),
+        (linked_softly, "conv/bias is a soft link (/far/secret)"),
+        (virtual, "conv/bias is a virtual dataset"),
+    ],
+)
+def test_nothing_outside_an_h5_is_read(tmp_path, outside, keras, hide, what):
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w") as file:
+        group = file.create_group("conv")
+        if keras == 2:
+            group.attrs["weight_names"] = [b"bias:0"]
+        else:
+            group.attrs["name"] = "conv"
+        hide(group, outside)
+    with h5py.File(path) as file:  # HDF5 itself would read it
+        assert np.asarray(file["conv/bias"]).any()
+    message = refusal(path)
+    if hide is not linked_softly:
+        assert what.replace("OUTSIDE", str(outside)) in message
+    else:  # the external link that it goes through is as bad
+        assert what in message or f"far is an external link ({outside}, /)" in message
+
+
+def test_a_hidden_array_is_refused_though_nothing_uses_it(tmp_path, outside):
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w") as file:
+        keras_legacy(file, {"conv": {"conv/bias:0": np.ones(3, np.float32)}})
+        linked_outside(file.create_group("other"), outside)
+    assert "other/bias is an external link" in refusal(path)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".h5", ".pth", ".pkl"])
+def test_a_pipe_is_no_weight_file(tmp_path, suffix):
+    path = tmp_path / f"pipe{suffix}"
+    os.mkfifo(path)
+    assert "cannot be read (a pipe or a device)" in refusal(path)
+    assert not is_model_file(path)
+
+
+def nested_tuple(depth):
+    """A tuple of twice the same tuple of ...: 2**depth steps to hash, compare or print it."""
+    value = ()
+    for _ in range(depth):
+        value = (value, value)
+    return value
+
+
+def tuple_key():
+    """{nested: None}, by instructions: pickle itself would never end."""
+    content = pickle.dumps(nested_tuple(60), 2)
+    assert content[-1:] == b"."
+    return content[:2] + b"}" + content[2:-1] + b"Ns."
+
+
+def tuple_keys():
+    content = pickle.dumps(nested_tuple(60), 2)
+    return content[:2] + b"}(" + content[2:-1] + b"Nu."
+
+
+def tuple_in_dict_op():
+    content = pickle.dumps(nested_tuple(60), 2)
+    return content[:2] + b"(" + content[2:-1] + b"Nd."
+
+
+def tuple_in_ordered_dict():
+    pairs = pickle.dumps([[nested_tuple(60), 1]], 2)
+    return b"\x80\x02ccollections\nOrderedDict\n" + pairs[2:-1] + b"\x85R."
+
+
+def tuple_in_a_set():
+    content = pickle.dumps(nested_tuple(60), 4)
+    frame = 11  # PROTO and FRAME
+    return b"\x80\x04\x8f(" + content[frame:-1] + b"\x90."
+
+
+def tuple_as_a_shape():
+    twice = pickle.dumps((nested_tuple(60), nested_tuple(60)), 2)[2:-1]
+    return tensor_pickle(0, (1,), (1,), 1).replace(b"(I1\nt", twice, 1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        tuple_key, tuple_keys, tuple_in_dict_op, tuple_in_ordered_dict, tuple_in_a_set,
+        tuple_as_a_shape,
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["w.pkl", "w.pth", "legacy.pth"])
+def test_nested_tuples_cost_nothing(tmp_path, content, kind):
+    path = tmp_path / kind
+    if kind == "w.pth":
+        torch_zip(path, content(), [("0", bytes(4))])
+    else:
+        path.write_bytes(content())
+    assert "damaged or not" in refusal(path) or "wants to call" in refusal(path)
+
+
+def test_a_small_file_cannot_take_all_memory(tmp_path):
+    count = 2**28  # 1 GiB as float32
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w") as file:
+        group = file.create_group("conv")
+        group.attrs["weight_names"] = [b"kernel"]
+        group.create_dataset("kernel", (2, count), "f4", chunks=(1, 2**20), compression="gzip")
+    assert "more than 1.0 GiB of memory" in refusal(path)
+    path = tmp_path / "w.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for i in range(2):
+            archive.writestr(f"{i}.npy", b"")
+            archive.getinfo(f"{i}.npy").file_size = 4 * count - 1
+    assert "more than 1.0 GiB of memory" in refusal(path)
+
+
+def test_views_of_one_storage_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(bounds, "_SMALL", 1000)
+    monkeypatch.setattr(bounds, "_FACTOR", 0)
+    path = tmp_path / "w.pth"
+    torch_zip(path, tensor_pickle(0, (100,), (0,), 100), [("0", bytes(400))])
+    np.testing.assert_array_equal(read_arrays(path)["a"], np.zeros(100))
+    torch_zip(path, tensor_pickle(0, (100,), (0,), 100), [("0", bytes(400)), ("1", bytes(300))])
+    assert "its arrays would take more than" in refusal(path)
+
+
+def test_names_in_a_refusal_cannot_write_to_the_terminal(tmp_path):
+    path = tmp_path / "a\x1b[31m\nb.pkl"
+    path.write_bytes(b"\x80\x02cos\x1b]0;title\x07\nsystem\n.")
+    with pytest.raises(UserError) as error:
+        read_arrays(path)
+    assert str(error.value).isprintable()
+    assert r"a\x1b[31m\nb.pkl: is not" in str(error.value)
