@@ -32,7 +32,7 @@ def test_errors_are_one_line_whatever_they_name():
     assert str(UserError(f"{TITLE}\n: is bad")) == r"a\x1b]0;owned\x07b\n: is bad"
     assert str(StoppedError(TITLE)) == r"a\x1b]0;owned\x07b"
     assert first_line(ValueError(f"{TITLE}\nmore")) == r"a\x1b]0;owned\x07b"
-    assert list_some([TITLE, 3]) == r"a\x1b]0;owned\x07b, 3"
+    assert list_some([TITLE, "c"]) == r"a\x1b]0;owned\x07b, c"
 
 
 def test_a_table_is_aligned_by_what_is_shown():
