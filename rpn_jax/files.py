@@ -69,8 +69,10 @@ def write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: pathlib.Path, busy: str) -> Iterator[None]:
+def locked(path: pathlib.Path, busy: str, seconds: float = _LOCK_SECONDS) -> Iterator[None]:
     """Holds the lock `path` during the block; `busy` says what to do if another process has it.
+
+    Another process is waited for, so many seconds.
 
     The lock is the operating system's (POSIX, which NFS carries to other nodes too): it ends with
     the process that holds it, however that ends. Where the file system knows no locks, a warning
@@ -81,7 +83,7 @@ def locked(path: pathlib.Path, busy: str) -> Iterator[None]:
         OSError: the file cannot be opened.
     """
     with path.open("a+") as file:
-        deadline = time.monotonic() + _LOCK_SECONDS
+        deadline = time.monotonic() + seconds
         while not _take(file):
             if time.monotonic() > deadline:
                 file.seek(0)

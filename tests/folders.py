@@ -1,11 +1,13 @@
 """Small annotated folders to prepare, in the layouts of VOC and COCO."""
 
+import io
 import json
 import pathlib
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image as PillowImage
 
 
 class Image(NamedTuple):
@@ -30,6 +32,16 @@ def picture(name: str, height: int, width: int) -> bytes:
     rng = np.random.default_rng(list(name.encode()))
     coarse = rng.integers(0, 256, (3, 3, 3)).astype(np.uint8)
     return cv2.imencode(".jpg", cv2.resize(coarse, (width, height)))[1].tobytes()
+
+
+def turned_image(pixels: np.ndarray, orientation: int, kind: str = "JPEG") -> bytes:
+    """An image file of these stored RGB pixels that viewers turn, as cameras write them."""
+    exif = PillowImage.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(kind, {})
+    PillowImage.fromarray(pixels).save(file, kind, exif=exif, **options)
+    return file.getvalue()
 
 
 def voc_xml(image: Image, size: bool = True) -> str:

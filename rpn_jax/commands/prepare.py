@@ -5,6 +5,8 @@
 
 Every image is decoded once. Boxes that are clipped or dropped are listed by file. An image or
 annotation that cannot be read ends the preparation, or is left out and listed with --skip-bad.
+What is prepared already is compared with its source: if it is damaged it is prepared again, and if
+the source has changed the command says so; --anew replaces it.
 """
 
 import argparse
@@ -17,21 +19,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave unreadable images and annotations out"
     )
+    parser.add_argument(
+        "--anew", action="store_true", help="replace what is prepared already from the same source"
+    )
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Prepares the dataset of the config and prints the report."""
-    import pathlib
-
     from rpn_jax.data.datasets import prepare_dataset
     from rpn_jax.runs.config import load_config
 
     data = load_config(arguments.config, overrides).data
     report = prepare_dataset(
         data.dataset,
-        data_dir=pathlib.Path(data.data_dir).expanduser(),
+        data_dir=data.data_dir,
         source=data.source,
         skip_bad=arguments.skip_bad,
+        anew=arguments.anew,
         **data.options,
     )
     print(report)

@@ -14,7 +14,7 @@ import grain
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
 
-from rpn_jax.data import transforms
+from rpn_jax.data import images, transforms
 from rpn_jax.data.datasets import Dataset, Record
 from rpn_jax.data.plan import BatchPlan, Buckets, PlannedBatch
 from rpn_jax.errors import UserError
@@ -223,7 +223,7 @@ def load_example(
 
     With a canvas, which must be large enough, the image is written to its top left.
     """
-    image = transforms.decode_image(record.image_bytes, record.filename)
+    image = images.decode_image(record.image_bytes, record.filename, record.turn)
     boxes = record.boxes
     if flip:
         image, boxes = transforms.flip_horizontally(image, boxes)

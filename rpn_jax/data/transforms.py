@@ -1,36 +1,8 @@
-"""Decode, flip and resize one example. Images are RGB uint8 arrays (H, W, 3)."""
+"""Flip and resize one example. Images are RGB uint8 arrays (H, W, 3)."""
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
-
-from rpn_jax.errors import UserError
-
-_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
-
-
-def decode_image(data: bytes, filename: str) -> UInt8[np.ndarray, "H W 3"]:
-    """Returns the pixels as stored; grey and transparent images become RGB, 16 bits become 8.
-
-    The EXIF orientation is ignored, because annotations are made in stored pixels.
-
-    Raises:
-      UserError: the data is no image that OpenCV reads, or a JPEG that was cut short.
-    """
-    if not data:
-        raise UserError(f"{filename}: the image file is empty")
-    # OpenCV 4 fills what is missing of a truncated JPEG with grey; OpenCV 5 returns None.
-    # (0xFFD9 cannot occur inside a scan, and thumbnails lie before it.)
-    if data.startswith(_JPEG_START) and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN):
-        raise UserError(f"{filename}: the JPEG is truncated (no end-of-image marker)")
-    encoded = np.frombuffer(data, np.uint8)
-    try:
-        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:  # e.g. more pixels than OpenCV is willing to allocate
-        raise UserError(f"{filename}: OpenCV cannot decode this image ({error.err})") from error
-    if image is None:
-        raise UserError(f"{filename}: not an image that OpenCV can decode, or a truncated one")
-    return image
 
 
 def resized_hw(height: int, width: int, *, shorter_side: int, longer_side: int) -> tuple[int, int]:

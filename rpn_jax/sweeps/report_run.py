@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from rpn_jax.data.datasets import Record
 from rpn_jax.data.datasets.report import ASPECT_EDGES, ASPECT_NAMES, SIZE_EDGES, SIZE_NAMES
-from rpn_jax.data.transforms import decode_image
+from rpn_jax.data.images import decode_image
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.objects import ObjectRanks, found
 from rpn_jax.files import write_bytes
@@ -123,7 +123,7 @@ def picture_section(run: Result, top_n: int, out: pathlib.Path) -> Section:
 def _draw(
     record: Record, objects: ObjectRanks, chosen: Bool[np.ndarray, " O"], top_n: int
 ) -> UInt8[np.ndarray, "h w 3"]:
-    image = decode_image(record.image_bytes, record.filename)
+    image = decode_image(record.image_bytes, record.filename, record.turn)
     scale = min(1.0, _LONG_SIDE / max(image.shape[:2]))
     if scale < 1:
         size = [round(side * scale) for side in image.shape[1::-1]]

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from rpn_jax.data.images import decode_image, read_image
 from rpn_jax.data.loader import usable_cores
-from rpn_jax.data.transforms import decode_image, resize, resized_hw
+from rpn_jax.data.transforms import resize, resized_hw
 from rpn_jax.errors import UserError
 from rpn_jax.models.rcnn import RegionProposalNetwork
 from rpn_jax.progress import progress_bar
@@ -49,9 +50,7 @@ def propose_images(
 
     def read(path: pathlib.Path):
         try:
-            image = decode_image(path.read_bytes(), str(path))
-        except OSError as error:
-            return path, None, f"{path}: {error.strerror}"
+            image = decode_image(read_image(path), str(path))
         except UserError as error:
             return path, None, str(error)
         return path, image, None

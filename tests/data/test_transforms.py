@@ -1,11 +1,9 @@
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rpn_jax.data.transforms import decode_image, flip_horizontally, resize, resized_hw
-from rpn_jax.errors import UserError
+from rpn_jax.data.transforms import flip_horizontally, resize, resized_hw
 
 BOXES = np.array([[0, 0, 4, 2], [1.5, 2, 3, 6]], np.float32)
 
@@ -13,62 +11,6 @@ BOXES = np.array([[0, 0, 4, 2], [1.5, 2, 3, 6]], np.float32)
 def gradient(height, width):
     y, x = np.mgrid[:height, :width]
     return np.stack([x * 6, y * 6, x + y], axis=2).astype(np.uint8)
-
-
-def encode(image, kind=".png"):
-    return cv2.imencode(kind, image)[1].tobytes()
-
-
-def test_decoding_gives_rgb():
-    blue_first = np.zeros((3, 4, 3), np.uint8)
-    blue_first[:, :, 2] = 200  # OpenCV's channel 2 is red
-    image = decode_image(encode(blue_first), "x.png")
-    np.testing.assert_array_equal(image, np.broadcast_to(np.uint8([200, 0, 0]), (3, 4, 3)))
-
-
-@pytest.mark.parametrize(
-    "pixels",
-    [
-        np.full((3, 4), 90, np.uint8),
-        np.full((3, 4, 4), 90, np.uint8),
-        np.full((3, 4, 3), 90 * 256, np.uint16),
-    ],
-    ids=["grey", "transparent", "16 bits"],
-)
-def test_any_kind_of_image_becomes_rgb_of_8_bits(pixels):
-    image = decode_image(encode(pixels), "x.png")
-    np.testing.assert_array_equal(image, np.full((3, 4, 3), 90, np.uint8))
-
-
-def test_the_exif_orientation_is_ignored():
-    jpeg = encode(gradient(20, 30), ".jpg")
-    # A TIFF header, little-endian, with one entry: tag 0x0112 (orientation), a short, 6 (turn 90).
-    tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
-    exif = b"Exif\0\0" + tiff
-    turned = jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:]
-    assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR).shape == (30, 20, 3)
-    np.testing.assert_array_equal(decode_image(turned, "x"), decode_image(jpeg, "x"))
-
-
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.95])
-@pytest.mark.parametrize("kind", [".jpg", ".png"])
-def test_a_truncated_image_is_an_error_that_names_the_file(kind, share):
-    data = encode(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8), kind)
-    with pytest.raises(UserError, match=r"^dir/cut\.img: .*(truncated|empty)"):
-        decode_image(data[: int(share * len(data))], "dir/cut.img")
-
-
-def test_a_jpeg_without_its_end_is_refused_whatever_opencv_makes_of_it(monkeypatch):
-    data = encode(gradient(20, 30), ".jpg")
-    monkeypatch.setattr(cv2, "imdecode", lambda *_: np.zeros((20, 30, 3), np.uint8))
-    with pytest.raises(UserError, match="x.jpg: the JPEG is truncated"):
-        decode_image(data[:-2], "x.jpg")
-    assert decode_image(data + b"trailing", "x.jpg").shape == (20, 30, 3)
-
-
-def test_what_is_no_image_is_an_error():
-    with pytest.raises(UserError, match="notes.jpg: not an image"):
-        decode_image(b"hello", "notes.jpg")
 
 
 @pytest.mark.parametrize(

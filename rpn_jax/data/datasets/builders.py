@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from rpn_jax.data.datasets.report import PreparationReport, tally
-from rpn_jax.data.datasets.source import CheckedExample, Example, Finding, Source, read_checked
+from rpn_jax.data.datasets.source import CheckedExample, Finding, Source, read_checked
 from rpn_jax.errors import UserError
 from rpn_jax.progress import progress_bar
 
@@ -36,6 +36,12 @@ class SourceConfig(tfds.core.BuilderConfig):
     source: Source | None = dataclasses.field(default=None, repr=False)
     origin: str | None = None
     skip_bad: bool = False
+    orientation: str | None = None
+
+
+class _Info(tfds.core.DatasetInfo):
+    def initialize_from_bucket(self) -> None:
+        """Does nothing; TFDS's own leaves a temporary folder behind at every call."""
 
 
 class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -61,7 +67,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 "area": tfds.features.Tensor(shape=(None,), dtype=np.float32),
             },
         }
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             features=tfds.features.FeaturesDict(features),
             disable_shuffling=True,  # index i of a split is the source's example i
@@ -77,7 +83,9 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_examples(self, split: str, audit: "Audit") -> Iterator[tuple[int, dict]]:
         config = self.builder_config
         readers = [
-            functools.partial(read_checked, reader, skip_bad=config.skip_bad)
+            functools.partial(
+                read_checked, reader, skip_bad=config.skip_bad, orientation=config.orientation
+            )
             for reader in config.source.splits[split]
         ]
         for key, checked in enumerate(audit.check(split, readers)):
@@ -120,6 +128,10 @@ class Audit:
         self._class_names = list(class_names)
         self._report = PreparationReport(name, origin, self._class_names, {})
         self._splits: dict[str, dict[str, Any]] = {}
+        # The first file whose size says that boxes are in stored pixels, and the first of which
+        # nothing says in which they are.
+        self._stored: str | None = None
+        self._guessed: str | None = None
 
     def check(
         self, split: str, readers: Sequence[Callable[[], CheckedExample | Finding]]
@@ -139,7 +151,8 @@ class Audit:
             if isinstance(checked, Finding):
                 skipped.append(checked)
                 continue
-            _digest_example(digest, checked.example)
+            _digest_example(digest, checked)
+            self._compare_frames(checked)
             yield checked
             # All but the pixels are kept until the split is done.
             summaries.append(checked._replace(example=checked.example._replace(image=b"")))
@@ -150,8 +163,23 @@ class Audit:
             "heights": [s.height for s in summaries],
             "widths": [s.width for s in summaries],
             "num_objects": [len(s.example.boxes) for s in summaries],
+            "turns": [s.frame.turn if s.frame else 1 for s in summaries],
             "fingerprint": digest.hexdigest(),
         }
+
+    def _compare_frames(self, checked: CheckedExample) -> None:
+        """Raises a `UserError` if sizes say "stored" of one image, and another's is a guess."""
+        frame, file = checked.frame, checked.example.filename
+        if frame and frame.meant == "stored" and frame.known_by == "size":
+            self._stored = self._stored or file
+        if frame and frame.known_by == "default":
+            self._guessed = self._guessed or file
+        if self._stored and self._guessed:
+            raise UserError(
+                f"{self._guessed}: has an EXIF orientation, and no size that says whether its "
+                f"boxes are in the pixels shown or stored; those of {self._stored} are in stored "
+                "pixels; give the dataset the option orientation=stored (or shown)"
+            )
 
     def index(self) -> dict[str, Any]:
         """Returns what is stored beside the data, as JSON can hold it."""
@@ -163,10 +191,13 @@ class Audit:
         }
 
 
-def _digest_example(digest: Any, example: Example) -> None:
+def _digest_example(digest: Any, checked: CheckedExample) -> None:
+    example = checked.example
     digest.update(f"{os.path.basename(example.filename)}\0{example.image_id}\0".encode())
     for values in (example.boxes, example.labels, example.ignore):
         digest.update(np.ascontiguousarray(values).tobytes())
+    if checked.frame and checked.frame.turn != 1:
+        digest.update(f"turn {checked.frame.turn}".encode())
 
 
 @contextlib.contextmanager

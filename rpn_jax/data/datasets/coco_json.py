@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from rpn_jax.data.datasets.source import Example, Source
+from rpn_jax.data.images import read_image
 from rpn_jax.errors import UserError, list_some
 
 _PREFIX = "instances_"
@@ -170,7 +171,7 @@ def _read_example(
     left_top_size = np.array([_box(a) for a in annotations], np.float64).reshape(-1, 4)
     left_top = left_top_size[:, :2]
     return Example(
-        image=path.read_bytes(),
+        image=read_image(path),
         filename=str(path),
         image_id=int(image["id"]),
         boxes=np.concatenate([left_top, left_top + left_top_size[:, 2:]], axis=1),

@@ -8,33 +8,24 @@ import json
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from rpn_jax.data.datasets import tfds_catalogue
-from rpn_jax.data.datasets.builders import (
-    Audit,
-    CocoJson,
-    Shapes,
-    SourceBuilder,
-    SourceConfig,
-    VocFolder,
-    quiet_tfds,
-)
+from rpn_jax.data.datasets.builders import CocoJson, Shapes, SourceBuilder, SourceConfig, VocFolder
 from rpn_jax.data.datasets.coco_json import read_coco_json
+from rpn_jax.data.datasets.dataset import Dataset
+from rpn_jax.data.datasets.preparing import claimed, first_change, has_leftovers, write
 from rpn_jax.data.datasets.report import PreparationReport
 from rpn_jax.data.datasets.shapes import read_shapes
-from rpn_jax.data.datasets.source import CheckedExample, Example, Source, check_boxes
-from rpn_jax.data.datasets.stored import INFO, METADATA, PREPARE, Records, load_json, open_builder
+from rpn_jax.data.datasets.source import Example, Finding, Source
+from rpn_jax.data.datasets.stored import INFO, METADATA, PREPARE, DamagedError, load_index
 from rpn_jax.data.datasets.voc_folder import read_voc_folder
-from rpn_jax.data.transforms import decode_image
 from rpn_jax.errors import UserError, list_some
 
-# Our builders have TFDS write METADATA; beside its own datasets we put a file of our own.
-_INDEX = "rpn_jax_index.json"
 Path = str | os.PathLike[str]
 
 
@@ -49,84 +40,10 @@ class _Kind(NamedTuple):
 
 _OURS = {
     "shapes": _Kind(Shapes, read_shapes, False, ("seed", "image_size", "num_train", "num_test")),
-    "voc_folder": _Kind(VocFolder, read_voc_folder, True, ("splits",)),
-    "coco_json": _Kind(CocoJson, read_coco_json, True, ("splits",)),
+    "voc_folder": _Kind(VocFolder, read_voc_folder, True, ("splits", "orientation")),
+    "coco_json": _Kind(CocoJson, read_coco_json, True, ("splits", "orientation")),
 }
 _CATALOGUE = tfds_catalogue.EXAMPLE_OF
-
-
-class Record(NamedTuple):
-    """One annotated image; boxes are x1, y1, x2, y2 in continuous pixels of the original image.
-
-    All boxes have an area and lie within the image. `ignore` marks regions that are neither object
-    nor background (VOC difficult, COCO crowd). `areas` are those of the boxes, for COCO those of
-    the masks.
-    """
-
-    image_bytes: bytes
-    filename: str
-    image_id: int
-    height: int
-    width: int
-    boxes: Float[np.ndarray, "n 4"]
-    labels: Int[np.ndarray, " n"]
-    ignore: Bool[np.ndarray, " n"]
-    areas: Float[np.ndarray, " n"]
-
-
-class Dataset:
-    """One split, with random access; indexing is thread-safe and decodes no pixels.
-
-    Attributes:
-      name: as given to `open_dataset`.
-      split: the same.
-      class_names: name of each label.
-      heights: of the original images, known without reading them.
-      widths: the same.
-      num_objects: boxes of each image, ignore regions included.
-      fingerprint: a hash of the file names, ids, boxes, labels and ignore flags.
-    """
-
-    class_names: tuple[str, ...]
-    heights: Int[np.ndarray, " N"]
-    widths: Int[np.ndarray, " N"]
-    num_objects: Int[np.ndarray, " N"]
-    fingerprint: str
-
-    def __init__(self, name: str, split: str, directory: pathlib.Path, index: Mapping[str, Any]):
-        self.name = name
-        self.split = split
-        self.class_names = tuple(index["class_names"])
-        known = index["splits"][split]
-        self.heights = np.array(known["heights"], np.int64)
-        self.widths = np.array(known["widths"], np.int64)
-        self.num_objects = np.array(known["num_objects"], np.int64)
-        self.fingerprint = known["fingerprint"]
-        self._records = Records(directory, split)
-
-    def __len__(self) -> int:
-        return len(self.heights)
-
-    def __getitem__(self, index: SupportsIndex) -> Record:
-        index = range(len(self))[index]  # negative and out-of-range indices as in a list
-        height, width = int(self.heights[index]), int(self.widths[index])
-        features = self._records[index]
-        if self.name in _CATALOGUE:
-            example = _CATALOGUE[self.name](features, height, width)
-            example = check_boxes(example, height, width).example
-        else:
-            example = _stored_example(features)
-        return Record(
-            image_bytes=example.image,
-            filename=example.filename,
-            image_id=example.image_id,
-            height=height,
-            width=width,
-            boxes=example.boxes,
-            labels=example.labels,
-            ignore=example.ignore,
-            areas=example.areas,
-        )
 
 
 def open_dataset(
@@ -145,26 +62,32 @@ def open_dataset(
     Raises:
       UserError: it is not prepared, or only from another source, or has no such split.
     """
-    data_dir = pathlib.Path(data_dir).expanduser()
+    data_dir = _expanded(data_dir)
     directory = _directory(name, data_dir, source, options)
-    if directory is None or not (directory / INFO).is_file():
+    if directory is None or not directory.is_dir():
         raise UserError(_not_prepared(name, data_dir, source))
-    index = (
-        _catalogue_index(name, directory) if name in _CATALOGUE else load_json(directory / METADATA)
-    )
+    file, index = _index(name, directory)
     if split not in index["splits"]:
         raise UserError(
             f"{name}: there is no split {split!r}; there are: {list_some(index['splits'])}"
         )
-    return Dataset(name, split, directory, index)
+    read = functools.partial(tfds_catalogue.checked_example, name)
+    return Dataset(name, split, file, index, read if name in _CATALOGUE else _stored_example)
 
 
 def prepare_dataset(
-    name: str, *, data_dir: Path, source: Path | None = None, skip_bad: bool = False, **options: Any
+    name: str,
+    *,
+    data_dir: Path,
+    source: Path | None = None,
+    skip_bad: bool = False,
+    anew: bool = False,
+    **options: Any,
 ) -> PreparationReport:
     """Makes a dataset ready for `open_dataset`: decodes every image, checks every box, writes.
 
-    What is prepared already is left alone, and its report returned.
+    What is prepared already, still fits its source and is undamaged is left alone, and its report
+    returned. Where another process is preparing it, that one's end is waited for.
 
     Args:
       name: see the package's docstring.
@@ -172,54 +95,116 @@ def prepare_dataset(
       source: the folder to read, for `voc_folder` and `coco_json`.
       skip_bad: leave out, and report, what else would raise: images that are missing or do not
         decode, annotations that cannot be read, boxes that are not numbers.
+      anew: replace what is prepared already (not of the catalogue).
       **options: see the package's docstring.
 
     Raises:
-      UserError: anything wrong with the arguments or the files; also when the annotations have
-        changed since the dataset was prepared, as replacing it is for the user to decide.
+      UserError: anything wrong with the arguments or the files; also when images or annotations
+        have changed since the dataset was prepared, as replacing it is for the user to decide.
     """
-    data_dir = pathlib.Path(data_dir).expanduser()
+    data_dir = _expanded(data_dir)
     directory = _directory(name, data_dir, source, options)
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{data_dir}: cannot hold datasets ({error.strerror})") from error
     if name in _CATALOGUE:
-        if directory is None:
-            tfds_catalogue.download(name, data_dir)
-            directory = tfds_catalogue.find_directory(name, data_dir)
-        already = (directory / _INDEX).is_file()
-        report = _report(directory, _catalogue_index(name, directory))
-        return dataclasses.replace(report, already_prepared=already)
+        return _catalogue_report(name, data_dir)
     kind = _OURS[name]
+    config = _source_config(kind, directory, source, skip_bad, options)
+    if not anew and not has_leftovers(directory.parent):
+        with contextlib.suppress(DamagedError):
+            return _kept_report(name, directory, config)
+    with claimed(directory.parent):
+        if directory.exists() and not anew:  # another process may have been quicker
+            try:
+                return _kept_report(name, directory, config)
+            except DamagedError as damage:
+                print(f"{damage.file}: is damaged; preparing it all again", file=sys.stderr)
+        write(kind.builder, config, directory)
+    return _report(*_index(name, directory))
+
+
+def _source_config(
+    kind: _Kind,
+    directory: pathlib.Path,
+    source: Path | None,
+    skip_bad: bool,
+    options: Mapping[str, Any],
+) -> SourceConfig:
+    """Returns what is to be prepared, its annotations read and its images not yet."""
+    options = dict(options)
+    orientation = options.pop("orientation", None)
+    if orientation not in (None, "shown", "stored"):
+        raise UserError(f"option orientation={orientation!r}: give shown or stored")
     origin = _absolute(source) if kind.has_folder else None
     folder = {"folder": origin, "skip_bad": skip_bad} if kind.has_folder else {}
-    read = kind.read(**folder, **options)
+    try:
+        read = kind.read(**folder, **options)
+    except OSError as error:
+        raise UserError(f"{error.filename or origin}: cannot be read ({error.strerror})") from error
+    return SourceConfig(
+        name=directory.parent.name,
+        source=read,
+        origin=origin,
+        skip_bad=skip_bad,
+        orientation=orientation,
+    )
 
-    if (directory / INFO).is_file():
-        stored = load_json(directory / METADATA)
-        if stored["annotations"] != read.digest:
-            raise UserError(
-                f"{directory}: the annotations in {origin} have changed since this was prepared; "
-                "remove the directory and prepare again"
-            )
-        return dataclasses.replace(_report(directory, stored), already_prepared=True)
 
-    config = SourceConfig(name=directory.parent.name, source=read, origin=origin, skip_bad=skip_bad)
-    with quiet_tfds():
-        kind.builder(data_dir=data_dir, config=config).download_and_prepare(
-            file_format="array_record"
+def _catalogue_report(name: str, data_dir: pathlib.Path) -> PreparationReport:
+    already = tfds_catalogue.is_indexed(name, data_dir)
+    report = _report(*tfds_catalogue.prepare(name, data_dir))
+    return dataclasses.replace(report, already_prepared=already)
+
+
+def _kept_report(name: str, directory: pathlib.Path, config: SourceConfig) -> PreparationReport:
+    """Returns the report of what is prepared already.
+
+    Raises:
+      DamagedError: a file of it is missing or broken.
+      UserError: it does not fit its source any more.
+    """
+    file, index = _index(name, directory)
+    report = _report(file, index)
+    splits = config.source.splits
+    if set(splits) != set(index["splits"]):
+        change = Finding(config.origin, f"has the splits {list_some(splits)}")
+    else:
+        change = first_change(
+            config, [Dataset(name, split, file, index, _stored_example) for split in splits]
         )
-    return _report(directory, load_json(directory / METADATA))
+    if change:
+        raise UserError(
+            f"{change.file}: has changed since the dataset was prepared ({change.what}); to "
+            f"replace what is in {directory}, prepare it again with --anew"
+        )
+    return dataclasses.replace(report, already_prepared=True)
 
 
 def _absolute(folder: Path) -> str:
-    return os.path.abspath(os.path.expanduser(folder))
+    return os.path.abspath(_expanded(folder))
 
 
-def _report(directory: pathlib.Path, index: Mapping[str, Any]) -> PreparationReport:
-    report = PreparationReport.from_dict(index["report"])
-    return dataclasses.replace(report, directory=str(directory))
+def _expanded(path: Path) -> pathlib.Path:
+    """Returns the path with the user's home folder in place of `~`."""
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: no home folder is known here; give a path without ~") from error
+
+
+def _report(file: pathlib.Path, index: Mapping[str, Any]) -> PreparationReport:
+    try:
+        report = PreparationReport.from_dict(index["report"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DamagedError(file, f"{type(error).__name__}: {error}") from error
+    return dataclasses.replace(report, directory=str(file.parent))
+
+
+def _index(name: str, directory: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
+    """Returns the file beside the records that says what is in them, and its content."""
+    if not (directory / INFO).is_file():
+        raise DamagedError(directory / INFO, "the file is missing")
+    if name in _CATALOGUE:
+        return tfds_catalogue.index(name, directory)
+    return directory / METADATA, load_index(directory / METADATA)
 
 
 def _directory(
@@ -251,12 +236,11 @@ def _directory(
 
 
 def _not_prepared(name: str, data_dir: pathlib.Path, source: Path | None) -> str:
-    others = [
-        load_json(path.parent / METADATA)["source"]
-        for path in (data_dir / name).glob("*/*/dataset_info.json")
-        if (path.parent / METADATA).is_file()
-    ]
-    others = sorted({other for other in others if other})
+    others = set()
+    for path in (data_dir / name).glob(f"*/*/{METADATA}"):
+        with contextlib.suppress(DamagedError):  # that one is of no interest here
+            others.add(load_index(path).get("source"))
+    others = sorted(filter(None, others))
     origin = f" from {_absolute(source)}" if source else ""
     elsewhere = f" (what is there was prepared from {list_some(others)})" if others else ""
     return (
@@ -265,31 +249,7 @@ def _not_prepared(name: str, data_dir: pathlib.Path, source: Path | None) -> str
     )
 
 
-def _catalogue_index(name: str, directory: pathlib.Path) -> dict[str, Any]:
-    """Returns the index of a catalogue's dataset, making it (once, by decoding all) if need be."""
-    if (directory / _INDEX).is_file():
-        return load_json(directory / _INDEX)
-    info = open_builder(directory).info
-    audit = Audit(name, None, info.features["objects"].feature["label"].names)
-
-    def read(features: Any, i: int) -> CheckedExample:
-        record = features[i]
-        height, width = decode_image(record["image"], record["image/filename"].decode()).shape[:2]
-        return check_boxes(_CATALOGUE[name](record, height, width), height, width)
-
-    for split in info.splits:
-        features = Records(directory, split)
-        readers = [functools.partial(read, features, i) for i in range(len(features))]
-        for _ in audit.check(split, readers):
-            pass
-    with contextlib.suppress(OSError):  # a read-only data_dir is indexed at each opening
-        partial = directory / f"{_INDEX}.{os.getpid()}"
-        partial.write_text(json.dumps(audit.index()))
-        partial.replace(directory / _INDEX)
-    return audit.index()
-
-
-def _stored_example(features: Mapping[str, Any]) -> Example:
+def _stored_example(features: Mapping[str, Any], height: int, width: int) -> Example:
     objects = features["objects"]
     return Example(
         image=features["image"],

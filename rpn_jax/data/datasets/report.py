@@ -19,7 +19,8 @@ class SplitReport:
     """Counts of one split; histograms and classes count objects, not ignore regions.
 
     A size is the square root of a box's area in pixels of the original image, an aspect is its
-    width over its height. `skipped` are images that are not in the prepared data at all.
+    width over its height. `skipped` are images that are not in the prepared data at all; of those
+    that are `noted` a person should know something.
     """
 
     images: int
@@ -32,6 +33,7 @@ class SplitReport:
     clipped: list[Finding]
     dropped: list[Finding]
     skipped: list[Finding]
+    noted: list[Finding] = dataclasses.field(default_factory=list)
 
 
 def tally(
@@ -54,6 +56,7 @@ def tally(
         clipped=[finding for c in checked for finding in c.clipped],
         dropped=[finding for c in checked for finding in c.dropped],
         skipped=list(skipped),
+        noted=[finding for c in checked for finding in c.noted],
     )
 
 
@@ -86,8 +89,8 @@ class PreparationReport:
         splits = {}
         for split, fields in stored["splits"].items():
             findings = {
-                key: [Finding(*finding) for finding in fields[key]]
-                for key in ("clipped", "dropped", "skipped")
+                key: [Finding(*finding) for finding in fields.get(key, [])]
+                for key in ("clipped", "dropped", "skipped", "noted")
             }
             splits[split] = SplitReport(**{**fields, **findings})
         return cls(**{**stored, "splits": splits})
@@ -126,7 +129,7 @@ class PreparationReport:
 
     def _findings(self) -> list[str]:
         lines = []
-        for kind in ("clipped", "dropped", "skipped"):
+        for kind in ("clipped", "dropped", "skipped", "noted"):
             # A file that several splits name is listed once.
             findings = dict.fromkeys(f for r in self.splits.values() for f in getattr(r, kind))
             if findings:

@@ -6,8 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from rpn_jax.data.transforms import decode_image
+from rpn_jax.data.images import Header, decode_image, read_header
 from rpn_jax.errors import UserError
+
+_DARK = 16  # an image without a pixel as bright as that is black to the eye
 
 
 class Example(NamedTuple):
@@ -52,31 +54,107 @@ class Finding(NamedTuple):
         return cls(file, what)
 
 
+class Frame(NamedTuple):
+    """The pixels that an image's boxes are in, and how they come from what OpenCV decodes.
+
+    `meant` is "shown" or "stored", and `known_by` says by what: the "size" in the annotation, the
+    "option" `orientation`, or the "default". Both are empty for an image without an orientation.
+    """
+
+    height: int
+    width: int
+    turn: int = 1
+    orientation: int = 1
+    meant: str = ""
+    known_by: str = ""
+
+
 class CheckedExample(NamedTuple):
-    """An example whose image decodes and whose boxes lie inside it, with what had to be changed."""
+    """An example whose image decodes and whose boxes lie inside it, with what had to be changed.
+
+    `noted` is what a person should know of the image itself; nothing was changed for it.
+    """
 
     example: Example
     height: int
     width: int
     clipped: list[Finding]
     dropped: list[Finding]
+    noted: Sequence[Finding] = ()
+    frame: Frame | None = None
 
 
-def check_example(example: Example, *, skip_bad: bool) -> CheckedExample:
+def check_example(
+    example: Example, *, skip_bad: bool, orientation: str | None = None
+) -> CheckedExample:
     """Returns the example if its image decodes and is what was annotated; see `check_boxes`.
 
     Raises:
       UserError: the image does not decode or is not of the size that its annotation states.
     """
-    height, width = decode_image(example.image, example.filename).shape[:2]
-    declared = example.declared_hw
-    # One pixel is rounding in a tool that made the files; more means other pixels.
-    if declared and max(abs(declared[0] - height), abs(declared[1] - width)) > 1:
-        raise UserError(
-            f"{example.filename}: the annotation is for {declared[1]}x{declared[0]} pixels, "
-            f"the image has {width}x{height}"
+    frame = find_frame(example, orientation)
+    image = decode_image(example.image, example.filename, frame.turn)
+    if image.shape[:2] != (frame.height, frame.width):
+        raise UserError(f"{example.filename}: its header and its pixels differ in size")
+    noted = []
+    if frame.orientation != 1:
+        noted.append(
+            Finding(
+                example.filename,
+                f"EXIF orientation {frame.orientation}, boxes in the pixels {frame.meant} "
+                f"(known by the {frame.known_by})",
+            )
         )
-    return check_boxes(example, height, width, skip_bad=skip_bad)
+    if image.max() < _DARK:
+        noted.append(
+            Finding(
+                example.filename,
+                f"no pixel is brighter than {image.max()} of 255; stretch 12-bit data in 16-bit "
+                "files beforehand",
+            )
+        )
+    checked = check_boxes(example, frame.height, frame.width, skip_bad=skip_bad)
+    return checked._replace(frame=frame, noted=noted)
+
+
+def find_frame(example: Example, orientation: str | None = None) -> Frame:
+    """Returns which pixels an example's boxes are in, by the image's header.
+
+    Where the image has an EXIF orientation, that is told by the size that the annotation states;
+    where both sizes fit, or none is stated, by `orientation`, which is "shown" by default.
+
+    Raises:
+      UserError: the image has no size that its annotation is for.
+    """
+    header = read_header(example.image, example.filename)
+    sizes = {"shown": header.shown_hw(), "stored": (header.height, header.width)}
+    fitting = [meant for meant, hw in sizes.items() if _fits(example.declared_hw, hw)]
+    if not fitting:
+        raise UserError(_wrong_size(example, header))
+    if header.orientation == 1:
+        return Frame(header.height, header.width)
+    if len(fitting) == 1:
+        meant, known_by = fitting[0], "size"
+    else:
+        meant, known_by = orientation or "shown", "option" if orientation else "default"
+    turn = header.shown_turn if meant == "shown" else header.stored_turn
+    return Frame(*sizes[meant], turn, header.orientation, meant, known_by)
+
+
+def _fits(declared: tuple[int, int] | None, hw: tuple[int, int]) -> bool:
+    # One pixel is rounding in a tool that made the files; more means other pixels.
+    return not declared or max(abs(declared[0] - hw[0]), abs(declared[1] - hw[1])) <= 1
+
+
+def _wrong_size(example: Example, header: Header) -> str:
+    declared, turned = example.declared_hw, ""
+    if header.orientation != 1:
+        height, width = header.shown_hw()
+        turned = f", or {width}x{height} turned by its EXIF orientation {header.orientation}"
+    return (
+        f"{example.filename}: the annotation is for {declared[1]}x{declared[0]} pixels, "
+        f"the image has {header.width}x{header.height}{turned}"
+    )
 
 
 def check_boxes(
@@ -131,11 +209,13 @@ def check_boxes(
     return CheckedExample(kept, height, width, clipped, dropped)
 
 
-def read_checked(reader: Callable[[], Example], *, skip_bad: bool) -> CheckedExample | Finding:
+def read_checked(
+    reader: Callable[[], Example], *, skip_bad: bool, orientation: str | None = None
+) -> CheckedExample | Finding:
     """Returns the checked example; one that is unusable raises, or is a finding with `skip_bad`."""
     try:
         try:
-            return check_example(reader(), skip_bad=skip_bad)
+            return check_example(reader(), skip_bad=skip_bad, orientation=orientation)
         except OSError as error:
             raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
     except UserError as error:

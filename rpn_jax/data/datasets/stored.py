@@ -40,6 +40,7 @@ class DamagedError(UserError):
         super().__init__(
             f"{file}: the prepared dataset is damaged ({reason}); to mend it run {PREPARE}"
         )
+        self.file = file
 
 
 def load_json(file: pathlib.Path) -> Any:
@@ -50,6 +51,14 @@ def load_json(file: pathlib.Path) -> Any:
         raise DamagedError(file, "the file is missing") from error
     except (OSError, RecursionError, ValueError) as error:
         raise DamagedError(file, first_line(error)) from error
+
+
+def load_index(file: pathlib.Path) -> dict[str, Any]:
+    """Returns the content of the file that says what is in a prepared dataset."""
+    index = load_json(file)
+    if not isinstance(index, dict) or not isinstance(index.get("splits"), dict):
+        raise DamagedError(file, "it names no splits")
+    return index
 
 
 def open_builder(directory: pathlib.Path) -> tfds.core.DatasetBuilder:

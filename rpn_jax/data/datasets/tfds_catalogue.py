@@ -4,7 +4,10 @@ Preparing them needs TensorFlow (TFDS's own code imports it); reading them does 
 ArrayRecord files, which have random access.
 """
 
+import contextlib
+import functools
 import importlib.util
+import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,8 +15,15 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from rpn_jax.data.datasets.source import Example
+from rpn_jax.data.datasets.builders import Audit
+from rpn_jax.data.datasets.preparing import claimed
+from rpn_jax.data.datasets.source import CheckedExample, Example, check_boxes
+from rpn_jax.data.datasets.stored import DamagedError, Records, load_index, open_builder
+from rpn_jax.data.images import decode_image
 from rpn_jax.errors import UserError
+from rpn_jax.files import replacing
+
+_INDEX = "rpn_jax_index.json"  # our file beside TFDS's
 
 
 def voc_example(features: Mapping[str, Any], height: int, width: int) -> Example:
@@ -67,6 +77,36 @@ EXAMPLE_OF: Mapping[str, Callable[[Mapping[str, Any], int, int], Example]] = {
 }
 
 
+def checked_example(name: str, features: Mapping[str, Any], height: int, width: int) -> Example:
+    """Returns an example of the dataset, its boxes clipped to the image."""
+    example = EXAMPLE_OF[name](features, height, width)
+    return check_boxes(example, height, width).example
+
+
+def prepare(name: str, data_dir: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
+    """Downloads the dataset if it is not there, and returns its index; see `index`.
+
+    Raises:
+      UserError: TensorFlow is missing, or what is there is damaged.
+    """
+    directory = find_directory(name, data_dir)
+    if directory is None:
+        with claimed(data_dir / name):
+            directory = find_directory(name, data_dir)
+            if directory is None:
+                download(name, data_dir)
+                directory = find_directory(name, data_dir)
+    try:
+        file, content = index(name, directory)
+        for split in content["splits"]:
+            Records(directory, split)
+    except DamagedError as damage:
+        raise UserError(
+            f"{damage.file}: the dataset is damaged; remove {directory} and have it prepared again"
+        ) from damage
+    return file, content
+
+
 def download(name: str, data_dir: pathlib.Path) -> None:
     """Lets TFDS download and write the dataset as ArrayRecord files, which can take hours."""
     if importlib.util.find_spec("tensorflow") is None:
@@ -75,6 +115,44 @@ def download(name: str, data_dir: pathlib.Path) -> None:
             "pip install 'rpn-jax[tfds-prepare]' (reading it later needs no TensorFlow)"
         )
     tfds.builder(name, data_dir=data_dir).download_and_prepare(file_format="array_record")
+
+
+def is_indexed(name: str, data_dir: pathlib.Path) -> bool:
+    """Returns whether nothing is left to be done for the dataset."""
+    directory = find_directory(name, data_dir)
+    return directory is not None and (directory / _INDEX).is_file()
+
+
+def index(name: str, directory: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
+    """Returns the file that says what is in a dataset, and its content.
+
+    It is made once, by decoding all images. Where the disk is read-only it is made each time.
+    """
+    file = directory / _INDEX
+    try:
+        return file, load_index(file)
+    except DamagedError:
+        audit = Audit(name, None, _class_names(directory))
+        for split in open_builder(directory).info.splits:
+            records = Records(directory, split)
+            readers = [functools.partial(_read, name, records, i) for i in range(len(records))]
+            for _ in audit.check(split, readers):
+                pass
+        with contextlib.suppress(OSError), replacing(file) as content:
+            content.write(json.dumps(audit.index()).encode())
+        return file, audit.index()
+
+
+def _class_names(directory: pathlib.Path) -> list[str]:
+    return open_builder(directory).info.features["objects"].feature["label"].names
+
+
+def _read(name: str, records: Records, i: int) -> CheckedExample:
+    features = records[i]
+    file = features["image/filename"].decode()
+    # TFDS's boxes are in stored pixels.
+    height, width = decode_image(features["image"], file, turn=1).shape[:2]
+    return check_boxes(EXAMPLE_OF[name](features, height, width), height, width)
 
 
 def find_directory(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:

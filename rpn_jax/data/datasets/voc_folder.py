@@ -19,6 +19,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from rpn_jax.data.datasets.source import Example, Source
+from rpn_jax.data.images import read_image
 from rpn_jax.errors import UserError, list_some
 
 
@@ -164,7 +165,7 @@ def _read_example(
         raise annotation
     objects = annotation.objects
     return Example(
-        image=image.read_bytes(),
+        image=read_image(image),
         filename=str(image),
         image_id=image_id,
         boxes=np.array([o.box for o in objects], np.float64).reshape(-1, 4),

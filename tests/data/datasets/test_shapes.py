@@ -11,7 +11,7 @@ from rpn_jax.data.datasets.shapes import (
     read_shapes,
 )
 from rpn_jax.data.datasets.source import check_example
-from rpn_jax.data.transforms import decode_image
+from rpn_jax.data.images import decode_image
 from rpn_jax.errors import UserError
 
 

@@ -5,6 +5,7 @@ import pathlib
 import sys
 
 import pytest
+from damage import DAMAGES, flip_a_byte
 
 from rpn_jax.data.datasets import open_dataset, prepare_dataset
 from rpn_jax.errors import UserError
@@ -94,34 +95,14 @@ def test_class_names_are_not_read_from_another_file(prepared, tmp_path):
         open_it()
 
 
-def cut_in_half(file):
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def flip_a_byte(file):
-    content = bytearray(file.read_bytes())
-    content[100] ^= 0xFF
-    file.write_bytes(content)
-
-
-DAMAGES = [
-    cut_in_half,
-    pathlib.Path.unlink,
-    lambda file: file.write_bytes(b""),
-    lambda file: file.write_bytes(b"\xff\xfe" * 50_000),
-    lambda file: file.write_text("[" * 100_000),
-]
-DAMAGE_NAMES = ["half", "gone", "empty", "garbage", "deep"]
-
-
-@pytest.mark.parametrize("damage", DAMAGES, ids=DAMAGE_NAMES)
+@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize(
     "name",
     ["features.json", "metadata.json", "voc_folder-train.array_record-00000-of-00001"],
 )
 def test_a_damaged_file_is_named_with_the_remedy(prepared, name, damage):
     directory, open_it = prepared
-    damage(directory / name)
+    DAMAGES[damage](directory / name)
     with pytest.raises(UserError, match=rf"{name}: the prepared dataset is damaged .*; to mend it"):
         open_it()
 

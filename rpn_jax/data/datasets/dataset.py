@@ -1,0 +1,100 @@
+"""A split of a prepared dataset, and its records."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, SupportsIndex
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from rpn_jax.data.datasets.source import Example
+from rpn_jax.data.datasets.stored import DamagedError, Records
+
+
+class Record(NamedTuple):
+    """One annotated image; boxes are x1, y1, x2, y2 in continuous pixels of the original image.
+
+    All boxes have an area and lie within the image. `ignore` marks regions that are neither object
+    nor background (VOC difficult, COCO crowd). `areas` are those of the boxes, for COCO those of
+    the masks. `turn` is for `rpn_jax.data.images.decode_image`, whose pixels then are the boxes'.
+    """
+
+    image_bytes: bytes
+    filename: str
+    image_id: int
+    height: int
+    width: int
+    boxes: Float[np.ndarray, "n 4"]
+    labels: Int[np.ndarray, " n"]
+    ignore: Bool[np.ndarray, " n"]
+    areas: Float[np.ndarray, " n"]
+    turn: int = 1
+
+
+class Dataset:
+    """One split, with random access; indexing is thread-safe and decodes no pixels.
+
+    Attributes:
+      name: as given to `open_dataset`.
+      split: the same.
+      class_names: name of each label.
+      heights: of the original images, known without reading them.
+      widths: the same.
+      num_objects: boxes of each image, ignore regions included.
+      fingerprint: a hash of the file names, ids, boxes, labels and ignore flags.
+    """
+
+    class_names: tuple[str, ...]
+    heights: Int[np.ndarray, " N"]
+    widths: Int[np.ndarray, " N"]
+    num_objects: Int[np.ndarray, " N"]
+    fingerprint: str
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        file: pathlib.Path,
+        index: Mapping[str, Any],
+        read: Callable[[Mapping[str, Any], int, int], Example],
+    ):
+        """`file`, beside the records, holds the `index`; `read` makes an example of a record."""
+        self.name = name
+        self.split = split
+        try:
+            self.class_names = tuple(map(str, index["class_names"]))
+            known = index["splits"][split]
+            self.heights = np.array(known["heights"], np.int64)
+            self.widths = np.array(known["widths"], np.int64)
+            self.num_objects = np.array(known["num_objects"], np.int64)
+            self.fingerprint = str(known["fingerprint"])
+            # Data that version 0.1 prepared have boxes in what OpenCV decodes.
+            turns = known.get("turns", [1] * len(self.heights))
+            self._turns = np.array(turns, np.int64)
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            raise DamagedError(file, f"{type(error).__name__}: {error}") from error
+        self._read = read
+        self._records = Records(file.parent, split)
+        counts = {len(self._records), *map(len, (self.heights, self.widths, self._turns))}
+        if len(counts) > 1:
+            raise DamagedError(file, f"it tells of {len(self)} images of {len(self._records)}")
+
+    def __len__(self) -> int:
+        return len(self.heights)
+
+    def __getitem__(self, index: SupportsIndex) -> Record:
+        index = range(len(self))[index]  # negative and out-of-range indices as in a list
+        height, width = int(self.heights[index]), int(self.widths[index])
+        example = self._read(self._records[index], height, width)
+        return Record(
+            image_bytes=example.image,
+            filename=example.filename,
+            image_id=example.image_id,
+            height=height,
+            width=width,
+            boxes=example.boxes,
+            labels=example.labels,
+            ignore=example.ignore,
+            areas=example.areas,
+            turn=int(self._turns[index]),
+        )

@@ -1,0 +1,150 @@
+"""Image files of any origin: read, checked by their headers, decoded the way up that is meant.
+
+A camera stores pixels as its sensor gave them and an *orientation* beside them (EXIF tag 0x0112, 1
+to 8), by which viewers turn them. A *turn* is such a number, applied to what OpenCV decodes.
+"""
+
+import io
+import os
+import pathlib
+import stat
+import warnings
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from rpn_jax.errors import UserError
+
+# By Pillow's names. Its plugins for other formats, some of them seldom looked at, stay closed.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 0x0100, 0x0101
+_MAX_BYTES = 2**30
+_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+# Pillow warns of images that are large but allowed, and of EXIF that it cannot read.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class Header(NamedTuple):
+    """What an image's header says: the size as stored, and the EXIF orientation (1: none).
+
+    The turns lead from what OpenCV decodes to the pixels shown and stored: OpenCV turns TIFFs by
+    itself, and can be told not to turn the others.
+    """
+
+    height: int
+    width: int
+    orientation: int
+    shown_turn: int
+    stored_turn: int
+
+    def shown_hw(self) -> tuple[int, int]:
+        """Returns the height and width that a viewer shows."""
+        height, width = self.height, self.width
+        return (width, height) if self.orientation >= 5 else (height, width)
+
+
+def read_image(path: str | os.PathLike) -> bytes:
+    """Returns the content of an image file.
+
+    Raises:
+      UserError: it cannot be read, is no regular file (reading a pipe may wait for ever), or is
+        larger than 1 GiB.
+    """
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path}: not a regular file, so no image is read from it")
+        if status.st_size > _MAX_BYTES:
+            raise UserError(f"{path}: larger than 1 GiB; make the image smaller")
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def read_header(data: bytes, filename: str) -> Header:
+    """Returns what the header of an image file says; decodes no pixels.
+
+    Raises:
+      UserError: it is no image of `FORMATS`, or has more pixels than Pillow takes for harmless
+        (179 million): a file of 100 kB may unfold to gigabytes.
+    """
+    if not data:
+        raise UserError(f"{filename}: the image file is empty")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"{filename}: the image has more than {2 * Image.MAX_IMAGE_PIXELS} pixels; "
+            "make it smaller"
+        ) from error
+    except Exception as error:  # of many kinds, as files can be broken in many ways
+        raise UserError(
+            f"{filename}: not an image, a truncated one, or of another format than "
+            f"{', '.join(FORMATS)}"
+        ) from error
+    if image.format == "TIFF":
+        # Pillow's own size is that of the pixels shown.
+        height, width = image.tag_v2[_TIFF_HEIGHT], image.tag_v2[_TIFF_WIDTH]
+        orientation = _valid(image.tag_v2.get(_ORIENTATION))
+        return Header(height, width, orientation, 1, _inverse(orientation))
+    orientation = _exif_orientation(image)
+    return Header(image.height, image.width, orientation, orientation, 1)
+
+
+def _exif_orientation(image: Image.Image) -> int:
+    """Returns the orientation, as EXIF alone has it: viewers heed no other."""
+    exif = Image.Exif()
+    try:
+        exif.load(image.info.get("exif"))
+    except Exception:  # of many kinds; a viewer shows an image with broken EXIF unturned
+        return 1
+    return _valid(exif.get(_ORIENTATION))
+
+
+def _valid(orientation: object) -> int:
+    return int(orientation) if orientation in range(1, 9) else 1
+
+
+def _inverse(turn: int) -> int:
+    """Returns the turn that undoes one: 6 and 8 are quarter turns, all others undo themselves."""
+    return {6: 8, 8: 6}.get(turn, turn)
+
+
+def decode_image(data: bytes, filename: str, turn: int | None = None) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns the RGB pixels; grey and transparent images become RGB, 16 bits become 8.
+
+    Args:
+      data: the content of the file.
+      filename: for messages.
+      turn: how what OpenCV decodes is turned. By default as a viewer shows the image, after a
+        look at its header; of prepared data it is known.
+
+    Raises:
+      UserError: see `read_header`; or OpenCV does not decode it, or a JPEG was cut short.
+    """
+    if turn is None:
+        turn = read_header(data, filename).shown_turn
+    # OpenCV 4 fills what is missing of a truncated JPEG with grey; OpenCV 5 returns None.
+    # (0xFFD9 cannot occur inside a scan, and thumbnails lie before it.)
+    if data.startswith(_JPEG_START) and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN):
+        raise UserError(f"{filename}: the JPEG is truncated (no end-of-image marker)")
+    encoded = np.frombuffer(data, np.uint8)
+    try:
+        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:  # e.g. more pixels than OpenCV is willing to allocate
+        raise UserError(f"{filename}: OpenCV cannot decode this image ({error.err})") from error
+    if image is None:
+        raise UserError(f"{filename}: not an image that OpenCV can decode, or a truncated one")
+    return _turned(image, turn)
+
+
+def _turned(image: UInt8[np.ndarray, "H W 3"], turn: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns the image turned as the EXIF orientation of that number asks."""
+    if turn in (5, 6, 7, 8):
+        image = cv2.transpose(image)
+    # After the transposition: 5 is done, 6 mirrors columns, 8 rows, 7 both.
+    flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(turn)
+    return image if flip is None else cv2.flip(image, flip)
