@@ -15,7 +15,8 @@ from collections.abc import Sequence
 
 from rpn_jax.commands.flags import add_trained_flags, trained_place
 
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES |= {".avif", ".gif", ".heic", ".heif"}  # the last two are not read, but named
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

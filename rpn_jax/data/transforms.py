@@ -4,15 +4,19 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+_LEAST_SIDE = 8
+
 
 def resized_hw(height: int, width: int, *, shorter_side: int, longer_side: int) -> tuple[int, int]:
     """Returns the size at which the shorter side is `shorter_side`, the longer at most its cap.
 
     The rule of the paper, of detectron2 and of torchvision; sizes are rounded to the nearest
-    pixel, as detectron2 does (torchvision rounds down).
+    pixel, as detectron2 does (torchvision rounds down). A side that would become shorter than
+    half a stride of 16 becomes that long: the image would have no anchor with its centre in it.
     """
     scale = min(shorter_side / min(height, width), longer_side / max(height, width))
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+    least = min(_LEAST_SIDE, shorter_side)
+    return max(least, int(height * scale + 0.5)), max(least, int(width * scale + 0.5))
 
 
 def flip_horizontally(

@@ -7,7 +7,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from folders import IMAGES
+from folders import IMAGES, turned_image
 
 from rpn_jax.__main__ import COMMANDS, main
 from rpn_jax.data.datasets import prepare_dataset
@@ -227,3 +227,14 @@ def test_from_photographs_to_proposals(voc, voc_flags, tmp_path, capsys):
         same = [row for row in rows if row["file_name"] == str(voc.image("a"))]
         assert len(arrays["scores"]) == len(same)
         np.testing.assert_allclose(arrays["scores"], [row["score"] for row in same], atol=1e-5)
+
+    # A photograph as a phone writes it has the proposals of the one that a viewer shows.
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3)).astype(np.uint8)
+    (tmp_path / "turned.png").write_bytes(turned_image(np.rot90(pixels).copy(), 6, "PNG"))
+    (tmp_path / "shown.png").write_bytes(turned_image(pixels, 1, "PNG"))
+    photographs = [str(tmp_path / "turned.png"), str(tmp_path / "shown.png")]
+    flags = [f"--out={out / 'phone'}", "--format=npz", "--draw=0"]
+    assert main(["propose", f"--workdir={workdir}", *photographs, *flags]) == 0
+    turned, shown = (np.load(out / "phone" / f"{name}.npz") for name in ("turned", "shown"))
+    assert len(shown["scores"]) > 0
+    np.testing.assert_array_equal(turned["boxes"], shown["boxes"])

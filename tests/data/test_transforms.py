@@ -21,7 +21,11 @@ def gradient(height, width):
         ((375, 500), (600, 1000), (600, 800)),
         ((200, 1000), (600, 1000), (200, 1000)),  # the cap: 1000/1000 < 600/200
         ((300, 1000), (600, 800), (240, 800)),
-        ((1, 3000), (600, 1000), (1, 1000)),  # 1/3 pixel, of which one is left
+        (
+            (9000, 20),
+            (64, 96),
+            (96, 8),
+        ),  # 0.2 pixels wide; at stride 16 a first anchor is centred at 8
         ((128, 128), (128, 128), (128, 128)),
     ],
 )
@@ -35,7 +39,7 @@ def test_size_after_resizing(hw, sides, expected):
 def test_sides_keep_within_their_bounds(height, width, shorter, extra):
     new = resized_hw(height, width, shorter_side=shorter, longer_side=shorter + extra)
     assert max(new) <= shorter + extra
-    assert min(new) <= shorter
+    assert min(8, shorter) <= min(new) <= shorter
     assert min(new) == shorter or max(new) == shorter + extra
 
 

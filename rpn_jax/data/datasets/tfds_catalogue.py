@@ -96,6 +96,11 @@ def prepare(name: str, data_dir: pathlib.Path) -> tuple[pathlib.Path, dict[str, 
             if directory is None:
                 download(name, data_dir)
                 directory = find_directory(name, data_dir)
+    if directory is None:
+        raise UserError(
+            f"{data_dir / name}: holds no dataset that is whole; remove it and "
+            "have it prepared again"
+        )
     try:
         file, content = index(name, directory)
         for split in content["splits"]:

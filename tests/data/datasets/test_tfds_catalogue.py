@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from rpn_jax.data.datasets import open_dataset, prepare_dataset
+from rpn_jax.data.datasets import open_dataset, prepare_dataset, tfds_catalogue
 from rpn_jax.data.datasets.builders import quiet_tfds
 from rpn_jax.data.datasets.tfds_catalogue import coco_example, download, find_directory, voc_example
 from rpn_jax.errors import UserError
@@ -130,6 +130,33 @@ def test_it_is_indexed_once(voc_2007, capfd):
     report = prepare_dataset("voc/2007", data_dir=voc_2007)
     assert report.already_prepared
     assert report.splits["test"].objects == 1
+
+
+def test_a_damaged_index_is_made_again(voc_2007):
+    open_dataset("voc/2007", "train", data_dir=voc_2007)
+    index = find_directory("voc/2007", voc_2007) / "rpn_jax_index.json"
+    whole = index.read_text()
+    for content in (whole[:30], "[]"):
+        index.write_text(content)
+        assert len(open_dataset("voc/2007", "train", data_dir=voc_2007)) == 3
+        assert index.read_text() == whole
+
+
+def test_damaged_records_are_not_removed_but_named(voc_2007):
+    prepare_dataset("voc/2007", data_dir=voc_2007)
+    (file,) = find_directory("voc/2007", voc_2007).glob("*test.array_record*")
+    file.write_bytes(file.read_bytes()[:70_000])
+    with pytest.raises(
+        UserError, match=r"voc-test\.array_record.*: the dataset is damaged; remove"
+    ):
+        prepare_dataset("voc/2007", data_dir=voc_2007)
+
+
+def test_what_tfds_takes_for_prepared_but_is_not_whole(voc_2007, monkeypatch):
+    (find_directory("voc/2007", voc_2007) / "dataset_info.json").unlink()
+    monkeypatch.setattr(tfds_catalogue, "download", lambda *_: None)  # it finds the folder there
+    with pytest.raises(UserError, match=r"voc/2007: holds no dataset that is whole; remove it"):
+        prepare_dataset("voc/2007", data_dir=voc_2007)
 
 
 def test_records_without_random_access_are_refused(voc_2007):
