@@ -17,8 +17,9 @@ FLOORS = {
     "trained": 7,
     "compiling": 8,
     "sweeps": 9,
-    "commands": 10,
-    "__main__": 11,
+    "reports": 10,
+    "commands": 11,
+    "__main__": 12,
 }  # fmt: skip
 CORE = ("ops", "models", "detectors")
 

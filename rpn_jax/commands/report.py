@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     import jax
 
     from rpn_jax.errors import UserError
-    from rpn_jax.sweeps.report import write_report
+    from rpn_jax.reports.report import write_report
 
     if overrides:
         raise UserError(f"{overrides[0]}: there is no such flag; see --help")

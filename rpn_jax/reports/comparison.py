@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from rpn_jax.sweeps.results import Measure, Result, Study, image_hits, measures
-from rpn_jax.sweeps.statistics import Difference, holm, paired_difference, resample_images
+from rpn_jax.reports.results import Measure, Result, Study, image_hits, measures
+from rpn_jax.reports.statistics import Difference, holm, paired_difference, resample_images
 
 SIGNIFICANT = 0.05
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rpn_jax.sweeps.statistics import (
+from rpn_jax.reports.statistics import (
     holm,
     interval,
     mean_and_deviation,

@@ -13,9 +13,9 @@ from rpn_jax.data.images import decode_image
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.objects import ObjectRanks, found
 from rpn_jax.files import write_bytes
+from rpn_jax.reports.document import Picture, Pictures, Section, Table, Text
+from rpn_jax.reports.results import Evaluation, Measure, Result, image_hits, read_evaluation
 from rpn_jax.runs.workdir import load_workdir_config
-from rpn_jax.sweeps.document import Picture, Pictures, Section, Table, Text
-from rpn_jax.sweeps.results import Evaluation, Measure, Result, image_hits, read_evaluation
 from rpn_jax.training.build import open_split
 from rpn_jax.visualize.boxes import draw_found
 

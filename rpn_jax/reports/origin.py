@@ -4,10 +4,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rpn_jax.reports.document import Code, Fold, Part, Section, Table, Text
+from rpn_jax.reports.results import Result, Study
 from rpn_jax.runs.fingerprint import differing_fields
 from rpn_jax.runs.history import FACTS
-from rpn_jax.sweeps.document import Code, Fold, Part, Section, Table, Text
-from rpn_jax.sweeps.results import Result, Study
 
 _TITLE = "What it is made of"
 _USES = {"train": "train on", "eval": "validate on"}

@@ -2,7 +2,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from rpn_jax.visualize.report_plots import Line, plot_legend, plot_panel
+from rpn_jax.reports.panels import Line, plot_legend, plot_panel
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ class Section(NamedTuple):
 def write_document(title: str, sections: Sequence[Section], out: pathlib.Path) -> None:
     """Writes `report.html`, which holds its pictures, and `report.md`, which links to them."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rpn_jax.sweeps"),
+        loader=jinja2.PackageLoader("rpn_jax.reports"),
         autoescape=lambda name: name == "report.html.jinja",
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

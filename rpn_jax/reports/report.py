@@ -16,18 +16,18 @@ from rpn_jax.errors import UserError
 from rpn_jax.evaluation.coverage import format_table
 from rpn_jax.evaluation.recall import IOU_THRESHOLDS
 from rpn_jax.files import write_bytes
-from rpn_jax.sweeps.comparison import SIGNIFICANT, Comparison, Figures, compute_figures
-from rpn_jax.sweeps.document import Part, Section, Strong, Table, Text, write_document
-from rpn_jax.sweeps.report_curves import (
+from rpn_jax.reports.comparison import SIGNIFICANT, Comparison, Figures, compute_figures
+from rpn_jax.reports.curves import (
     learning_curves,
     numbers_up_to,
     recall_of_run,
     recall_of_settings,
 )
-from rpn_jax.sweeps.report_origin import origin_section
-from rpn_jax.sweeps.report_run import ablation_section, breakdown_section, picture_section
-from rpn_jax.sweeps.results import Evaluation, Result, Study, gather
-from rpn_jax.sweeps.statistics import interval, mean_and_deviation
+from rpn_jax.reports.document import Part, Section, Strong, Table, Text, write_document
+from rpn_jax.reports.origin import origin_section
+from rpn_jax.reports.results import Evaluation, Result, Study, gather
+from rpn_jax.reports.single_run import ablation_section, breakdown_section, picture_section
+from rpn_jax.reports.statistics import interval, mean_and_deviation
 
 _NONE = "–"
 _KINDS = {"done": "done but not counted", "missing": "not begun"}

@@ -7,11 +7,11 @@ import numpy as np
 
 from rpn_jax.evaluation.objects import ObjectRanks
 from rpn_jax.evaluation.recall import IOU_THRESHOLDS
-from rpn_jax.sweeps.comparison import Figures
-from rpn_jax.sweeps.document import Part, Picture, Pictures, Section, Text
-from rpn_jax.sweeps.results import Study
+from rpn_jax.reports.comparison import Figures
+from rpn_jax.reports.document import Part, Picture, Pictures, Section, Text
+from rpn_jax.reports.panels import Line, plot_legend, plot_panel
+from rpn_jax.reports.results import Study
 from rpn_jax.visualize.plots import smooth
-from rpn_jax.visualize.report_plots import Line, plot_legend, plot_panel
 
 _NUMBERS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1000, 2000, 3000, 5000, 10_000)
 

@@ -15,11 +15,11 @@ from rpn_jax.data.datasets import open_dataset, prepare_dataset
 from rpn_jax.evaluation.objects import concatenate, image_objects
 from rpn_jax.evaluation.recall import ImageProposals, RecallSums, image_recall
 from rpn_jax.files import write_npz, write_text
+from rpn_jax.reports.comparison import compute_figures
+from rpn_jax.reports.report import write_report
+from rpn_jax.reports.results import gather
+from rpn_jax.reports.single_run import choose_images, picture_section
 from rpn_jax.runs.config import to_json
-from rpn_jax.sweeps.comparison import compute_figures
-from rpn_jax.sweeps.report import write_report
-from rpn_jax.sweeps.report_run import choose_images, picture_section
-from rpn_jax.sweeps.results import gather
 
 STEPS = 40
 TOP_NS = (10, 300)
