@@ -2,11 +2,13 @@
 
 import html
 import re
+import shlex
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 # What Markdown gives a meaning inside a line; each may stand behind a backslash (CommonMark 2.4).
-_MARKDOWN = re.compile(r"([\\`*_\[\]~|!])")
+_MARKDOWN = re.compile(r"([\\`*_\[\]~|])")
 _FORMULA = tuple("=+-@\t\r")
 
 
@@ -53,6 +55,38 @@ def markdown(text: str) -> str:
     &lt;b&gt; \[a\](javascript:b)
     """
     return html.escape(_MARKDOWN.sub(r"\\\1", printable(text)), quote=False)
+
+
+def shell_line(words: Sequence[object]) -> str:
+    r"""Returns a command as bash and zsh take it, in one line that can be copied.
+
+    It holds no tag and no link either, for pages that show it.
+
+    >>> print(shell_line(["git", "apply", "a b.patch", "c\n\x1bd"]))
+    git apply 'a b.patch' $'c\n\x1bd'
+    """
+    return " ".join(
+        f"$'{''.join(map(_ansi_c, word))}'"
+        if not word.isprintable() or "<" in word or "](" in word
+        else shlex.quote(word)
+        for word in map(str, words)
+    )
+
+
+def _ansi_c(letter: str) -> str:
+    """Returns a letter as it stands between $' and '."""
+    if letter in "\\'":
+        return f"\\{letter}"
+    code = ord(letter)
+    if letter in "<]":
+        return f"\\x{code:02x}"
+    if letter.isprintable():
+        return letter
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    if 0x80 <= code <= 0xFF:  # \x would be a byte
+        return f"\\u{code:04x}"
+    return letter.encode("unicode_escape").decode()
 
 
 def _is_number(text: str) -> bool:

@@ -1,10 +1,13 @@
 """Names from outside, as terminals, spreadsheets and Markdown are shown them."""
 
+import shutil
+import subprocess
+
 import pytest
 
 from rpn_jax.errors import StoppedError, UserError, first_line, list_some
 from rpn_jax.tables import format_table
-from rpn_jax.text import csv_cell, markdown, printable
+from rpn_jax.text import csv_cell, markdown, printable, shell_line
 
 TITLE = "a\x1b]0;owned\x07b"
 
@@ -43,6 +46,17 @@ def test_a_table_is_aligned_by_what_is_shown():
     ]
 
 
+def test_columns_of_a_table():
+    rows = [["a", "b", "c"], ["long", "1", "2"], ["a heading that is wider"]]
+    assert format_table(rows).splitlines() == [
+        "a     b  c",
+        "long  1  2",
+        "a heading that is wider",
+    ]
+    assert format_table(rows[:2], names=0).splitlines() == ["   a  b  c", "long  1  2"]
+    assert format_table([["only"], ["headings"]]) == "only\nheadings"
+
+
 @pytest.mark.parametrize(
     ("value", "cell"),
     [
@@ -68,7 +82,7 @@ def test_a_spreadsheet_computes_nothing(value, cell):
     [
         ("<script>alert(1)</script>", "&lt;script&gt;alert(1)&lt;/script&gt;"),
         ("x](javascript:alert(1))", r"x\](javascript:alert(1))"),
-        ("![a](b)", r"\!\[a\](b)"),
+        ("![a](b)", r"!\[a\](b)"),
         ("`a` | *b* _c_", r"\`a\` \| \*b\* \_c\_"),
         ("a\n# title", r"a\\n# title"),
         ("AR@300: 0.50 to 0.95", "AR@300: 0.50 to 0.95"),
@@ -76,3 +90,20 @@ def test_a_spreadsheet_computes_nothing(value, cell):
 )
 def test_markdown_shows_text_as_it_is(text, shown):
     assert markdown(text) == shown
+
+
+WORDS = [
+    "a b", "$(touch x)", "it's", "back\\slash's\n", "\x1b]0;t\x07", "\x9b", "\u202e", "\udcff",
+    "-x", "<script>", "a](b)",
+]  # fmt: skip
+
+
+def test_a_command_can_be_copied():
+    line = shell_line(["printf", "%s|", *WORDS])
+    assert line.isprintable()
+    assert shell_line(["git", "checkout", "c0ffee; rm -rf ~"]) == "git checkout 'c0ffee; rm -rf ~'"
+    if bash := shutil.which("bash"):
+        said = subprocess.run(
+            [bash, "-c", line], capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"}
+        ).stdout
+        assert said.decode("utf-8", "surrogateescape").split("|")[:-1] == WORDS

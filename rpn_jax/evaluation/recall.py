@@ -29,6 +29,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
 from pycocotools import mask as coco_mask
 
+from rpn_jax.tables import format_table
 from rpn_jax.typing import Array
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # as pycocotools spells them, to the last bit
@@ -198,12 +199,7 @@ class RecallResult:
             ]
             for n in self.top_ns
         ]
-        widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-        lines = (
-            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-            for row in [columns, *rows]
-        )
-        return "\n".join([heading, *lines])
+        return f"{heading}\n{format_table([columns, *rows], names=0)}"
 
 
 def _percent(ratio: float) -> str:

@@ -1,19 +1,28 @@
 """A report as its parts, and the two forms that it is written in: one HTML page, and Markdown."""
 
 import base64
-import html
+import functools
 import mimetypes
 import pathlib
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jinja2
+import markupsafe
 
 from rpn_jax.files import write_bytes
+from rpn_jax.text import markdown, printable
 
 
-class Strong(str):
-    """Text, or a cell of a table, that stands out."""
+class Cell(NamedTuple):
+    """A cell of a table that has several lines, or stands out; other cells are strings."""
+
+    lines: tuple[str, ...]
+    is_strong: bool = False
+
+    def __str__(self) -> str:
+        """Returns the lines as one, for a terminal."""
+        return " ".join(self.lines)
 
 
 class Text(NamedTuple):
@@ -24,9 +33,9 @@ class Text(NamedTuple):
 
 
 class Code(NamedTuple):
-    """Lines for a terminal."""
+    """Commands for a terminal, a line each."""
 
-    text: str
+    lines: Sequence[str]
     kind: str = "code"
 
 
@@ -34,7 +43,7 @@ class Table(NamedTuple):
     """Rows of cells below a header; the first `names` columns are words, the others numbers."""
 
     header: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str | Cell]]
     names: int = 1
     note: str = ""
     kind: str = "table"
@@ -75,30 +84,35 @@ class Section(NamedTuple):
 
 
 def write_document(title: str, sections: Sequence[Section], out: pathlib.Path) -> None:
-    """Writes `report.html`, which holds its pictures, and `report.md`, which links to them."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rpn_jax.reports"),
-        autoescape=lambda name: name == "report.html.jinja",
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.tests["strong"] = lambda text: isinstance(text, Strong)
-    environment.filters["data_uri"] = lambda file: _data_uri(out / file)
-    environment.filters["cell"] = _markdown_cell
-    for name in ("report.md", "report.html"):
+    """Writes `report.html`, which holds its pictures, and `report.md`, which links to them.
+
+    Whatever a template shows of the sections is escaped for its format; control characters are in
+    both.
+    """
+    for name, escape in (("report.md", markdown), ("report.html", printable)):
+        environment = jinja2.Environment(
+            loader=jinja2.PackageLoader("rpn_jax.reports"),
+            autoescape=name == "report.html",
+            finalize=functools.partial(_finalize, escape),
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+        )
+        environment.filters |= {
+            "data_uri": lambda file: _data_uri(out / file),
+            "cell": lambda cell: cell if isinstance(cell, Cell) else Cell((cell,)),
+            "printable": printable,
+        }
         template = environment.get_template(f"{name}.jinja")
         write_bytes(out / name, template.render(title=title, sections=sections).encode())
+
+
+def _finalize(escape: Callable[[str], str], value: Any) -> Any:
+    """Returns what a template shows; what is marked safe, its own, stays as it is."""
+    return value if isinstance(value, markupsafe.Markup) else escape(str(value))
 
 
 def _data_uri(path: pathlib.Path) -> str:
     content = base64.b64encode(path.read_bytes()).decode()
     return f"data:{mimetypes.guess_type(path.name)[0]};base64,{content}"
-
-
-def _markdown_cell(text: str) -> str:
-    """Returns text as a cell of a Markdown table has it, in one line."""
-    escaped = html.escape(text, quote=False).replace("|", "\\|").replace("\n", "<br>")
-    escaped = escaped.replace("_", "\\_").replace("*", "\\*")
-    return f"**{escaped}**" if isinstance(text, Strong) else escaped

@@ -1,6 +1,5 @@
 """What runs are made of, and the commands that make them again."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ from rpn_jax.reports.document import Code, Fold, Part, Section, Table, Text
 from rpn_jax.reports.results import Result, Study
 from rpn_jax.runs.fingerprint import differing_fields
 from rpn_jax.runs.history import FACTS
+from rpn_jax.text import shell_line
 
 _TITLE = "What it is made of"
 _USES = {"train": "train on", "eval": "validate on"}
@@ -32,11 +32,11 @@ def origin_section(study: Study) -> Section:
     parts: list[Part] = [
         Table(header, data, names=3, note=note),
         Text(f"Training began with {began}."),
-        Text("It is repeated by" if len(study.runs) == 1 else f"{run.name} is repeated by"),
-        Code("\n".join(_commands(run))),
+        Text("It is repeated by" if len(study.runs) == 1 else f"Run {run.name} is repeated by"),
+        Code(_commands(run)),
     ]
     if len(begun) > 1:
-        commands = "\n".join(_commands(one)[-1] for one in begun)
+        commands = [_commands(one)[-1] for one in begun]
         parts += [Fold("Commands of all runs", [Code(commands)]), _differing(begun)]
     facts = {name: last.get(name) for name in FACTS if name not in ("packages", "data", "weights")}
     parts += [
@@ -52,11 +52,11 @@ def _commands(run: Result) -> list[str]:
     start = run.history.starts[0]
     code, lines = start.get("code") or {}, []
     if code.get("commit"):
-        lines.append(f"git checkout {code['commit']}")
+        lines.append(shell_line(["git", "checkout", code["commit"]]))
     if code.get("local_changes"):
         patch = run.folder / f"local_changes-{code['local_changes']}.patch"
-        lines.append(shlex.join(["git", "apply", str(patch)]))
-    return [*lines, shlex.join(["python", "-m", "rpn_jax", *start["command"][1:]])]
+        lines.append(shell_line(["git", "apply", patch]))
+    return [*lines, shell_line(["python", "-m", "rpn_jax", *start["command"][1:]])]
 
 
 def _differing(runs: Sequence[Result]) -> Part:

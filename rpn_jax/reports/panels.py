@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Shaped
 from matplotlib.lines import Line2D
 
-from rpn_jax.visualize.plots import COLORS, LINES, MARKERS, new_figure, save_figure
+from rpn_jax.visualize.plots import COLORS, LINES, MARKERS, new_figure, plain_label, save_figure
 
 _SIZE = (5.0, 3.9)  # inches
 _MOST_MARKERS = 16  # on a line
@@ -83,4 +83,4 @@ def _style(line: Line, points: int) -> dict[str, object]:
         return {**style, "linewidth": 0.7, "alpha": 0.4}
     every = max(1, -(-points // _MOST_MARKERS))
     marker = {"marker": MARKERS[look % len(MARKERS)], "markersize": 5, "markevery": every}
-    return {**style, **marker, "linewidth": 1.6, "label": line.name, "clip_on": False}
+    return {**style, **marker, "linewidth": 1.6, "label": plain_label(line.name), "clip_on": False}

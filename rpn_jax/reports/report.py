@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from rpn_jax.errors import UserError
-from rpn_jax.evaluation.coverage import format_table
 from rpn_jax.evaluation.recall import IOU_THRESHOLDS
 from rpn_jax.files import write_bytes
 from rpn_jax.reports.comparison import SIGNIFICANT, Comparison, Figures, compute_figures
@@ -23,11 +22,13 @@ from rpn_jax.reports.curves import (
     recall_of_run,
     recall_of_settings,
 )
-from rpn_jax.reports.document import Part, Section, Strong, Table, Text, write_document
+from rpn_jax.reports.document import Cell, Part, Section, Table, Text, write_document
 from rpn_jax.reports.origin import origin_section
 from rpn_jax.reports.results import Evaluation, Result, Study, gather
 from rpn_jax.reports.single_run import ablation_section, breakdown_section, picture_section
 from rpn_jax.reports.statistics import interval, mean_and_deviation
+from rpn_jax.tables import format_table
+from rpn_jax.text import csv_cell, printable
 
 _NONE = "–"
 _KINDS = {"done": "done but not counted", "missing": "not begun"}
@@ -66,7 +67,7 @@ def write_report(folders: Sequence[pathlib.Path], out: pathlib.Path | None = Non
     _write_runs(study, figures, out / "runs.csv")
     _write_curves(figures, out / "curves.csv")
     write_document(f"{'Run' if is_one else 'Report on'} {study.title}", sections, out)
-    return f"{format_table([table.header, *table.rows])}\n{out / 'report.html'}"
+    return f"{format_table([table.header, *table.rows])}\n{printable(out / 'report.html')}"
 
 
 def _study_sections(
@@ -113,7 +114,7 @@ def _settings_table(study: Study, figures: Figures) -> Table:
                 _percent(mean) + ("" if np.isnan(deviation) else f" ± {100 * deviation:.1f}")
                 for mean, deviation in zip(means, deviations, strict=True)
             ]
-            cells = [Strong(cell) if best[m] == name else cell for m, cell in enumerate(cells)]
+            cells = [Cell((cell,), is_strong=best[m] == name) for m, cell in enumerate(cells)]
         labels = study.labels(name)
         if name == study.base and len(study.settings) > 1:
             labels[0] += " (base)"
@@ -163,13 +164,12 @@ def _differences(study: Study, figures: Figures, of_base: dict[str, Comparison])
     return Section(title, [Text(f"The base is {study.base}."), table])
 
 
-def _difference(mean: float, low: float, high: float, p: float) -> str:
+def _difference(mean: float, low: float, high: float, p: float) -> Cell:
     points = [f"{100 * value:+.1f}".replace("-", "−") for value in (mean, low, high)]
-    text = f"{points[0]}\n{points[1]} to {points[2]}"
-    if np.isnan(p):
-        return text
-    text += "\np < 0.001" if p < 0.001 else f"\np = {p:.3f}"
-    return Strong(text) if p < SIGNIFICANT else text
+    lines = [points[0], f"{points[1]} to {points[2]}"]
+    if not np.isnan(p):
+        lines.append("p < 0.001" if p < 0.001 else f"p = {p:.3f}")
+    return Cell(tuple(lines), is_strong=p < SIGNIFICANT)
 
 
 def _run_sections(figures: Figures, out: pathlib.Path) -> tuple[Table, list[Section]]:
@@ -313,7 +313,8 @@ def _write_curves(figures: Figures, path: pathlib.Path) -> None:
 def _write_rows(path: pathlib.Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Writes a CSV; recall in it is 0 to 1."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    cells = [[csv_cell(value) for value in row] for row in [header, *rows]]
+    csv.writer(text, lineterminator="\n").writerows(cells)
     write_bytes(path, text.getvalue().encode())
 
 

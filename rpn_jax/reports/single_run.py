@@ -13,7 +13,7 @@ from rpn_jax.data.images import decode_image
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.objects import ObjectRanks, found
 from rpn_jax.files import write_bytes
-from rpn_jax.reports.document import Picture, Pictures, Section, Table, Text
+from rpn_jax.reports.document import Cell, Picture, Pictures, Section, Table, Text
 from rpn_jax.reports.results import Evaluation, Measure, Result, image_hits, read_evaluation
 from rpn_jax.runs.workdir import load_workdir_config
 from rpn_jax.training.build import open_split
@@ -156,7 +156,7 @@ def ablation_section(run: Result, measured: Sequence[Measure]) -> Section | None
         hits = image_hits(evaluation.objects, measured).sum(axis=0)
         ours = [f"{100 * value:.1f}" for value in hits / evaluation.objects.num_objects.sum()]
         paper = _PAPER.get(without, {})
-        rows.append([name, *ours, "\n".join(f"{v} of {n}" for n, v in paper.items()) or "–"])
+        rows.append([name, *ours, Cell(tuple(f"{v} of {n}" for n, v in paper.items()) or ("–",))])
     note = (
         "Recall in per cent, of one trained network. Beside it the paper's Table 2: mAP of a "
         "detector (Fast R-CNN, ZF, VOC 2007 test) that is given so many proposals, which is "

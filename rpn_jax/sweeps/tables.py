@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rpn_jax.sweeps.runs import STATES, RunState
+from rpn_jax.text import printable
 
 _LINE_SECONDS = 30  # between lines where there is no terminal to draw a table in
 _KNOWN_SHARE = 0.03  # of the steps; before, most of the time went into starting
@@ -38,7 +39,7 @@ def run_table(name: str, state: RunState) -> Table:
     table = Table(show_header=False, box=None)
     for title, value in rows.items():
         if value:
-            table.add_row(title, value)
+            table.add_row(title, value if isinstance(value, Text) else _text(value))
     return table
 
 
@@ -56,14 +57,14 @@ def sweep_table(states: Mapping[str, RunState]) -> Table:
     table.add_column("why", overflow="fold")
     for name, state in states.items():
         table.add_row(
-            Text(name),
-            Text(_label(state.state), _STYLES.get(state.state, "")),
+            _text(name),
+            _text(_label(state.state), state.state),
             _step(state),
             _number(state.loss, ".3f"),
             _number(state.rate, ".3g"),
             _duration(state.eta_s),
             *(_number(state.figures.get(column), ".3f") for column in columns),
-            Text(state.reason or ""),
+            _text(state.reason or ""),
         )
     return table
 
@@ -115,7 +116,7 @@ class Progress:
         for name, state in states.items():
             if state.state in ("done", "failed") and name not in self._ended:
                 self._ended.add(name)
-                print(f"{state.state}: {name}{_because(state)}", file=sys.stderr)
+                print(printable(f"{state.state}: {name}{_because(state)}"), file=sys.stderr)
         if time.monotonic() > self._shown + _LINE_SECONDS or not self._shown:
             self._shown = time.monotonic()
             print(summary, file=sys.stderr, flush=True)
@@ -144,7 +145,12 @@ def _because(state: RunState) -> str:
 
 
 def _state_text(state: RunState) -> Text:
-    return Text(f"{state.state}{_because(state)}", _STYLES.get(state.state, ""))
+    return _text(f"{state.state}{_because(state)}", state.state)
+
+
+def _text(text: str, state: str = "") -> Text:
+    """Returns text in the colour of a state; what rich or the terminal would obey is shown."""
+    return Text(printable(text), _STYLES.get(state, ""))
 
 
 def _step(state: RunState) -> str:

@@ -20,6 +20,7 @@ from rpn_jax.evaluation.recall import IOU_THRESHOLDS, RecallResult, RecallSums
 from rpn_jax.files import write_npz, write_text
 from rpn_jax.runs import devices
 from rpn_jax.runs.processes import gather, is_first, together
+from rpn_jax.tables import format_table
 from rpn_jax.trained.load import load_trained
 from rpn_jax.training.build import check_batch_size, open_split
 from rpn_jax.training.evaluate import (
@@ -146,8 +147,8 @@ class PeerRecall:
 def _beside(ours: RecallResult, theirs: RecallResult) -> str:
     pairs = zip(ours.scalars().items(), theirs.scalars().values(), strict=True)
     rows = [
-        f"{name:>6}  {100 * value:7.3f}  {100 * peer:7.3f}"
+        (name, f"{100 * value:.3f}", f"{100 * peer:.3f}")
         for (name, value), peer in pairs
         if "_" not in name
     ]
-    return "\n".join([f"{'':>6}  {'ours':>7}  {'pycocotools':>7}", *rows])
+    return format_table([("", "ours", "pycocotools"), *rows], names=0)

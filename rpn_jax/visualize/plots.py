@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.recall import IOU_THRESHOLDS, RecallResult
 from rpn_jax.files import write_bytes
+from rpn_jax.text import printable
 
 # Okabe and Ito's palette without its yellow, which is too light on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -47,7 +48,7 @@ def plot_recall_to_iou(
             axes.plot(
                 IOU_THRESHOLDS,
                 100 * result.curve(top_n),
-                label=f"{name}, {label}" if several else label,
+                label=plain_label(f"{name}, {label}" if several else label),
                 color=COLORS[look % len(COLORS)],
                 marker=MARKERS[look % len(MARKERS)],
                 linestyle=LINES[n % len(LINES)],
@@ -124,6 +125,12 @@ def plot_coverage(
         for handle in one.legend(frameon=False, handlelength=3.5).legend_handles:
             handle.set_alpha(1)
     save_figure(figure, path)
+
+
+def plain_label(text: str) -> str:
+    """Returns text as a label that Matplotlib shows as it is: no formula, and not left out."""
+    text = printable(text).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def smooth(values: np.ndarray) -> np.ndarray:

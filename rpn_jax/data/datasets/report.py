@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from rpn_jax.data.datasets.source import CheckedExample, Finding
+from rpn_jax.tables import format_table
+from rpn_jax.text import printable
 
 SIZE_EDGES = (16, 32, 64, 128, 256, 512)
 SIZE_NAMES = ("< 16", "16-32", "32-64", "64-128", "128-256", "256-512", ">= 512")
@@ -98,7 +100,7 @@ class PreparationReport:
     def __str__(self) -> str:
         origin = f" from {self.source}" if self.source else ""
         state = "already prepared" if self.already_prepared else "prepared"
-        title = f"{self.name} {state}{origin}\nin {self.directory}"
+        title = f"{printable(f'{self.name} {state}{origin}')}\nin {printable(self.directory)}"
         reports = list(self.splits.values())
 
         def rows(names: Sequence[str], field: str) -> list[tuple]:
@@ -125,7 +127,7 @@ class PreparationReport:
             ("objects of aspect width:height",),
             *rows(ASPECT_NAMES, "aspects"),
         ]
-        return "\n".join([title, "", *_aligned(table), *self._findings()])
+        return "\n".join([title, "", format_table(table), *self._findings()])
 
     def _findings(self) -> list[str]:
         lines = []
@@ -134,17 +136,11 @@ class PreparationReport:
             findings = dict.fromkeys(f for r in self.splits.values() for f in getattr(r, kind))
             if findings:
                 lines += ["", f"{kind}:"]
-                lines += [f"  {file}: {what}" for file, what in list(findings)[:_SHOWN_FINDINGS]]
+                lines += [
+                    printable(f"  {file}: {what}")
+                    for file, what in list(findings)[:_SHOWN_FINDINGS]
+                ]
                 rest = len(findings) - _SHOWN_FINDINGS
                 if rest > 0:
                     lines.append(f"  … and {rest} more, all in {self.directory}/metadata.json")
         return lines
-
-
-def _aligned(table: Sequence[tuple]) -> list[str]:
-    first = max(len(row[0]) for row in table if len(row) > 1)
-    others = max(len(str(cell)) for row in table for cell in row[1:])
-    return [
-        (f"{row[0]:<{first}}" + "".join(f"  {cell!s:>{others}}" for cell in row[1:])).rstrip()
-        for row in table
-    ]
