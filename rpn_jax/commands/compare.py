@@ -5,8 +5,9 @@
 
 RUN_A and RUN_B are the --workdir of two trainings, which may be at work. Compared are their config,
 code, packages, data, pretrained weights, machine and environment as of their last start, what
-changed on the way, the training losses of the steps that both logged, the figures of the last
-validation that both made, and the parameters of the newest step that both have a checkpoint of.
+changed on the way, the training losses up to each step that both logged (of the run that logged
+more often, the means of its rows), the figures of the last validation that both made, and the
+parameters of the newest step that both have a checkpoint of.
 
 The exit status is 0 whatever differs, and 1 if the runs cannot be compared: a script reads the list
 `differs` of --json, which is empty for equal runs.
@@ -31,7 +32,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     import jax
 
     from rpn_jax.errors import UserError
-    from rpn_jax.sweeps.compare import compare_runs, format_comparison
+    from rpn_jax.sweeps.compare import compare_runs
+    from rpn_jax.sweeps.compare_tables import format_comparison
 
     if overrides:
         raise UserError(f"{overrides[0]}: there is no such flag; see --help")

@@ -1,8 +1,8 @@
-"""What differs between two runs, and where their losses part: what the command `compare` prints."""
+"""What differs between two runs, and where their losses part."""
 
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,12 +12,11 @@ from rpn_jax.errors import UserError
 from rpn_jax.runs.fingerprint import differing_fields
 from rpn_jax.runs.history import FACTS, read_run
 from rpn_jax.runs.workdir import load_workdir_config
-from rpn_jax.tables import format_table
 from rpn_jax.trained.load import load_trained
 from rpn_jax.weights.model_file import flat_names
 
 RELATIVE = (0.0, 1e-6, 1e-4, 1e-2)
-_WIDEST = 32  # characters of a value that has a place in the table
+_ROUNDING = 1e-6  # of a mean of logged means, relative
 
 
 def compare_runs(a: pathlib.Path, b: pathlib.Path) -> dict[str, Any]:
@@ -28,7 +27,8 @@ def compare_runs(a: pathlib.Path, b: pathlib.Path) -> dict[str, Any]:
       config, code, packages, data, weights, machine, environment: both values of each field that
         differs, of the last start; None unless both runs recorded them.
       changes: of each run, what changed on the way: the step, and old and new value by field.
-      losses: how many rows of `metrics.jsonl` are means over the same steps in both, where the
+      losses: how many rows of `metrics.jsonl` end at the same step in both, and in how many of
+        them one run has logged more often, so that the mean of its rows is taken; where the
         training losses first differ by more than each of `RELATIVE`, and where they do most.
       validation: the last step at which both were validated, and both values of each figure.
       parameters: the newest step of which both have a checkpoint, and for each part of the network
@@ -66,16 +66,20 @@ def compare_runs(a: pathlib.Path, b: pathlib.Path) -> dict[str, Any]:
         "validation": _validation(*(run.validations for run in runs)),
         "parameters": _parameters(*(run.folder for run in runs)),
     }
+    return {**result, "differs": _differing_names(result)}
+
+
+def _differing_names(result: dict[str, Any]) -> list[str]:
     differs = [name for name in ("config", *FACTS) if result[name]]
     if result["changes"][0] != result["changes"][1]:
         differs.append("changes")
     if result["losses"]["first"][0]["step"] is not None:
         differs.append("losses")
-    if not all(_same(*pair) for pair in result["validation"]["figures"].values()):
+    if not all(same(*pair) for pair in result["validation"]["figures"].values()):
         differs.append("validation")
     if not all(part["equal"] for part in result["parameters"]["parts"].values()):
         differs.append("parameters")
-    return {**result, "differs": differs}
+    return differs
 
 
 def _facts(starts: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -100,18 +104,20 @@ def _changes(starts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _part_losses(
     a: dict[tuple[int, int], float], b: dict[tuple[int, int], float]
 ) -> dict[str, Any]:
-    common = sorted(a.keys() & b.keys())
-    rows = [
-        {
-            "step": last,
-            "values": (ours, theirs),
-            "relative": _ratio(abs(ours - theirs), max(abs(ours), abs(theirs))),
-        }
-        for (_, last), ours, theirs in ((steps, a[steps], b[steps]) for steps in common)
-    ]
+    ends = {last for _, last in a} & {last for _, last in b}
+    rows, merged = [], 0
+    for (step, ours, is_ours), (_, theirs, is_theirs) in zip(
+        _means(a, ends), _means(b, ends), strict=True
+    ):
+        relative = _ratio(abs(ours - theirs), max(abs(ours), abs(theirs)))
+        if not (is_ours and is_theirs):
+            merged += 1
+            relative = 0.0 if relative <= _ROUNDING else relative
+        rows.append({"step": step, "values": (ours, theirs), "relative": relative})
     nowhere = {"step": None, "values": None, "relative": None}
     return {
         "rows": len(rows),
+        "merged": merged,
         "last_step": rows[-1]["step"] if rows else None,
         "first": [
             {
@@ -124,6 +130,24 @@ def _part_losses(
     }
 
 
+def _means(
+    losses: dict[tuple[int, int], float], ends: set[int]
+) -> Iterator[tuple[int, float, bool]]:
+    """Yields, for each of the steps `ends`, the mean since the one before.
+
+    That is what was logged, and then True, or the mean of several rows by their numbers of steps.
+    """
+    rows: list[tuple[int, float]] = []
+    for (before, last), loss in sorted(losses.items()):
+        rows.append((last - before, loss))
+        if last in ends:
+            steps = sum(count for count, _ in rows)
+            is_one = len(rows) == 1
+            mean = loss if is_one else sum(count * value for count, value in rows) / steps
+            yield last, mean, is_one
+            rows = []
+
+
 def _validation(a: dict[int, dict[str, float]], b: dict[int, dict[str, float]]) -> dict[str, Any]:
     step = max(a.keys() & b.keys(), default=None)
     if step is None:
@@ -132,7 +156,7 @@ def _validation(a: dict[int, dict[str, float]], b: dict[int, dict[str, float]]) 
     return {"step": step, "figures": {name: (a[step][name], b[step][name]) for name in names}}
 
 
-def _same(a: float, b: float) -> bool:
+def same(a: float, b: float) -> bool:
     """Whether two figures are equal; those of nothing, such as the recall of no object, are."""
     return a == b or (a != a and b != b)
 
@@ -162,9 +186,9 @@ def _parameters(a: pathlib.Path, b: pathlib.Path) -> dict[str, Any]:
 
 
 def _checkpoint_steps(folder: pathlib.Path) -> set[int]:
-    folders = (folder / "checkpoints").glob("*")
-    # What is being written has a longer name.
-    return {int(path.name) for path in folders if path.name.isdigit()}
+    # What is being written has a longer name; what has another one is not by `Checkpoints`.
+    names = [path.name for path in (folder / "checkpoints").glob("*") if path.is_dir()]
+    return {int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name)}
 
 
 def _shapes(arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
@@ -194,132 +218,3 @@ def _compare_part(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, 
 
 def _ratio(difference: float, value: float) -> float:
     return float(difference / value) if difference else 0.0
-
-
-def format_comparison(comparison: dict[str, Any]) -> str:
-    """Returns the result of `compare_runs` as tables; what is the same is told in a line."""
-    groups = {name: comparison[name] for name in ("config", *FACTS)}
-    same = [name for name, fields in groups.items() if fields == {}]
-    unknown = [name for name, fields in groups.items() if fields is None]
-    runs = format_table(
-        [
-            (
-                f"{letter}  {run['folder']}",
-                f"step {run['step']} of {run['steps']}",
-                f"{run['starts']} start{'' if run['starts'] == 1 else 's'}",
-            )
-            for letter, run in zip("AB", comparison["runs"], strict=True)
-        ]
-    )
-    lines = [
-        *([f"same: {', '.join(same)}"] if same else []),
-        *([f"not recorded by both: {', '.join(unknown)}"] if unknown else []),
-    ]
-    blocks = [
-        runs,
-        "\n".join(lines),
-        _facts_table({name: fields for name, fields in groups.items() if fields}),
-        _changes_lines(comparison["changes"]),
-        _losses_table(comparison["losses"]),
-        _validation_table(comparison["validation"]),
-        _parameters_table(comparison["parameters"]),
-    ]
-    return "\n\n".join(block for block in blocks if block)
-
-
-def _facts_table(groups: dict[str, dict[str, tuple[Any, Any]]]) -> str:
-    rows = []
-    for name, fields in groups.items():
-        rows.append((name, "A", "B") if not rows else (name,))
-        for field, pair in fields.items():
-            ours, theirs = map(_show, pair)
-            if max(len(ours), len(theirs)) <= _WIDEST:
-                rows.append((f"  {field}", ours, theirs))
-            else:
-                rows += [(f"  {field}",), (f"    A: {ours}",), (f"    B: {theirs}",)]
-    return format_table(rows) if rows else ""
-
-
-def _show(value: Any) -> str:
-    if value is None:
-        return "-"
-    text = str(value)
-    return text[:12] if re.fullmatch(r"[0-9a-f]{40,}", text) else text
-
-
-def _changes_lines(changes: Sequence[Sequence[dict[str, Any]]]) -> str:
-    lines = [
-        f"  {letter} from step {change['step']}: "
-        + "; ".join(
-            f"{field} {_show(before)} -> {_show(after)}"
-            for field, (before, after) in change["fields"].items()
-        )
-        for letter, run in zip("AB", changes, strict=True)
-        for change in run
-    ]
-    return "\n".join(["changed on the way", *lines]) if lines else ""
-
-
-def _losses_table(losses: dict[str, Any]) -> str:
-    if not losses["rows"]:
-        return "training loss: no step was logged by both"
-    over = f"{losses['rows']} rows of both, to step {losses['last_step']}"
-    if losses["first"][0]["step"] is None:
-        return f"training loss: the same in {over}"
-    rows = [("training loss", "step", "A", "B", "relative")]
-    shown = object()
-    for first in losses["first"]:
-        # What parts by more than a bound at the same row is told by the row above.
-        if first["step"] == shown:
-            continue
-        shown = first["step"]
-        beyond = f"beyond {first['beyond']:.0e}".replace("e-0", "e-")
-        name = f"  first {beyond if first['beyond'] else 'different'}"
-        rows.append((name, *_loss_cells(first)))
-    rows.append(("  most different", *_loss_cells(losses["most"])))
-    return f"{format_table(rows)}\n  {over}"
-
-
-def _loss_cells(row: dict[str, Any]) -> tuple[str, ...]:
-    if row["step"] is None:
-        return "never", "", "", ""
-    return str(row["step"]), *(f"{value:.8g}" for value in row["values"]), f"{row['relative']:.1e}"
-
-
-def _validation_table(validation: dict[str, Any]) -> str:
-    step, figures = validation["step"], validation["figures"]
-    if step is None:
-        return "validation: there is none at the same step"
-    rows = [
-        (f"  {name}", f"{ours:.6g}", f"{theirs:.6g}", f"{theirs - ours:+.2g}")
-        for name, (ours, theirs) in figures.items()
-        if not _same(ours, theirs)
-    ]
-    title = f"validation at step {step}"
-    if not rows:
-        return f"{title}: the same"
-    table = format_table([(title, "A", "B", "B - A"), *rows])
-    rest = len(figures) - len(rows)
-    return f"{table}\n  {rest} others are the same" if rest else table
-
-
-def _parameters_table(parameters: dict[str, Any]) -> str:
-    if parameters["reason"]:
-        return f"parameters: not compared: {parameters['reason']}"
-    title = f"parameters at step {parameters['step']}"
-    parts = parameters["parts"]
-    if all(part["equal"] for part in parts.values()):
-        arrays = sum(part["arrays"] for part in parts.values())
-        return f"{title}: bit for bit equal ({arrays} arrays)"
-    rows = [
-        (f"  {name}", *("bit for bit equal", "", ""))
-        if part["equal"]
-        else (
-            f"  {name}",
-            f"{part['relative_norm']:.1e}",
-            f"{part['most']['relative']:.1e}",
-            part["most"]["array"],
-        )
-        for name, part in parts.items()
-    ]
-    return format_table([(title, "|A - B| / |A|", "max |a - b| / max |a|", "of array"), *rows])

@@ -13,7 +13,8 @@ from rpn_jax.models.rcnn import trainable_mask
 from rpn_jax.runs import devices
 from rpn_jax.runs.config import to_json
 from rpn_jax.sweeps import compare
-from rpn_jax.sweeps.compare import compare_runs, format_comparison
+from rpn_jax.sweeps.compare import compare_runs
+from rpn_jax.sweeps.compare_tables import format_comparison
 from rpn_jax.training.build import build_network
 from rpn_jax.training.checkpoint import Checkpoints
 from rpn_jax.training.optimizer import build_optimizer
@@ -161,22 +162,41 @@ def test_where_losses_part(run):
     a = run("a", losses={10: 4.0, 20: 2.0, 30: 1.0, 40: 1.0, 50: 1.0}, validations={})
     b = run("b", losses={10: 4.0, 20: 2.00001, 30: 1.0, 35: 7.0, 40: 8.0, 50: 1.001})
     losses = compare_runs(a, b)["losses"]
-    # Of B, the rows of 35 and 40 are means over other steps than that of 40 in A.
-    assert losses["rows"] == 4
+    # Of B, the rows of 35 and 40 have the mean 7.5 over the steps of A's row of 40.
+    assert (losses["rows"], losses["merged"]) == (5, 1)
     assert [(row["beyond"], row["step"]) for row in losses["first"]] == [
-        (0, 20), (1e-6, 20), (1e-4, 50), (1e-2, None),
+        (0, 20), (1e-6, 20), (1e-4, 40), (1e-2, 40),
     ]  # fmt: skip
-    assert losses["most"]["step"] == 50
-    assert losses["most"]["relative"] == pytest.approx(0.001 / 1.001)
+    assert losses["most"]["step"] == 40
+    assert losses["most"]["values"] == (1.0, 7.5)
+    assert losses["most"]["relative"] == pytest.approx(6.5 / 7.5)
     lines = format_comparison(compare_runs(a, b)).splitlines()
     table = [line.split() for line in lines[lines.index("") :] if line.startswith("  ")]
-    assert table == [
+    assert table[:-1] == [
         ["first", "different", "20", "2", "2.00001", "5.0e-06"],
-        ["first", "beyond", "1e-4", "50", "1", "1.001", "1.0e-03"],
-        ["first", "beyond", "1e-2", "never"],
-        ["most", "different", "50", "1", "1.001", "1.0e-03"],
-        ["4", "rows", "of", "both,", "to", "step", "50"],
+        ["first", "beyond", "1e-4", "40", "1", "7.5", "8.7e-01"],
+        ["most", "different", "40", "1", "7.5", "8.7e-01"],
     ]
+    assert " ".join(table[-1]) == (
+        "5 rows of both, to step 50; in 1 the means of those that one logged more often"
+    )
+
+
+def test_runs_that_were_logged_every_step_and_every_fifth(run):
+    each = {step: 0.1 + 1 / step for step in range(1, 23)}
+    fifth = {
+        step: float(np.mean([each[s] for s in range(step - 4, step + 1)]))
+        for step in (5, 10, 15, 20)
+    }
+    a, b = run("a", losses=each), run("b", losses=fifth)
+    losses = compare_runs(a, b)["losses"]
+    assert (losses["rows"], losses["last_step"], losses["merged"]) == (4, 20, 4)
+    assert losses["first"][0]["step"] is None  # but for the rounding of the means
+    assert "training loss: the same in 4 rows of both, to step 20" in format_comparison(
+        compare_runs(a, b)
+    )
+    c = run("c", losses={**fifth, 15: 2 * fifth[15]})
+    assert compare_runs(a, c)["losses"]["first"][0]["step"] == 15
 
 
 def test_the_last_validation_of_both(run):
