@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import math
 import mimetypes
 import pathlib
 from collections.abc import Callable, Sequence
@@ -81,6 +82,11 @@ class Section(NamedTuple):
 
     title: str
     parts: Sequence[Part]
+
+
+def percent(ratio: float) -> str:
+    """Returns a ratio in per cent, as cells have it; a dash of nothing."""
+    return "–" if math.isnan(ratio) else f"{100 * ratio:.1f}"
 
 
 def write_document(title: str, sections: Sequence[Section], out: pathlib.Path) -> None:

@@ -22,7 +22,7 @@ from rpn_jax.reports.curves import (
     recall_of_run,
     recall_of_settings,
 )
-from rpn_jax.reports.document import Cell, Part, Section, Table, Text, write_document
+from rpn_jax.reports.document import Cell, Part, Section, Table, Text, percent, write_document
 from rpn_jax.reports.origin import origin_section
 from rpn_jax.reports.results import Evaluation, Result, Study, gather
 from rpn_jax.reports.single_run import ablation_section, breakdown_section, picture_section
@@ -111,7 +111,7 @@ def _settings_table(study: Study, figures: Figures) -> Table:
         if places:
             means, deviations = mean_and_deviation(figures.values[places])
             cells = [
-                _percent(mean) + ("" if np.isnan(deviation) else f" ± {100 * deviation:.1f}")
+                percent(mean) + ("" if np.isnan(deviation) else f" ± {100 * deviation:.1f}")
                 for mean, deviation in zip(means, deviations, strict=True)
             ]
             cells = [Cell((cell,), is_strong=best[m] == name) for m, cell in enumerate(cells)]
@@ -165,6 +165,8 @@ def _differences(study: Study, figures: Figures, of_base: dict[str, Comparison])
 
 
 def _difference(mean: float, low: float, high: float, p: float) -> Cell:
+    if np.isnan(mean):
+        return Cell((_NONE,))
     points = [f"{100 * value:+.1f}".replace("-", "−") for value in (mean, low, high)]
     lines = [points[0], f"{points[1]} to {points[2]}"]
     if not np.isnan(p):
@@ -190,14 +192,14 @@ def _run_sections(figures: Figures, out: pathlib.Path) -> tuple[Table, list[Sect
 def _run_table(figures: Figures) -> Table:
     low, high = interval(figures.replicates[:, 0])
     rows = [
-        [measure.name, _percent(value), f"{_percent(a)} to {_percent(b)}"]
+        [measure.name, percent(value), _NONE if np.isnan(a) else f"{percent(a)} to {percent(b)}"]
         for measure, value, a, b in zip(figures.measured, figures.values[0], low, high, strict=True)
     ]
     of_sizes = figures.runs[0].evaluation.figures["average_recall"]
     for size in ("small", "medium", "large"):
         top_n = figures.measured[0].top_n
         if (value := of_sizes.get(f"AR_{size}@{top_n}")) is not None:
-            rows.append([f"AR@{top_n} of {size} objects", _percent(value), ""])
+            rows.append([f"AR@{top_n} of {size} objects", percent(value), ""])
     note = (
         f"{_meaning(figures)} Small, medium and large are COCO's. 95 % interval: bootstrap over "
         "the images; it does not tell how far another seed would come out."
@@ -211,7 +213,7 @@ def _costs_section(study: Study, figures: Figures) -> Section:
     rows = []
     for run in study.runs:
         values = figures.of_run(run.name)
-        cells = [_NONE] * len(measured) if values is None else list(map(_percent, values))
+        cells = [_NONE] * len(measured) if values is None else list(map(percent, values))
         seconds, measuring, rate, memory = _costs(run)
         rows.append(
             [
@@ -256,10 +258,6 @@ def _duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def _percent(ratio: float) -> str:
-    return _NONE if np.isnan(ratio) else f"{100 * ratio:.1f}"
 
 
 def _write_settings(

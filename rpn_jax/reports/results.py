@@ -177,7 +177,7 @@ def image_hits(objects: ObjectRanks, measured: Sequence[Measure]) -> Float[np.nd
         )
         for measure in measured
     ]
-    return np.stack(sums, axis=1)
+    return np.stack(sums, axis=1).astype(np.float64)  # of no object they are integers
 
 
 def gather(folders: Sequence[pathlib.Path]) -> Study:

@@ -13,7 +13,7 @@ from rpn_jax.data.images import decode_image
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.objects import ObjectRanks, found
 from rpn_jax.files import write_bytes
-from rpn_jax.reports.document import Cell, Picture, Pictures, Section, Table, Text
+from rpn_jax.reports.document import Cell, Picture, Pictures, Section, Table, Text, percent
 from rpn_jax.reports.results import Evaluation, Measure, Result, image_hits, read_evaluation
 from rpn_jax.runs.workdir import load_workdir_config
 from rpn_jax.training.build import open_split
@@ -64,7 +64,7 @@ def _row(
 ) -> list[str] | None:
     if not chosen.any():
         return None
-    return [name, str(chosen.sum()), *(f"{100 * v:.1f}" for v in values[chosen].mean(axis=0))]
+    return [name, str(chosen.sum()), *map(percent, values[chosen].mean(axis=0))]
 
 
 def choose_images(objects: ObjectRanks, top_n: int, each: int = _EACH) -> dict[str, list[int]]:
@@ -154,7 +154,7 @@ def ablation_section(run: Result, measured: Sequence[Measure]) -> Section | None
         if evaluation.step != run.evaluation.step:
             name += f" (step {evaluation.step})"
         hits = image_hits(evaluation.objects, measured).sum(axis=0)
-        ours = [f"{100 * value:.1f}" for value in hits / evaluation.objects.num_objects.sum()]
+        ours = [percent(value) for value in hits / (evaluation.objects.num_objects.sum() or np.nan)]
         paper = _PAPER.get(without, {})
         rows.append([name, *ours, Cell(tuple(f"{v} of {n}" for n, v in paper.items()) or ("–",))])
     note = (

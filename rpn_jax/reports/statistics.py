@@ -52,7 +52,8 @@ def resample_images(
 ) -> Float[np.ndarray, "B R M"]:
     """Returns each run's figures, hits over objects, on images drawn anew, `replicates` times.
 
-    The draws are the same at every call. A draw without any object has figures of 0.
+    The draws are the same at every call. A draw without any object, which has no figures, is left
+    out: B is less than `replicates` then, and 0 without any object at all.
     """
     runs, images, figures = hits.shape
     columns = hits.transpose(1, 0, 2).reshape(images, runs * figures)
@@ -64,8 +65,8 @@ def resample_images(
         drawn = random.integers(images, size=(rows, images)) + images * np.arange(rows)[:, None]
         times = np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images)
         sums[start : start + rows] = times.astype(np.float64) @ columns
-    ratios = sums[:, :-1] / np.maximum(sums[:, -1:], 1)
-    return ratios.reshape(replicates, runs, figures)
+    sums = sums[sums[:, -1] > 0]
+    return (sums[:, :-1] / sums[:, -1:]).reshape(len(sums), runs, figures)
 
 
 def paired_difference(
@@ -90,7 +91,9 @@ def paired_difference(
 def interval(
     replicates: Float[np.ndarray, "B M"],
 ) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
-    """Returns the ends of the 95 % interval of each figure."""
+    """Returns the ends of the 95 % interval of each figure; NaN without replicates."""
+    if not len(replicates):
+        return (np.full(replicates.shape[1], np.nan),) * 2
     low, high = np.quantile(replicates, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
     return low, high
 

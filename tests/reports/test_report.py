@@ -51,7 +51,13 @@ def dataset(source):
 
 
 def proposals(record, share):
-    """Proposals that cover that share of each object, and of the difficult one."""
+    """Proposals that cover that share of each object, and of the difficult one; or no object."""
+    if share is None:
+        nothing = np.zeros(0, np.float32)
+        no_boxes = nothing.reshape(0, 4)
+        return ImageProposals(
+            record.image_id, no_boxes, nothing, no_boxes, np.zeros(0, bool), nothing
+        )
     boxes = record.boxes.copy()
     boxes[:, 2] -= (1 - share) * (boxes[:, 2] - boxes[:, 0])
     scores = np.linspace(0.9, 0.1, len(boxes)).astype(np.float32)
@@ -65,7 +71,7 @@ def evaluated(folder, dataset, share, step=STEPS, name="train", without=()):
     sums = sum((image_recall(image, TOP_NS) for image in images), RecallSums.empty(TOP_NS))
     ranks = concatenate(
         [
-            image_objects(i, image, record.labels, max(TOP_NS))
+            image_objects(i, image, record.labels[: len(image.gt_boxes)], max(TOP_NS))
             for i, (image, record) in enumerate(zip(images, records, strict=True))
         ]
     )
@@ -369,6 +375,23 @@ def test_several_runs_by_hand(source, dataset, tmp_path):
     assert figures.best() == 4 * [None]
     # A folder that holds the runs is all of them.
     assert [run.name for run in gather([tmp_path]).runs] == ["a", "b", "c", "early"]
+
+
+def test_images_without_any_object_have_no_figures(source, dataset, tmp_path):
+    for number in (1, 2):
+        folder = begun(tmp_path / f"{number}", source, f"--config.loss.balance={number}.0")
+        evaluated(folder, dataset, None)
+    evaluated(folder, dataset, None, name="train-without-nms", without=("nms",))
+    write_report([folder])
+    markdown = (folder / "report/report.md").read_text()
+    assert "| AR@300 | – | – |" in markdown
+    assert "| without NMS | – | – | – | – |" in markdown
+    printed = write_report([tmp_path], tmp_path / "report")
+    assert printed.splitlines()[1].split()[-4:] == 4 * ["–"]
+    markdown += (tmp_path / "report/report.md").read_text()
+    assert "| 2 | 1 | – | – | – | – |" in markdown
+    assert "nan" not in markdown
+    assert "0.0 to 0.0" not in markdown
 
 
 def test_runs_on_other_images_do_not_count(source, dataset, tmp_path):

@@ -54,6 +54,17 @@ def test_images_without_objects_change_nothing_but_the_draws(counts):
     assert np.isfinite(resample_images(np.zeros((1, 3, 2)), np.zeros(3), 10)).all()
 
 
+def test_draws_without_an_object_are_left_out():
+    # Of two images one has the object: a quarter of the draws is of the other one alone.
+    hits, objects = np.array([[[0.5], [0.0]]]), np.array([1.0, 0.0])
+    ratios = resample_images(hits, objects, 1000)
+    assert 700 < len(ratios) < 800
+    np.testing.assert_array_equal(ratios, 0.5)
+    nothing = resample_images(0 * hits, 0 * objects, 1000)
+    assert nothing.shape == (0, 1, 1)
+    assert np.isnan(interval(nothing[:, 0])).all()
+
+
 def difference(hits, objects, ours, theirs):
     values = hits.sum(axis=1) / objects.sum()
     ratios = resample_images(hits, objects, 2000)
