@@ -1,7 +1,7 @@
 """The curves of a report: recall against IoU and number of proposals, and learning."""
 
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from rpn_jax.evaluation.objects import ObjectRanks
 from rpn_jax.evaluation.recall import IOU_THRESHOLDS
 from rpn_jax.reports.comparison import Figures
 from rpn_jax.reports.document import Part, Picture, Pictures, Section, Text
-from rpn_jax.reports.panels import Line, plot_legend, plot_panel
+from rpn_jax.reports.panels import Line, plot_dots, plot_legend, plot_panel
 from rpn_jax.reports.results import Study
 from rpn_jax.visualize.plots import smooth
 
@@ -21,56 +21,81 @@ def numbers_up_to(most: int) -> list[int]:
     return [n for n in _NUMBERS if n < most] + [most]
 
 
+def overview(study: Study, figures: Figures, out: pathlib.Path) -> Pictures:
+    """Plots one AR of every run, a row for each setting."""
+    average = [m for m, measure in enumerate(figures.measured) if measure.threshold is None]
+    place = average[:2][-1]  # AR@300 where there is one
+    lines = [
+        Line(name, look, np.arange(len(places)), 100 * figures.values[places, place])
+        for name, look, places in _counted(study, figures)
+    ]
+    name = figures.measured[place].name
+    plot_dots(lines, out / "plots/overview.svg", x_label=f"{name} (%)")
+    text = f"{name} of each setting: the mean, and its runs"
+    return Pictures([Picture("plots/overview.svg", text)])
+
+
+def _counted(study: Study, figures: Figures) -> Iterator[tuple[str, int, list[int]]]:
+    """Yields name, look and runs of each setting with figures; the legend has all settings."""
+    for look, name in enumerate(study.settings):
+        if name in figures.settings:
+            yield name, look, figures.settings[name]
+
+
 def recall_of_settings(study: Study, figures: Figures, out: pathlib.Path) -> Section:
     """Plots every run that counts, and the mean of each setting, into panels with one legend."""
-    looks = {name: look for look, name in enumerate(study.settings)}
-    pictures = [_legend(study, out)]
     numbers = numbers_up_to(figures.most)
-
-    def plot(file: str, x: np.ndarray, curve: Callable[[ObjectRanks], np.ndarray], **options):
-        lines = []
-        for name, places in figures.settings.items():
-            look = looks[name]
-            curves = np.stack([curve(figures.runs[r].evaluation.objects) for r in places])
-            lines.append(Line(name, look, x, 100 * curves.mean(axis=0)))
-            if len(places) > 1:
-                lines += [Line(name, look, x, 100 * one, is_faint=True) for one in curves]
-        plot_panel(lines, out / file, in_percent=True, **options)
-        pictures.append(
-            Picture(file, f"{options['title']}: {options['y_label']} to {options['x_label']}")
-        )
-
-    for top_n in [measure.top_n for measure in figures.measured if measure.threshold is None]:
-        plot(
-            f"plots/recall_to_iou_{top_n}.svg",
+    to_iou = {"x_label": "IoU threshold", "y_label": "Recall (%)"}
+    to_number = {"x_label": "Number of proposals", "log_x": True}
+    average = [measure.top_n for measure in figures.measured if measure.threshold is None]
+    panels = [
+        (
+            f"recall_to_iou_{top_n}",
             IOU_THRESHOLDS,
             lambda objects, top_n=top_n: objects.recall(top_n),
-            title=f"Recall of {top_n} proposals",
-            x_label="IoU threshold",
-            y_label="Recall (%)",
+            {"title": f"Recall of {top_n} proposals", **to_iou},
         )
-    plot(
-        "plots/ar_to_number.svg",
-        np.array(numbers),
-        lambda objects: np.array([objects.average_recall(n) for n in numbers]),
-        title="Average recall",
-        x_label="Number of proposals",
-        y_label="AR (%)",
-        log_x=True,
-    )
-    plot(
-        "plots/recall_to_number.svg",
-        np.array(numbers),
-        lambda objects: np.array([objects.recall(n)[0] for n in numbers]),
-        title="Recall at IoU 0.5",
-        x_label="Number of proposals",
-        y_label="Recall (%)",
-        log_x=True,
-    )
+        for top_n in average
+    ] + [
+        (
+            "ar_to_number",
+            np.array(numbers),
+            lambda objects: np.array([objects.average_recall(n) for n in numbers]),
+            {"title": "Average recall", "y_label": "AR (%)", **to_number},
+        ),
+        (
+            "recall_to_number",
+            np.array(numbers),
+            lambda objects: np.array([objects.recall(n)[0] for n in numbers]),
+            {"title": "Recall at IoU 0.5", "y_label": "Recall (%)", **to_number},
+        ),
+    ]
+    pictures = [_legend(study, out)]
+    for name, x, curve, options in panels:
+        file = f"plots/{name}.svg"
+        plot_panel(_lines(study, figures, x, curve), out / file, in_percent=True, **options)
+        text = f"{options['title']}: {options['y_label']} to {options['x_label']}"
+        pictures.append(Picture(file, text))
     parts: list[Part] = [Pictures(pictures)]
     if any(len(places) > 1 for places in figures.settings.values()):
         parts.append(Text("Strong lines are means over the seeds, faint ones single runs."))
     return Section("Recall", parts)
+
+
+def _lines(
+    study: Study,
+    figures: Figures,
+    x: np.ndarray,
+    curve: Callable[[ObjectRanks], np.ndarray],
+) -> list[Line]:
+    """Returns the mean curve of each setting, and those of its runs where it has several."""
+    lines = []
+    for name, look, places in _counted(study, figures):
+        curves = 100 * np.stack([curve(figures.runs[r].evaluation.objects) for r in places])
+        lines.append(Line(name, look, x, curves.mean(axis=0)))
+        if len(places) > 1:
+            lines += [Line(name, look, x, one, is_faint=True) for one in curves]
+    return lines
 
 
 def _legend(study: Study, out: pathlib.Path) -> Picture:
@@ -79,8 +104,8 @@ def _legend(study: Study, out: pathlib.Path) -> Picture:
     return Picture(file, f"The lines of the plots: {'; '.join(study.settings)}")
 
 
-def recall_of_run(figures: Figures, out: pathlib.Path) -> Section:
-    """Plots the recall of the first run alone."""
+def recall_of_run(figures: Figures, out: pathlib.Path, note: str) -> Section:
+    """Plots the recall of the first run alone; the note is on its figures."""
     objects, most = figures.runs[0].evaluation.objects, figures.most
     top_ns = sorted({n for n in (10, 100, 300, 1000) if n < most} | {most}, reverse=True)
     to_iou = {f"{n} proposals": objects.recall(n) for n in top_ns}
@@ -105,7 +130,7 @@ def recall_of_run(figures: Figures, out: pathlib.Path) -> Section:
             legend=True,
         )
         pictures.append(Picture(file, f"Recall of objects: Recall (%) to {label}"))
-    return Section("Recall", [Pictures(pictures)])
+    return Section("Recall", [Pictures(pictures), Text(note)])
 
 
 def learning_curves(study: Study, out: pathlib.Path) -> Section:

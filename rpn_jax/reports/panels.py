@@ -11,10 +11,19 @@ import numpy as np
 from jaxtyping import Shaped
 from matplotlib.lines import Line2D
 
-from rpn_jax.visualize.plots import COLORS, LINES, MARKERS, new_figure, plain_label, save_figure
+from rpn_jax.visualize.plots import (
+    COLORS,
+    LINES,
+    MARKERS,
+    fit_percent,
+    new_figure,
+    plain_label,
+    save_figure,
+)
 
 _SIZE = (5.0, 3.9)  # inches
 _MOST_MARKERS = 16  # on a line
+_LONGEST = 32  # letters of a name beside its dots
 
 
 class Line(NamedTuple):
@@ -44,8 +53,8 @@ def plot_panel(
 ) -> None:
     """Plots lines into a panel with that title and labels of its axes.
 
-    Points that are not finite are left out. The y axis of a figure `in_percent` is 0 to 100. With
-    a `legend` the lines that are not faint are named.
+    Points that are not finite are left out. The y axis fits the others; that of a figure
+    `in_percent` ends at 0 and 100 at most. With a `legend` the lines that are not faint are named.
     """
     figure, (axes,) = new_figure(*_SIZE)
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
@@ -58,9 +67,24 @@ def plot_panel(
         kept = np.isfinite(line.y)
         axes.plot(line.x[kept], line.y[kept], **_style(line, int(kept.sum())))
     if in_percent:
-        axes.set_ylim(0, 100)
+        fit_percent(axes)
     if legend:
         axes.legend(frameon=False, handlelength=3.5)
+    save_figure(figure, path)
+
+
+def plot_dots(lines: Sequence[Line], path: str | os.PathLike, *, x_label: str) -> None:
+    """Plots a row for each line: the mean of its y, large, and the values themselves, faint."""
+    figure, (axes,) = new_figure(_SIZE[0], 0.9 + 0.26 * len(lines))
+    for row, line in enumerate(lines):
+        style = {"color": COLORS[line.look % len(COLORS)], "linestyle": "none"}
+        axes.plot(line.y, np.full(len(line.y), row), marker="o", alpha=0.4, markersize=4, **style)
+        marker = MARKERS[line.look % len(MARKERS)]
+        axes.plot([np.mean(line.y)], [row], marker=marker, markersize=7, **style)
+    names = [line.name for line in lines]
+    shown = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
+    axes.set_yticks(range(len(lines)), [plain_label(name) for name in shown])
+    axes.set(xlabel=x_label, ylim=(len(lines) - 0.5, -0.5))
     save_figure(figure, path)
 
 

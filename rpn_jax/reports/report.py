@@ -4,31 +4,22 @@ The same runs give the same files, byte for byte.
 """
 
 import collections
-import csv
-import io
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from rpn_jax.errors import UserError
-from rpn_jax.evaluation.recall import IOU_THRESHOLDS
-from rpn_jax.files import write_bytes
 from rpn_jax.reports.comparison import SIGNIFICANT, Comparison, Figures, compute_figures
-from rpn_jax.reports.curves import (
-    learning_curves,
-    numbers_up_to,
-    recall_of_run,
-    recall_of_settings,
-)
+from rpn_jax.reports.csv_files import write_curves, write_runs, write_settings
+from rpn_jax.reports.curves import learning_curves, overview, recall_of_run, recall_of_settings
 from rpn_jax.reports.document import Cell, Part, Section, Table, Text, percent, write_document
 from rpn_jax.reports.origin import origin_section
-from rpn_jax.reports.results import Evaluation, Result, Study, gather
+from rpn_jax.reports.results import Evaluation, Study, gather
 from rpn_jax.reports.single_run import ablation_section, breakdown_section, picture_section
 from rpn_jax.reports.statistics import interval, mean_and_deviation
 from rpn_jax.tables import format_table
-from rpn_jax.text import csv_cell, printable
+from rpn_jax.text import printable
 
 _NONE = "–"
 _KINDS = {"done": "done but not counted", "missing": "not begun"}
@@ -63,9 +54,9 @@ def write_report(folders: Sequence[pathlib.Path], out: pathlib.Path | None = Non
         _costs_section(study, figures),
         origin_section(study),
     ]
-    _write_settings(study, figures, of_base, out / "settings.csv")
-    _write_runs(study, figures, out / "runs.csv")
-    _write_curves(figures, out / "curves.csv")
+    write_settings(study, figures, of_base, out / "settings.csv")
+    write_runs(study, figures, out / "runs.csv")
+    write_curves(figures, out / "curves.csv")
     write_document(f"{'Run' if is_one else 'Report on'} {study.title}", sections, out)
     return f"{format_table([table.header, *table.rows])}\n{printable(out / 'report.html')}"
 
@@ -74,7 +65,10 @@ def _study_sections(
     study: Study, figures: Figures, of_base: dict[str, Comparison], out: pathlib.Path
 ) -> tuple[Table, list[Section]]:
     table = _settings_table(study, figures)
-    sections = [Section("Summary", _summary(study, figures)), Section("Settings", [table])]
+    sections = [
+        Section("Summary", [*_summary(study, figures), overview(study, figures, out)]),
+        Section("Settings", [table]),
+    ]
     if len(figures.settings) > 1:
         sections.append(_differences(study, figures, of_base))
     return table, [*sections, recall_of_settings(study, figures, out)]
@@ -179,9 +173,14 @@ def _run_sections(figures: Figures, out: pathlib.Path) -> tuple[Table, list[Sect
     table = _run_table(figures)
     step, steps = run.evaluation.step, run.history.config["steps"]
     text = f"Measured after step {step} of {steps} on {_measured_on(run.evaluation)}."
+    # Below the first pictures, so that these are on the first screen of a telephone.
+    note = (
+        f"{_meaning(figures)} Small, medium and large are COCO's. 95 % interval: bootstrap over "
+        "the images; it does not tell how far another seed would come out."
+    )
     sections = [
         Section("Summary", [Text(text), table]),
-        recall_of_run(figures, out),
+        recall_of_run(figures, out, note),
         breakdown_section(run.evaluation, figures.measured),
         picture_section(run, figures.measured[-1].top_n, out),
         ablation_section(run, figures.measured),
@@ -200,11 +199,7 @@ def _run_table(figures: Figures) -> Table:
         top_n = figures.measured[0].top_n
         if (value := of_sizes.get(f"AR_{size}@{top_n}")) is not None:
             rows.append([f"AR@{top_n} of {size} objects", percent(value), ""])
-    note = (
-        f"{_meaning(figures)} Small, medium and large are COCO's. 95 % interval: bootstrap over "
-        "the images; it does not tell how far another seed would come out."
-    )
-    return Table(["figure", "%", "95 % interval"], rows, note=note)
+    return Table(["figure", "%", "95 % interval"], rows)
 
 
 def _costs_section(study: Study, figures: Figures) -> Section:
@@ -214,7 +209,7 @@ def _costs_section(study: Study, figures: Figures) -> Section:
     for run in study.runs:
         values = figures.of_run(run.name)
         cells = [_NONE] * len(measured) if values is None else list(map(percent, values))
-        seconds, measuring, rate, memory = _costs(run)
+        seconds, measuring, rate, memory = run.costs()
         rows.append(
             [
                 run.name,
@@ -239,17 +234,6 @@ def _costs_section(study: Study, figures: Figures) -> Section:
     return Section("Runs" if len(study.runs) > 1 else "Time and memory", parts)
 
 
-def _costs(run: Result) -> tuple[float | None, float | None, float | None, float | None]:
-    """Returns seconds of training and of evaluation, images a second, and bytes of memory."""
-    rates, memory = run.logged("images_per_second"), run.logged("peak_memory_bytes")
-    return (
-        run.seconds(),
-        run.evaluation and run.evaluation.figures.get("seconds"),
-        float(np.median(rates)) if rates else None,
-        max(memory, default=None),
-    )
-
-
 def _duration(seconds: float | None) -> str:
     if not seconds:
         return _NONE
@@ -258,63 +242,3 @@ def _duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def _write_settings(
-    study: Study, figures: Figures, of_base: dict[str, Comparison], path: pathlib.Path
-) -> None:
-    kinds = ("", " deviation", " difference", " low", " high", " p")
-    columns = [f"{measure.name}{kind}" for measure in figures.measured for kind in kinds]
-    rows = []
-    for name, places in figures.settings.items():
-        means, deviations = mean_and_deviation(figures.values[places])
-        nothing = np.full((4, len(means)), np.nan)
-        comparison = of_base.get(name)
-        differences = [*comparison.difference[:3], comparison.p] if comparison else nothing
-        figures_of_it = np.stack([means, deviations, *differences], axis=1)
-        labels = _overrides(study, figures.runs[places[0]])
-        rows.append([name, *labels, len(places), *map(_digits, figures_of_it.ravel())])
-    _write_rows(path, ["setting", *study.fields, "runs", *columns], rows)
-
-
-def _write_runs(study: Study, figures: Figures, path: pathlib.Path) -> None:
-    names = [measure.name for measure in figures.measured]
-    rows = []
-    for run in study.runs:
-        values = figures.of_run(run.name)
-        cells = [""] * len(names) if values is None else map(_digits, values)
-        state = run.state
-        labels = _overrides(study, run)
-        row = [run.name, run.setting, *labels, run.seed, state.state, state.step, state.steps]
-        rows.append([*row, *cells, *_costs(run), run.remark])
-    facts = ["seed", "state", "step", "steps"]
-    costs = ["training seconds", "evaluation seconds", "images/s", "peak memory bytes", "remark"]
-    _write_rows(path, ["run", "setting", *study.fields, *facts, *names, *costs], rows)
-
-
-def _overrides(study: Study, run: Result) -> list[Any]:
-    return [run.overrides.get(field, "") for field in study.fields]
-
-
-def _write_curves(figures: Figures, path: pathlib.Path) -> None:
-    rows = [
-        [run.name, run.setting, top_n, f"{threshold:.2f}", _digits(value)]
-        for run in figures.runs
-        for top_n in numbers_up_to(figures.most)
-        for threshold, value in zip(
-            IOU_THRESHOLDS, run.evaluation.objects.recall(top_n), strict=True
-        )
-    ]
-    _write_rows(path, ["run", "setting", "proposals", "IoU", "recall"], rows)
-
-
-def _write_rows(path: pathlib.Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Writes a CSV; recall in it is 0 to 1."""
-    text = io.StringIO()
-    cells = [[csv_cell(value) for value in row] for row in [header, *rows]]
-    csv.writer(text, lineterminator="\n").writerows(cells)
-    write_bytes(path, text.getvalue().encode())
-
-
-def _digits(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.6f}"

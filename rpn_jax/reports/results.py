@@ -84,6 +84,16 @@ class Result(NamedTuple):
             last = seconds
         return total + last or None
 
+    def costs(self) -> tuple[float | None, float | None, float | None, float | None]:
+        """Returns seconds of training and of evaluation, images a second, and bytes of memory."""
+        rates, memory = self.logged("images_per_second"), self.logged("peak_memory_bytes")
+        return (
+            self.seconds(),
+            self.evaluation and self.evaluation.figures.get("seconds"),
+            float(np.median(rates)) if rates else None,
+            max(memory, default=None),
+        )
+
     def logged(self, name: str) -> list[float]:
         """Returns the values of a metric of the training, in the order of steps."""
         return [float(row[f"train/{name}"]) for row in self.rows if f"train/{name}" in row]

@@ -56,7 +56,8 @@ def plot_recall_to_iou(
                 markersize=5.5,
                 clip_on=False,  # whole markers at 0 and 100 %
             )
-    axes.set(xlabel="IoU threshold", ylabel="Recall (%)", xlim=(0.49, 0.96), ylim=(0, 100))
+    axes.set(xlabel="IoU threshold", ylabel="Recall (%)", xlim=(0.49, 0.96))
+    fit_percent(axes)
     axes.set_xticks(IOU_THRESHOLDS)
     axes.set_title("Recall of objects" + ("" if several else "".join(f", {n}" for n in results)))
     axes.legend(frameon=False, handlelength=3.5)
@@ -125,6 +126,12 @@ def plot_coverage(
         for handle in one.legend(frameon=False, handlelength=3.5).legend_handles:
             handle.set_alpha(1)
     save_figure(figure, path)
+
+
+def fit_percent(axes: Axes) -> None:
+    """Has the y axis fit its lines, within 0 to 100: a recall of 10 % is not a line at the foot."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(0.0, low), min(100.0, high))
 
 
 def plain_label(text: str) -> str:

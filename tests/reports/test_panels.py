@@ -2,7 +2,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from rpn_jax.reports.panels import Line, plot_legend, plot_panel
+from rpn_jax.reports.panels import Line, plot_dots, plot_legend, plot_panel
 
 
 @pytest.fixture
@@ -24,8 +24,11 @@ def test_a_panel(lines, tmp_path, svg_text):
     labels = {"title": "A title", "x_label": "Steps", "y_label": "Recall (%)"}
     plot_panel(lines, file, **labels, log_x=True, in_percent=True, legend=True)
     svg = file.read_text()
-    for text in ("A title", "Steps", "Recall (%)", ">many<", ">b<", ">100<"):
+    for text in ("A title", "Steps", "Recall (%)", ">many<", ">b<", ">40<"):
         assert text in svg
+    # The axis fits what is in it, and no per cent are below 0.
+    assert ">100<" not in svg
+    assert "−" not in svg
     # A faint line has no place in the legend.
     assert ">single<" not in svg
     # Lines of one look share its colour; the ninth has the first one's neighbour's, dashed anew.
@@ -47,3 +50,16 @@ def test_the_legend_names_every_look(tmp_path, svg_text):
     plot_legend(names, tmp_path / "legend.svg")
     svg = (tmp_path / "legend.svg").read_text()
     assert all(f">{name}<" in svg for name in names)
+
+
+@pytest.mark.filterwarnings("error")
+def test_dots_beside_names_that_matplotlib_would_obey(tmp_path, svg_text):
+    names = ["a$x$", "_hidden", "b" * 60, "c\x1b\n"]
+    lines = [Line(name, i, np.arange(2), np.array([i, i + 2.0])) for i, name in enumerate(names)]
+    plot_dots(lines, tmp_path / "dots.svg", x_label="AR (%)")
+    plot_legend(names, tmp_path / "legend.svg")
+    for name in ("dots.svg", "legend.svg"):
+        svg = (tmp_path / name).read_text()
+        for text in ("a$x$", "_hidden", r"c\x1b\n"):
+            assert f"{text}<" in svg
+    assert f"{'b' * 31}…<" in (tmp_path / "dots.svg").read_text()

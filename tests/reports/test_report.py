@@ -202,6 +202,24 @@ def test_the_page_needs_nothing_else(which, request):
         assert f"<h2>{heading}</h2>" in text
 
 
+@pytest.mark.parametrize("which", ["sweep", "alone"])
+def test_a_picture_comes_before_long_tables(which, request):
+    folder = request.getfixturevalue(which)
+    folder = folder[0] if which == "sweep" else folder
+    before = (folder / "report/report.html").read_text().partition("<img")[0]
+    assert before.count("<tr>") <= (0 if which == "sweep" else 10)
+
+
+def test_every_command_is_shown_whole_and_chosen_at_once(alone):
+    text = (alone / "report/report.html").read_text()
+    (style,) = re.findall("^pre code { (.*) }$", text, re.MULTILINE)
+    assert "white-space: pre-wrap" in style
+    assert "user-select: all" in style
+    commands = re.findall("<code>(.*)</code>", text)
+    assert commands[0] == "git checkout c0ffee"
+    assert commands[1].startswith("python -m rpn_jax train --config=small.py")
+
+
 def rows_of(file):
     with file.open() as lines:
         return list(csv.DictReader(lines))

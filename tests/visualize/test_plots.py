@@ -40,6 +40,24 @@ def test_recall_of_several_results(tmp_path, svg_text):
     assert "top 10:" not in svg
 
 
+def test_a_low_recall_fills_its_plot(tmp_path, svg_text):
+    low = image_recall(
+        ImageProposals(
+            1,
+            np.float32([[0, 0, 100, 100]]),
+            np.float32([0.9]),
+            np.float32([[0, 0, 100, 100], *9 * [[200, 0, 300, 100]]]),
+            np.zeros(10, bool),
+            np.full(10, 1e4, np.float32),
+        )
+    ).result()
+    plot_recall_to_iou({"one of ten": low}, tmp_path / "low.svg")
+    svg = (tmp_path / "low.svg").read_text()
+    assert ">10.0<" in svg
+    assert ">100<" not in svg
+    assert ">20<" not in svg
+
+
 def test_losses(tmp_path, svg_text):
     rows = [
         {"step": 0, "loss": 2.0, "loss_box": 1.0},

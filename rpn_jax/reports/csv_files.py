@@ -1,0 +1,79 @@
+"""The figures of a report as CSV files, for other programs; recall in them is 0 to 1."""
+
+import csv
+import io
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rpn_jax.evaluation.recall import IOU_THRESHOLDS
+from rpn_jax.files import write_bytes
+from rpn_jax.reports.comparison import Comparison, Figures
+from rpn_jax.reports.curves import numbers_up_to
+from rpn_jax.reports.results import Result, Study
+from rpn_jax.reports.statistics import mean_and_deviation
+from rpn_jax.text import csv_cell
+
+
+def write_settings(
+    study: Study, figures: Figures, of_base: dict[str, Comparison], path: pathlib.Path
+) -> None:
+    """Writes a row for each setting: its figures, and their differences to the base."""
+    kinds = ("", " deviation", " difference", " low", " high", " p")
+    columns = [f"{measure.name}{kind}" for measure in figures.measured for kind in kinds]
+    rows = []
+    for name, places in figures.settings.items():
+        means, deviations = mean_and_deviation(figures.values[places])
+        nothing = np.full((4, len(means)), np.nan)
+        comparison = of_base.get(name)
+        differences = [*comparison.difference[:3], comparison.p] if comparison else nothing
+        figures_of_it = np.stack([means, deviations, *differences], axis=1)
+        labels = _overrides(study, figures.runs[places[0]])
+        rows.append([name, *labels, len(places), *map(_digits, figures_of_it.ravel())])
+    _write_rows(path, ["setting", *study.fields, "runs", *columns], rows)
+
+
+def write_runs(study: Study, figures: Figures, path: pathlib.Path) -> None:
+    """Writes a row for each run: how it stands, its figures and what it cost."""
+    names = [measure.name for measure in figures.measured]
+    rows = []
+    for run in study.runs:
+        values = figures.of_run(run.name)
+        cells = [""] * len(names) if values is None else map(_digits, values)
+        state = run.state
+        labels = _overrides(study, run)
+        row = [run.name, run.setting, *labels, run.seed, state.state, state.step, state.steps]
+        rows.append([*row, *cells, *run.costs(), run.remark])
+    facts = ["seed", "state", "step", "steps"]
+    costs = ["training seconds", "evaluation seconds", "images/s", "peak memory bytes", "remark"]
+    _write_rows(path, ["run", "setting", *study.fields, *facts, *names, *costs], rows)
+
+
+def _overrides(study: Study, run: Result) -> list[Any]:
+    return [run.overrides.get(field, "") for field in study.fields]
+
+
+def write_curves(figures: Figures, path: pathlib.Path) -> None:
+    """Writes a row for each run that counts, number of proposals and IoU threshold."""
+    rows = [
+        [run.name, run.setting, top_n, f"{threshold:.2f}", _digits(value)]
+        for run in figures.runs
+        for top_n in numbers_up_to(figures.most)
+        for threshold, value in zip(
+            IOU_THRESHOLDS, run.evaluation.objects.recall(top_n), strict=True
+        )
+    ]
+    _write_rows(path, ["run", "setting", "proposals", "IoU", "recall"], rows)
+
+
+def _write_rows(path: pathlib.Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    cells = [[csv_cell(value) for value in row] for row in [header, *rows]]
+    csv.writer(text, lineterminator="\n").writerows(cells)
+    write_bytes(path, text.getvalue().encode())
+
+
+def _digits(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.6f}"
