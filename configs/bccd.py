@@ -23,16 +23,16 @@ def get_config():
     config.model.backbone = "resnet18"
     config.model.norm = "sync_batch_norm"
     config.model.output_stage = "c4"
-    config.model.head_channels = 256
+    config.rpn.channels = 256
     config.model.input_convention = "centred"
 
-    config.anchors.sizes = (24.0, 48.0, 96.0)
-    config.targets.drop_straddling = False
-    config.targets.batch_size_per_image = 128
-    config.box_weights = (10.0, 10.0, 5.0, 5.0)
-    config.loss.normalizer = "sampled"
-    config.loss.balance = 2.0
-    config.loss.beta = 1.0
+    config.rpn.anchors.sizes = (24.0, 48.0, 96.0)
+    config.rpn.targets.drop_straddling = False
+    config.rpn.targets.batch_size_per_image = 128
+    config.rpn.box_weights = (10.0, 10.0, 5.0, 5.0)
+    config.rpn.loss.normalizer = "sampled"
+    config.rpn.loss.balance = 2.0
+    config.rpn.loss.beta = 1.0
 
     config.batch_size = 4
     config.steps = 800
@@ -43,7 +43,7 @@ def get_config():
     config.optimizer.weight_decay = 1e-4
     config.optimizer.clip_norm = 10.0
 
-    config.proposals.test.pre_nms_top_n = 2000
+    config.rpn.proposals.test.pre_nms_top_n = 2000
     config.evaluation.every = 800
     config.checkpoint.every = 200
     return config

@@ -22,17 +22,17 @@ def get_config():
     config.model.backbone = "resnet18"
     config.model.norm = "sync_batch_norm"
     config.model.output_stage = "c3"  # stride 8
-    config.model.head_channels = 128
+    config.rpn.channels = 128
     config.model.input_convention = "centred"
 
-    config.anchors.sizes = (20.0, 30.0, 45.0, 67.0, 90.0)
-    config.targets.drop_straddling = False
-    config.targets.fg_iou_threshold = 0.5
-    config.targets.batch_size_per_image = 128
-    config.box_weights = (10.0, 10.0, 5.0, 5.0)
-    config.loss.normalizer = "sampled"
-    config.loss.balance = 3.0
-    config.loss.beta = 0.2
+    config.rpn.anchors.sizes = (20.0, 30.0, 45.0, 67.0, 90.0)
+    config.rpn.targets.drop_straddling = False
+    config.rpn.targets.fg_iou_threshold = 0.5
+    config.rpn.targets.batch_size_per_image = 128
+    config.rpn.box_weights = (10.0, 10.0, 5.0, 5.0)
+    config.rpn.loss.normalizer = "sampled"
+    config.rpn.loss.balance = 3.0
+    config.rpn.loss.beta = 0.2
 
     config.batch_size = 8
     config.steps = 800
@@ -43,8 +43,8 @@ def get_config():
     config.optimizer.weight_decay = 1e-4
     config.optimizer.clip_norm = 10.0
 
-    config.proposals.test.pre_nms_top_n = 1000
-    config.proposals.test.post_nms_top_n = 100
+    config.rpn.proposals.test.pre_nms_top_n = 1000
+    config.rpn.proposals.test.post_nms_top_n = 100
     config.evaluation.every = 800
     config.checkpoint.every = 200
     return config

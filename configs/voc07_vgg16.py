@@ -23,12 +23,12 @@ def get_config():
 
     config.model.backbone = "vgg16"
     config.model.frozen_stages = 2  # tunes conv3_1 and up
-    config.model.head_channels = 512
-    config.model.objectness = "softmax"
+    config.rpn.channels = 512
+    config.rpn.objectness = "softmax"
     config.model.input_convention = "caffe"
 
-    config.loss.normalizer = "paper"
-    config.loss.balance = 10.0
+    config.rpn.loss.normalizer = "paper"
+    config.rpn.loss.balance = 10.0
 
     config.batch_size = 1
     config.steps = 80_000
@@ -37,7 +37,7 @@ def get_config():
     config.optimizer.momentum = 0.9
     config.optimizer.weight_decay = 5e-4
 
-    config.proposals.nms_threshold = 0.7
-    config.proposals.train.post_nms_top_n = 2000
-    config.proposals.test.post_nms_top_n = 300
+    config.rpn.proposals.nms_threshold = 0.7
+    config.rpn.proposals.train.post_nms_top_n = 2000
+    config.rpn.proposals.test.post_nms_top_n = 300
     return config

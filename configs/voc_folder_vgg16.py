@@ -72,12 +72,12 @@ def get_config():
     config.model.frozen_stages = 2
     config.model.input_convention = "caffe"
 
-    config.anchors.sizes = (85.0, 171.0, 341.0)  # the paper's, scaled as the images are
-    config.targets.drop_straddling = False
-    config.targets.fg_iou_threshold = 0.6
-    config.box_weights = (10.0, 10.0, 5.0, 5.0)
-    config.loss.normalizer = "sampled"
-    config.loss.balance = 1.0
+    config.rpn.anchors.sizes = (85.0, 171.0, 341.0)  # the paper's, scaled as the images are
+    config.rpn.targets.drop_straddling = False
+    config.rpn.targets.fg_iou_threshold = 0.6
+    config.rpn.box_weights = (10.0, 10.0, 5.0, 5.0)
+    config.rpn.loss.normalizer = "sampled"
+    config.rpn.loss.balance = 1.0
 
     config.batch_size = 1
     config.steps = 3000

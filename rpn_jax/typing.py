@@ -67,7 +67,7 @@ class Proposals(NamedTuple):
     level: Int[Array, "*B P"]
 
 
-class DeviceBatch(NamedTuple):
+class Images(NamedTuple):
     """The part of a `Batch` that the devices see; B is the images of one device inside a step."""
 
     images: Array  # (B, H, W, 3) uint8 RGB

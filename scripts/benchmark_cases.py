@@ -84,22 +84,26 @@ class Network(NamedTuple):
     batches: tuple[int, ...] = (1, 2)
 
 
-_SGD = ("optimizer.name=sgd", "optimizer.learning_rate=1e-4", "proposals.test.post_nms_top_n=1000")
+_SGD = (
+    "optimizer.name=sgd",
+    "optimizer.learning_rate=1e-4",
+    "rpn.proposals.test.post_nms_top_n=1000",
+)
 NETWORKS = {
-    "vgg16": Network("configs/voc07_vgg16.py", (*_SGD, "model.objectness=sigmoid")),
+    "vgg16": Network("configs/voc07_vgg16.py", (*_SGD, "rpn.objectness=sigmoid")),
     "resnet50_c4": Network(
         "configs/voc07_resnet50.py",
-        (*_SGD, "model.objectness=sigmoid", "model.head_channels=1024"),
+        (*_SGD, "rpn.objectness=sigmoid", "rpn.channels=1024"),
     ),
     "resnet50_fpn": Network(
         "configs/voc07_resnet50.py",
         (
             *_SGD,
-            "model.objectness=sigmoid",
-            "model.head_channels=256",
+            "rpn.objectness=sigmoid",
+            "rpn.channels=256",
             "model.neck=fpn",
-            "anchors.sizes=((32.0,),(64.0,),(128.0,),(256.0,),(512.0,))",
-            "proposals.test.pre_nms_top_n=1000",
+            "rpn.anchors.sizes=((32.0,),(64.0,),(128.0,),(256.0,),(512.0,))",
+            "rpn.proposals.test.pre_nms_top_n=1000",
         ),
     ),
     "quickstart": Network("configs/shapes.py", _SGD, (128, 128), (16,)),

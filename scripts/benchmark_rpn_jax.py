@@ -2,6 +2,8 @@
 """Our side of `benchmark.py`, which starts it: one function for each kind of case."""
 
 from rpn_jax.__main__ import set_cpu_flags, use_large_pages
+from rpn_jax.detectors.rpn import Look
+from rpn_jax.training.predict_steps import make_predict_step
 
 use_large_pages()  # both as the command line does, before JAX is imported
 set_cpu_flags()
@@ -35,20 +37,22 @@ from rpn_jax.ops.losses import rpn_loss
 from rpn_jax.ops.matching import Label
 from rpn_jax.ops.nms import nms
 from rpn_jax.runs import devices
-from rpn_jax.runs.config import load_config, random_key
+from rpn_jax.runs.config import random_key
+from rpn_jax.runs.config_files import load_config
 from rpn_jax.runs.fingerprint import cpu_model
 from rpn_jax.runs.metrics import read_metrics
 from rpn_jax.training import loop
-from rpn_jax.training.build import anchors_per_level, build_network, initial_variables
-from rpn_jax.training.optimizer import build_optimizer
-from rpn_jax.training.state import initial_state, partition
-from rpn_jax.training.step import (
-    image_keys,
-    image_losses,
-    make_propose_step,
-    make_train_step,
+from rpn_jax.training.build import (
+    build_detector,
+    build_train_step,
+    frozen_paths,
+    initial_variables,
+    new_state,
 )
-from rpn_jax.typing import DeviceBatch, GroundTruth
+from rpn_jax.training.optimizer import build_optimizer
+from rpn_jax.training.state import partition
+from rpn_jax.training.step import image_keys
+from rpn_jax.typing import GroundTruth, Images
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RATIOS = (2.0, 1.0, 0.5)  # widths over heights, in the order in which torchvision has them
@@ -194,15 +198,15 @@ def _config(network: str, precision: str = "float32", *overrides: str):
 
 
 def _state(config, network, optimizer):
-    variables = initial_variables(config, network, None)
-    mask = trainable_mask(variables["params"], config.model.frozen_stages)
-    return devices.replicate(initial_state(variables, mask, optimizer)), mask
+    state = new_state(config, network, optimizer)
+    mask = trainable_mask(state.params, frozen_paths(config))
+    return devices.replicate(state), mask
 
 
-def _host_batch(batch: int, hw, objects: int) -> DeviceBatch:
+def _host_batch(batch: int, hw, objects: int) -> Images:
     boxes = benchmark_cases.draw_objects(objects, hw, batch)
     present = np.ones(boxes.shape[:2], bool)
-    return DeviceBatch(
+    return Images(
         images=benchmark_cases.draw_images(batch, hw),
         image_hw=np.tile(np.float32([hw]), (batch, 1)),
         image_index=np.arange(batch, dtype=np.int32),
@@ -234,10 +238,10 @@ def _flops(step, state, batch, *whole):
 def train(network: str, hw, batch: int, precision: str, frozen: int, objects: int) -> Timed:
     """The step of `train`, with its image as bytes on the host."""
     config = _config(network, precision, f"batch_size={batch}", f"model.frozen_stages={frozen}")
-    module = build_network(config)
+    detector = build_detector(config)
     schedule, optimizer = build_optimizer(config)
-    state, mask = _state(config, module, optimizer)
-    step = make_train_step(config, module, optimizer, schedule)
+    state, mask = _state(config, detector.network, optimizer)
+    step = build_train_step(config, detector, optimizer, schedule)
     update = devices.compiled_first(devices.parallel_update(step))
     on_host = _host_batch(batch, hw, objects)
     work = {"trained": _count(partition(state.params, mask)[0])}
@@ -255,9 +259,9 @@ def train(network: str, hw, batch: int, precision: str, frozen: int, objects: in
 def infer(network: str, hw, batch: int, precision: str) -> Timed:
     """The step of `propose`, from an image as bytes on the host to boxes there."""
     config = _config(network, precision)
-    module = build_network(config)
-    variables = devices.replicate(initial_variables(config, module, None))
-    step = make_propose_step(config, module, "test")
+    detector = build_detector(config)
+    variables = devices.replicate(initial_variables(config, detector.network, None))
+    step = make_predict_step(detector)
     propose_on_devices = devices.parallel_map(step)
     on_host = benchmark_cases.draw_images(batch, hw), np.tile(np.float32([hw]), (batch, 1))
 
@@ -273,9 +277,9 @@ def rest(
 ) -> Timed:
     """What of the train step is no convolution: by itself, with nothing fused into it."""
     config = _config(network, precision, f"batch_size={batch}", f"model.frozen_stages={frozen}")
-    module = build_network(config)
+    detector = build_detector(config)
     _, optimizer = build_optimizer(config)
-    state, mask = _state(config, module, optimizer)
+    state, mask = _state(config, detector.network, optimizer)
     if part == "optimizer":
         trained, _ = partition(state.params, mask)
         gradient = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1e-3), trained)
@@ -293,7 +297,7 @@ def rest(
 
         return Timed(call)
 
-    levels = jax.eval_shape(lambda: anchors_per_level(config, module, *hw))
+    levels = jax.eval_shape(lambda: detector.anchors(*hw))
     rng = np.random.default_rng(1)
     logits, deltas = (
         tuple(rng.normal(size=(batch, len(level), *end)).astype(np.float32) for level in levels)
@@ -302,9 +306,9 @@ def rest(
 
     def loss_of(outputs, step, batch):
         keys = image_keys(random_key(config), step, 0, len(batch.images))
-        anchors = anchors_per_level(config, module, *hw)
-        losses, parts, _ = image_losses(config, keys, *outputs, anchors, batch)
-        return losses.mean(), jax.tree.map(jnp.mean, parts)
+        look = Look(*outputs, detector.anchors(*hw), {})
+        losses = detector.losses_of(look, keys, batch)
+        return losses.of_image.mean(), jax.tree.map(jnp.mean, losses.parts)
 
     gradient_of = jax.grad(loss_of, has_aux=True)
     return _timed(gradient_of, (logits, deltas), state.step, _host_batch(batch, hw, objects))

@@ -27,7 +27,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import (
-    RegionProposalNetwork,
+    RCNN,
     RPNHead,
     concat_box_prediction_layers,
 )
@@ -81,10 +81,10 @@ def _allow_tf32(precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
-def _rpn(field: Field, head=None, pre: int = 1000, post: int = 1000) -> RegionProposalNetwork:
+def _rpn(field: Field, head=None, pre: int = 1000, post: int = 1000) -> RCNN:
     counts = {"training": pre, "testing": pre}, {"training": post, "testing": post}
     anchors = AnchorGenerator(field.sizes, (RATIOS,) * len(field.sizes))
-    return RegionProposalNetwork(anchors, head, 0.7, 0.3, 256, 0.5, *counts, 0.7).to(DEVICE)
+    return RCNN(anchors, head, 0.7, 0.3, 256, 0.5, *counts, 0.7).to(DEVICE)
 
 
 def _anchors(field: Field, batch: int):

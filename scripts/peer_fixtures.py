@@ -15,7 +15,7 @@ import torch
 import torchvision
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.models.detection.rpn import RCNN
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -153,7 +153,7 @@ def region_proposal_network(**options):
         "post_nms_top_n": {"testing": 1000},
         "nms_thresh": 0.7,
     } | options
-    return RegionProposalNetwork(None, None, **options).eval()
+    return RCNN(None, None, **options).eval()
 
 
 def write_matching():

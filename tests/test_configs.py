@@ -4,18 +4,15 @@ import functools
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from training.small import over_devices
 
-from rpn_jax.models.rcnn import trainable_mask
-from rpn_jax.runs.config import load_config
-from rpn_jax.training.build import build_network
+from rpn_jax.runs.config_files import load_config
+from rpn_jax.training.build import build_detector, build_train_step, state_shapes
 from rpn_jax.training.optimizer import build_optimizer
-from rpn_jax.training.state import initial_state
-from rpn_jax.training.step import make_eval_step, make_propose_step, make_train_step
-from rpn_jax.typing import DeviceBatch, GroundTruth
+from rpn_jax.training.predict_steps import make_eval_step, make_predict_step
+from rpn_jax.typing import GroundTruth, Images
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -24,16 +21,10 @@ CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 def test_config_builds_and_its_steps_trace(path):
     config = load_config(str(path))
     assert "python -m rpn_jax train" in path.read_text(), "the header shows the command"
-    network = build_network(config)
+    detector = build_detector(config)
     schedule, optimizer = build_optimizer(config)
-
-    def state():
-        variables = network.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-        mask = trainable_mask(variables["params"], config.model.frozen_stages)
-        return initial_state(variables, mask, optimizer)
-
     height, width = config.data.shorter_side // 16 * 16, config.data.longer_side // 16 * 16
-    batch = DeviceBatch(
+    batch = Images(
         images=np.zeros((1, height, width, 3), np.uint8),
         image_hw=np.float32([[height, width]]),
         image_index=np.zeros(1, np.int32),
@@ -41,8 +32,8 @@ def test_config_builds_and_its_steps_trace(path):
             np.zeros((1, 8, 4), np.float32), np.zeros((1, 8), bool), np.zeros((1, 8), bool)
         ),
     )
-    state = jax.eval_shape(state)
-    train_step = over_devices(make_train_step(config, network, optimizer, schedule))
+    state = state_shapes(config, detector.network, optimizer)
+    train_step = over_devices(build_train_step(config, detector, optimizer, schedule))
     key, rows = jax.random.key(0), jax.tree.map(lambda x: x[None], batch)
     after, metrics = jax.eval_shape(train_step, state, rows, key)
     same = functools.partial(jax.tree.map, lambda x: (x.shape, x.dtype))
@@ -50,10 +41,10 @@ def test_config_builds_and_its_steps_trace(path):
     assert all(value.shape == () for value in metrics.values())
 
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    proposals, losses, _ = jax.eval_shape(make_eval_step(config, network), variables, batch, key)
+    proposals, losses, _ = jax.eval_shape(make_eval_step(detector), variables, batch, key)
     assert proposals.boxes.shape[1] >= max(config.evaluation.top_ns)
     assert losses["loss"].shape == (1,)
     for settings in ("train", "test"):
-        step = make_propose_step(config, network, settings)
+        step = make_predict_step(detector.with_counts(settings))
         proposals = jax.eval_shape(step, variables, (batch.images, batch.image_hw))
-        assert proposals.boxes.shape == (1, config.proposals[settings].post_nms_top_n, 4)
+        assert proposals.boxes.shape == (1, config.rpn.proposals[settings].post_nms_top_n, 4)

@@ -35,7 +35,7 @@ def shifted(request, random_variables):
     scene = rng.normal(size=(HEIGHT + STRIDE, WIDTH + STRIDE, 3)).astype(np.float32)
     images = np.stack([scene[STRIDE:, STRIDE:], scene[:-STRIDE, :-STRIDE]])
     variables = random_variables(network, images)
-    variables["params"]["head"]["deltas"]["kernel"] *= 0.1  # boxes that stay near their anchors
+    variables["params"]["rpn"]["deltas"]["kernel"] *= 0.1  # boxes that stay near their anchors
     assert network.strides == (STRIDE,)
     assert network.grid_hw(HEIGHT, WIDTH) == (GRID,)
 

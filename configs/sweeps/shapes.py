@@ -19,7 +19,7 @@ def get_sweep():
             "evaluation.every": 50,
         },
         axes=[
-            grid({"loss.balance": (3.0, 1.0), "optimizer.learning_rate": (5e-3, 2e-3)}),
+            grid({"rpn.loss.balance": (3.0, 1.0), "optimizer.learning_rate": (5e-3, 2e-3)}),
             seeds(3),
         ],
     )

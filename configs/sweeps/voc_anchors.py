@@ -31,7 +31,7 @@ from rpn_jax.sweeps.definition import Sweep, seeds, settings
 
 def get_sweep():
     def anchors(sizes, aspect_ratios):
-        return {"anchors.sizes": sizes, "anchors.aspect_ratios": aspect_ratios}
+        return {"rpn.anchors.sizes": sizes, "rpn.anchors.aspect_ratios": aspect_ratios}
 
     one, three = scaled(256), scaled(128, 256, 512)
     square, ratios = (1.0,), (0.5, 1.0, 2.0)

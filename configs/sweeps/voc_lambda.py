@@ -49,10 +49,14 @@ def scaled(*sizes):
 
 
 def get_sweep():
-    reduced = {"anchors.sizes": scaled(128, 256, 512), "loss.normalizer": "paper", **REDUCED}
+    reduced = {
+        "rpn.anchors.sizes": scaled(128, 256, 512),
+        "rpn.loss.normalizer": "paper",
+        **REDUCED,
+    }
     return Sweep(
         config=CONFIG,
         fixed={} if FULL else reduced,
-        axes=[grid({"loss.balance": (0.1, 1.0, 10.0, 100.0)}), seeds(3)],
-        base="loss.balance=10",
+        axes=[grid({"rpn.loss.balance": (0.1, 1.0, 10.0, 100.0)}), seeds(3)],
+        base="rpn.loss.balance=10",
     )

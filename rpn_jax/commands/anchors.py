@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Writes the pictures and prints the tables."""
-    from rpn_jax.runs.config import load_config
+    from rpn_jax.runs.config_files import load_config
     from rpn_jax.trained.coverage import report_anchors
 
     config = load_config(arguments.config, overrides)

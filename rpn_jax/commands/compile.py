@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from rpn_jax.compiling.step_report import compile_report
     from rpn_jax.compiling.tables import format_report
     from rpn_jax.files import write_bytes
-    from rpn_jax.runs.config import load_config
+    from rpn_jax.runs.config_files import load_config
 
     report = compile_report(
         load_config(arguments.config, overrides),

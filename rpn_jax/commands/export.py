@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--settings",
         choices=("train", "test"),
         default="test",
-        help="how many proposals: config.proposals.test (for use) or .train",
+        help="how many proposals: config.rpn.proposals.test (for use) or .train",
     )
 
 

@@ -39,7 +39,7 @@ def trained_place(
 ) -> tuple[ConfigDict, pathlib.Path]:
     """Returns the config that came with the network, with overrides, and the folder or file."""
     from rpn_jax.errors import UserError
-    from rpn_jax.runs.config import apply_overrides
+    from rpn_jax.runs.config_files import apply_overrides
     from rpn_jax.runs.workdir import load_workdir_config
     from rpn_jax.weights.model_file import read_model
 

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Prints the tables."""
-    from rpn_jax.runs.config import load_config
+    from rpn_jax.runs.config_files import load_config
     from rpn_jax.trained.describe import describe
 
     image_hw = image_size(arguments.image_size) if arguments.image_size is not None else None

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Prepares the dataset of the config and prints the report."""
     from rpn_jax.data.datasets import prepare_dataset
-    from rpn_jax.runs.config import load_config
+    from rpn_jax.runs.config_files import load_config
 
     data = load_config(arguments.config, overrides).data
     report = prepare_dataset(

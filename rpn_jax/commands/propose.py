@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--settings",
         choices=("train", "test"),
         default="test",
-        help="how many: config.proposals.test (for use) or .train (to train a detector on)",
+        help="how many: config.rpn.proposals.test (for use) or .train (to train a detector on)",
     )
     parser.add_argument(
         "--draw", type=int, default=20, metavar="N", help="boxes in a picture; 0: no pictures"

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Trains to the end."""
-    from rpn_jax.runs.config import load_config
+    from rpn_jax.runs.config_files import load_config
     from rpn_jax.runs.determinism import apply_determinism
     from rpn_jax.runs.profile import profile_steps
     from rpn_jax.training.loop import train

@@ -23,14 +23,13 @@ from ml_collections import ConfigDict
 from rpn_jax.compiling.chips import Topology, parse_topology
 from rpn_jax.compiling.hlo import Collective, parse_program
 from rpn_jax.errors import UserError
-from rpn_jax.models.rcnn import trainable_mask, variable_shapes
+from rpn_jax.models.rcnn import trainable_mask
 from rpn_jax.runs.config import random_key
 from rpn_jax.runs.devices import parallel_update
-from rpn_jax.training.build import build_network
+from rpn_jax.training.build import build_detector, build_train_step, frozen_paths, state_shapes
 from rpn_jax.training.optimizer import build_optimizer
-from rpn_jax.training.state import TrainState, initial_state, partition
-from rpn_jax.training.step import make_train_step
-from rpn_jax.typing import DeviceBatch, GroundTruth
+from rpn_jax.training.state import partition
+from rpn_jax.typing import GroundTruth, Images
 
 # Ground-truth slots where the config does not say how many; they cost next to nothing.
 MAX_OBJECTS = 48
@@ -128,24 +127,18 @@ class StepCompiler:
     """The training step of a config on a topology, for any number of images."""
 
     def __init__(self, config: ConfigDict, topology: Topology):
-        network = build_network(config)
+        detector = build_detector(config)
         schedule, optimizer = build_optimizer(config)
-        variables = variable_shapes(network)
-        mask = trainable_mask(variables["params"], config.model.frozen_stages)
-        with_ema = bool(config.ema_decay)
         self.canvas_hw = canvas_hw(config)
         self.max_objects = config.data.max_objects or MAX_OBJECTS
-        self.state: TrainState = jax.eval_shape(
-            lambda variables: initial_state(variables, mask, optimizer, with_ema=with_ema),
-            variables,
-        )
+        self.state = state_shapes(config, detector.network, optimizer)
+        mask = trainable_mask(self.state.params, frozen_paths(config))
         self._key = jax.eval_shape(lambda: random_key(config))
         self.trainable = jax.tree.leaves(partition(self.state.params, mask)[0])
         self._topology = topology
         self._accumulation = config.accumulation
-        self._update = parallel_update(
-            make_train_step(config, network, optimizer, schedule), _devices(topology)
-        )
+        train_step = build_train_step(config, detector, optimizer, schedule)
+        self._update = parallel_update(train_step, _devices(topology))
 
     def measure(self, per_chip: int) -> Measured:
         """Compiles the step for `per_chip` images on each chip; minutes, on few CPUs.
@@ -208,13 +201,13 @@ class StepCompiler:
             "compiled": tried,
         }
 
-    def _batch(self, per_chip: int) -> DeviceBatch:
+    def _batch(self, per_chip: int) -> Images:
         lead, slots = (self._topology.chips, per_chip), self.max_objects
 
         def shaped(*sides: int, dtype) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((*lead, *sides), dtype)
 
-        return DeviceBatch(
+        return Images(
             images=shaped(*self.canvas_hw, 3, dtype=np.uint8),
             image_hw=shaped(2, dtype=np.float32),
             image_index=shaped(dtype=np.int32),

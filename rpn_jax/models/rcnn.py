@@ -5,7 +5,7 @@ stand at each position. Anchors are ordered row, column, anchor.
 """
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ from rpn_jax.models.rpn_head import RPNHead
 from rpn_jax.typing import Array
 
 
-class RegionProposalNetwork(nn.Module):
+class RCNN(nn.Module):
     """The levels of a backbone, or of a neck on it, under one shared head.
 
     A backbone is a module that maps `(images, train)` to a tuple of feature maps, finest first, and
@@ -33,7 +33,7 @@ class RegionProposalNetwork(nn.Module):
     """
 
     backbone: nn.Module
-    head: nn.Module
+    rpn: nn.Module
     neck: nn.Module | None = None
 
     @property
@@ -63,18 +63,26 @@ class RegionProposalNetwork(nn.Module):
             features = self.backbone(images, train)
         if self.neck:
             features = self.neck(features)
-        levels = [self.head(level) for level in features]
+        levels = [self.rpn(level) for level in features]
         return tuple(logits for logits, _ in levels), tuple(deltas for _, deltas in levels)
 
 
-def trainable_mask(params: Any, frozen_stages: int) -> Any:
-    """Returns the tree of `params` with False in the backbone's first `frozen_stages` stages.
+def frozen_stages_of(count: int) -> tuple[tuple[str, ...], ...]:
+    """Returns the paths of the backbone's first `count` stages, for `trainable_mask`."""
+    return tuple(("backbone", f"c{i}") for i in range(1, count + 1))
 
-    Everything else is True. It is for the optimizer: a frozen stage's gradient is 0 already, but
-    weight decay and momentum would still move it.
+
+def trainable_mask(params: Any, frozen: Collection[tuple[str, ...]]) -> Any:
+    """Returns the tree of `params` with False below the paths in `frozen`, True elsewhere.
+
+    It is for the optimizer: the gradient of what is frozen is 0 already, but weight decay and
+    momentum would still move it.
     """
-    frozen = {("backbone", f"c{i}") for i in range(1, frozen_stages + 1)}
-    return traverse_util.path_aware_map(lambda path, _: path[:2] not in frozen, params)
+
+    def is_trained(path, _):
+        return not any(path[: len(prefix)] == prefix for prefix in frozen)
+
+    return traverse_util.path_aware_map(is_trained, params)
 
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -105,7 +113,7 @@ def build_rpn(
     objectness: str = "sigmoid",
     remat: bool = False,
     dtype: str = "float32",
-) -> RegionProposalNetwork:
+) -> RCNN:
     """Returns the network that the fields of `config.model` describe.
 
     The fields:
@@ -171,9 +179,9 @@ def build_rpn(
             f"{', '.join(map(str, module.strides))}, which {neck} cannot put together; set it to "
             "None, or config.model.backbone to a ResNet"
         )
-    return RegionProposalNetwork(
+    return RCNN(
         backbone=module,
-        head=RPNHead(num_anchors, head_channels, objectness, compute_dtype),
+        rpn=RPNHead(num_anchors, head_channels, objectness, compute_dtype),
         neck=FPN(fpn_channels, compute_dtype) if neck else None,
     )
 
@@ -209,11 +217,31 @@ def _choose(field: str, name: str | bool, known: Collection[str | bool]) -> str 
     return name
 
 
-def init_variables(network: RegionProposalNetwork, key: jax.Array) -> dict:
-    """Returns variables drawn from the run's key; the size of the image plays no part in them."""
-    return network.init(jax.random.fold_in(key, 0), np.zeros((1, 64, 64, 3), np.float32))
+def init_variables(network: RCNN, key: jax.Array) -> dict:
+    """Returns variables drawn from the run's key; the size of the image plays no part in them.
+
+    What Flax draws for a layer follows from the key and the layer's path. The RPN's head is drawn
+    under the path that it had in version 0.1, so that a seed still gives the same numbers.
+    """
+    key = jax.random.fold_in(key, 0)
+    variables = network.init(key, np.zeros((1, 64, 64, 3), np.float32))
+    channels = variables["params"]["rpn"]["conv"]["kernel"].shape[2]
+    drawn = _UnderItsOldPath(network.rpn.clone()).init(key, jnp.zeros((1, 1, 1, channels)))
+    return {**variables, "params": {**variables["params"], "rpn": drawn["params"]["head"]}}
 
 
-def variable_shapes(network: RegionProposalNetwork) -> dict:
+class _UnderItsOldPath(nn.Module):
+    head: nn.Module
+
+    def __call__(self, features):
+        return self.head(features)
+
+
+def current_path(path: Sequence[str]) -> tuple[str, ...]:
+    """Returns the path that a variable of version 0.1, or of today, has today."""
+    return tuple("rpn" if part == "head" else part for part in path)
+
+
+def variable_shapes(network: RCNN) -> dict:
     """Returns the shapes of the network's variables, for which nothing is compiled."""
     return jax.eval_shape(lambda: init_variables(network, jax.random.key(0)))

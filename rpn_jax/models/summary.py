@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from rpn_jax.models.rcnn import RegionProposalNetwork, trainable_mask
+from rpn_jax.models.rcnn import RCNN, frozen_stages_of, trainable_mask
 from rpn_jax.models.receptive_field import Rows, rows_seen
 
 _CANVAS = 2048  # pixels on which receptive fields are measured, where that is enough
-_PARTS = ("backbone", "neck", "head")
+_PARTS = ("backbone", "neck", "rpn")
 
 
 class Layer(NamedTuple):
@@ -35,9 +35,7 @@ class Layer(NamedTuple):
     frozen: bool
 
 
-def summarize(
-    network: RegionProposalNetwork, height: int, width: int, frozen_stages: int = 0
-) -> tuple[Layer, ...]:
+def summarize(network: RCNN, height: int, width: int, frozen_stages: int = 0) -> tuple[Layer, ...]:
     """Returns the layers, by part and name, for a canvas of `height` x `width` pixels.
 
     Raises:
@@ -50,7 +48,9 @@ def summarize(
     shapes = jax.eval_shape(variables, _images(height, width))
     maps = _by_module(shapes["intermediates"])
     params = traverse_util.flatten_dict(shapes["params"])
-    learns = traverse_util.flatten_dict(trainable_mask(shapes["params"], frozen_stages))
+    learns = traverse_util.flatten_dict(
+        trainable_mask(shapes["params"], frozen_stages_of(frozen_stages))
+    )
     parameters, learning, weights, flops = (collections.Counter() for _ in range(4))
     for path, leaf in params.items():
         layer, module = path[:2], path[:-1]

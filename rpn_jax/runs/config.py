@@ -4,26 +4,22 @@ A file in `configs/` starts from `default_config()` and changes what it needs. S
 those of the paper (arXiv 1506.01497).
 """
 
-import ast
-import contextlib
-import difflib
-import functools
-import json
-import pathlib
-import runpy
-import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
-
 import jax
 from ml_collections.config_dict import ConfigDict, placeholder
 
-from rpn_jax.errors import UserError, first_line
+from rpn_jax.errors import UserError
+
+VERSION = 2  # of the fields, see `config_files.upgrade`
 
 
-def default_config() -> ConfigDict:
-    """Returns a config with every field that there is. A config can change them but not add any."""
+def default_config(detector: str = "rpn") -> ConfigDict:
+    """Returns a config with every field of a kind of detector.
+
+    A config can change them but not add any, so that a field without effect is refused.
+    """
     config = ConfigDict()
+    config.version = VERSION  # of these fields; older configs are upgraded when they are read
+    config.detector = detector  # "rpn"
     config.seed = 0  # everything random follows from it
     config.steps = 80_000
     config.batch_size = 1  # images a step, over all devices, processes and micro-batches
@@ -66,8 +62,6 @@ def default_config() -> ConfigDict:
     config.model.dilate_c5 = placeholder(bool)  # of a ResNet: c5 keeps c4's stride, by dilation
     config.model.ceil_pools = placeholder(bool)  # Caffe's rounding of pools; vgg16, zf, alexnet
     config.model.frozen_stages = 0  # 2 tunes VGG-16 from conv3_1 up, as the paper does
-    config.model.head_channels = 512  # section 3.1: 512 for VGG-16, 256 for ZF (and for FPN)
-    config.model.objectness = "sigmoid"  # k logistic scores, or softmax: 2k as in the paper
     # Run each stage of the backbone again for its gradient: a third more computation, less memory
     # on GPUs and TPUs (a CPU's XLA undoes what it saves).
     config.model.remat = False
@@ -76,41 +70,7 @@ def default_config() -> ConfigDict:
     config.model.pretrained = placeholder(str)  # a file of trained weights, see weights/layouts.py
     config.model.pretrained_head = True  # where the file holds one
 
-    config.anchors = ConfigDict()
-    # Square roots of areas in pixels of the resized image; of several levels a tuple for each,
-    # finest first: ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)).
-    config.anchors.sizes = (128.0, 256.0, 512.0)
-    config.anchors.aspect_ratios = (0.5, 1.0, 2.0)  # width / height
-    config.anchors.rounding = "none"  # or torchvision (which rounds strides too), caffe
-    config.anchors.offset = 0.5  # of the first anchor's centre, in strides
-
-    config.targets = ConfigDict()  # section 3.1.2 and 3.1.3
-    config.targets.fg_iou_threshold = 0.7
-    config.targets.bg_iou_threshold = 0.3
-    config.targets.allow_low_quality = True  # an object's best anchors are positive at any IoU
-    config.targets.ignore_ioa_threshold = 0.5
-    config.targets.drop_straddling = True  # anchors across the image's border, section 3.3
-    config.targets.straddle_tolerance = 0.0  # pixels
-    config.targets.batch_size_per_image = 256
-    config.targets.positive_fraction = 0.5
-
-    config.box_weights = (1.0, 1.0, 1.0, 1.0)  # multiply tx, ty, tw, th of the targets
-
-    config.loss = ConfigDict()
-    config.loss.normalizer = "paper"  # or sampled
-    config.loss.balance = 10.0  # lambda of equation 1
-    config.loss.beta = 1 / 9  # where smooth L1 turns from a square to a line
-
-    config.proposals = ConfigDict()
-    config.proposals.train = ConfigDict()  # those a detector on top would train on
-    config.proposals.train.pre_nms_top_n = 12_000
-    config.proposals.train.post_nms_top_n = 2000
-    config.proposals.test = ConfigDict()
-    config.proposals.test.pre_nms_top_n = 6000
-    config.proposals.test.post_nms_top_n = 300
-    config.proposals.nms_threshold = 0.7
-    config.proposals.min_size = 0.0  # pixels of the resized image
-    config.proposals.keep_padding = False  # also of anchors on the canvas beyond the image
+    config.rpn = _rpn_fields()
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # or adamw, muon
@@ -143,78 +103,48 @@ def default_config() -> ConfigDict:
     return config.lock()
 
 
-def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """Returns the config of a file with `--config.field=value` overrides applied, locked.
+def _rpn_fields() -> ConfigDict:
+    """Returns the fields of the first stage: its head, anchors, targets, loss and proposals."""
+    rpn = ConfigDict()
+    rpn.channels = 512  # section 3.1: 512 for VGG-16, 256 for ZF (and for FPN)
+    rpn.objectness = "sigmoid"  # k logistic scores, or softmax: 2k as in the paper
 
-    Raises:
-        UserError: no such file, one that fails, or an override of a field that there is not.
-    """
-    with names_in_file("--config", path, "configs/") as names:
-        config = names["get_config"]()
-    return apply_overrides(config, overrides)
+    rpn.anchors = ConfigDict()
+    # Square roots of areas in pixels of the resized image; of several levels a tuple for each,
+    # finest first: ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)).
+    rpn.anchors.sizes = (128.0, 256.0, 512.0)
+    rpn.anchors.aspect_ratios = (0.5, 1.0, 2.0)  # width / height
+    rpn.anchors.rounding = "none"  # or torchvision (which rounds strides too), caffe
+    rpn.anchors.offset = 0.5  # of the first anchor's centre, in strides
 
+    rpn.targets = ConfigDict()  # section 3.1.2 and 3.1.3
+    rpn.targets.fg_iou_threshold = 0.7
+    rpn.targets.bg_iou_threshold = 0.3
+    rpn.targets.allow_low_quality = True  # an object's best anchors are positive at any IoU
+    rpn.targets.ignore_ioa_threshold = 0.5
+    rpn.targets.drop_straddling = True  # anchors across the image's border, section 3.3
+    rpn.targets.straddle_tolerance = 0.0  # pixels
+    rpn.targets.batch_size_per_image = 256
+    rpn.targets.positive_fraction = 0.5
 
-@contextlib.contextmanager
-def names_in_file(flag: str, path: str, folder: str) -> Iterator[dict[str, Any]]:
-    """Yields what a Python file that the user named defines, `folder` being where ours are.
+    rpn.box_weights = (1.0, 1.0, 1.0, 1.0)  # multiply tx, ty, tw, th of the targets
 
-    Raises:
-        UserError: no such file, or one that fails, in the block too.
-    """
-    file = pathlib.Path(path)
-    if not file.is_file():
-        raise UserError(f"{flag}={path}: no such file; the project's own are in {folder}")
-    # A variant imports its parent by name from the same folder.
-    sys.path.insert(0, str(file.resolve().parent))
-    try:
-        yield runpy.run_path(path)
-    except UserError as error:
-        raise UserError(f"{flag}={path}: {error}") from error
-    except Exception as error:
-        raise UserError(f"{flag}={path}: {type(error).__name__}: {first_line(error)}") from error
-    finally:
-        sys.path.pop(0)
+    rpn.loss = ConfigDict()
+    rpn.loss.normalizer = "paper"  # or sampled
+    rpn.loss.balance = 10.0  # lambda of equation 1
+    rpn.loss.beta = 1 / 9  # where smooth L1 turns from a square to a line
 
-
-def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
-    """Returns the config with each `--config.field=value` in it, locked.
-
-    `None` takes the value of a field back that has none by default.
-
-    Raises:
-        UserError: a field that there is not (names the nearest that there is), or a value of
-            another type than the field has.
-    """
-    for override in overrides:
-        _apply_override(config, override)
-    return config
-
-
-def _apply_override(config: ConfigDict, override: str) -> None:
-    field, equals, text = override.removeprefix("--config.").partition("=")
-    known = flatten(config)
-    if not override.startswith("--config.") or field not in known:
-        close = difflib.get_close_matches(field.lstrip("-"), known, n=1, cutoff=0.5)
-        hint = f"did you mean --config.{close[0]}=…?" if close else "see --help"
-        raise UserError(f"{override.partition('=')[0]}: there is no such field; {hint}")
-    if not equals:
-        raise UserError(f"{override}: write --config.{field}=VALUE")
-    *groups, name = field.split(".")
-    group = functools.reduce(ConfigDict.__getitem__, groups, config)
-    kind = group.get_type(name)
-    value = text
-    try:
-        if text == "None" and flatten(default_config()).get(field, text) is None:
-            value = None
-        elif kind is not str:
-            value = ast.literal_eval(text.capitalize() if kind is bool else text)
-            if value is None or (kind is bool and not isinstance(value, bool)):
-                raise TypeError
-        group[name] = value
-    except (TypeError, ValueError, SyntaxError) as error:
-        raise UserError(
-            f"{override}: give a value of type {kind.__name__}, such as {known[field]!r}"
-        ) from error
+    rpn.proposals = ConfigDict()
+    rpn.proposals.train = ConfigDict()  # those a detector on top would train on
+    rpn.proposals.train.pre_nms_top_n = 12_000
+    rpn.proposals.train.post_nms_top_n = 2000
+    rpn.proposals.test = ConfigDict()
+    rpn.proposals.test.pre_nms_top_n = 6000
+    rpn.proposals.test.post_nms_top_n = 300
+    rpn.proposals.nms_threshold = 0.7
+    rpn.proposals.min_size = 0.0  # pixels of the resized image
+    rpn.proposals.keep_padding = False  # also of anchors on the canvas beyond the image
+    return rpn
 
 
 def flatten(config: ConfigDict) -> dict[str, object]:
@@ -232,49 +162,6 @@ def _with_lists(value: object) -> object:
     return list(map(_with_lists, value)) if isinstance(value, tuple | list) else value
 
 
-def differences(ours: ConfigDict, saved: ConfigDict) -> list[str]:
-    """Returns a line for every field that differs, `batch_size: 2 here, 1 there`."""
-    ours, saved = flatten(ours), flatten(saved)
-    absent = "(absent)"
-    return [
-        f"{field}: {ours.get(field, absent)} here, {saved.get(field, absent)} there"
-        for field in sorted(ours.keys() | saved.keys())
-        if ours.get(field, absent) != saved.get(field, absent)
-    ]
-
-
-def to_json(config: ConfigDict) -> str:
-    """Returns the config as indented JSON, from which `from_json` makes an equal one."""
-    return json.dumps(config.to_dict(), indent=2)
-
-
-def from_json(text: str, where: str = "config.json") -> ConfigDict:
-    """Returns a config with the types of `default_config()` and the values of a `to_json`.
-
-    Raises:
-        UserError: a field that this version of the project does not know, or no config at all;
-            the message begins with `where` the text is from.
-    """
-    config = default_config()
-    try:
-        fields = json.loads(text)
-        config.data.options = fields["data"].pop("options")
-        config.update(ConfigDict(_with_tuples(fields)))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = first_line(error).strip("'").partition(". Other fields present")[0]
-        raise UserError(
-            f"{where}: {reason}; it is damaged, or of another version of rpn_jax"
-        ) from error
-    return config
-
-
-def _with_tuples(value: Any) -> Any:
-    """JSON has lists where a config has tuples, and tuples of them."""
-    if isinstance(value, dict):
-        return {name: _with_tuples(inner) for name, inner in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
-
-
 def random_key(config: ConfigDict) -> jax.Array:
     """Returns the key that all of a run's randomness on devices is drawn from."""
     return jax.random.key(config.seed)
@@ -286,13 +173,13 @@ def sizes_per_level(config: ConfigDict) -> tuple[tuple[float | int, ...], ...]:
     Numbers alone are those of the only level. Levels with fewer sizes than others are a
     `UserError`, because all share one head.
     """
-    sizes = config.anchors.sizes
+    sizes = config.rpn.anchors.sizes
     levels = tuple(tuple(level) for level in sizes if isinstance(level, tuple | list))
     if not levels:
         return (sizes,)
     if len(levels) < len(sizes) or len(set(map(len, levels))) > 1:
         raise UserError(
-            f"config.anchors.sizes: {sizes} are not as many for each level; give either numbers, "
-            "or a tuple of equally many for each level"
+            f"config.rpn.anchors.sizes: {sizes} are not as many for each level; give either "
+            "numbers, or a tuple of equally many for each level"
         )
     return levels

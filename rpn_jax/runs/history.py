@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError
 from rpn_jax.runs.config import default_config, flatten
+from rpn_jax.runs.config_files import upgrade
 from rpn_jax.runs.metrics import read_metrics
 
 # Of a row of `runs.jsonl`, see `fingerprint`; the pretrained weights are told at the first start.
@@ -46,7 +47,7 @@ def read_run(folder: pathlib.Path) -> Run:
     """
     file = folder / "config.json"
     try:
-        fields = ConfigDict(json.loads(file.read_text()))
+        fields = ConfigDict(upgrade(json.loads(file.read_text())))
     except FileNotFoundError as error:
         raise UserError(
             f"{folder}: is no run's (it has no config.json); give the --workdir of a training run"

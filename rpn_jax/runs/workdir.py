@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from rpn_jax.errors import UserError
 from rpn_jax.files import locked, write_text
 from rpn_jax.runs import processes
-from rpn_jax.runs.config import differences, from_json, to_json
+from rpn_jax.runs.config_files import differences, from_json, to_json
 
 
 @contextlib.contextmanager

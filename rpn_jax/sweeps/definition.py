@@ -8,10 +8,10 @@ A sweep file says it in a few lines of Python:
         return Sweep(
             config="configs/shapes.py",
             fixed={"steps": 100},
-            axes=[grid({"loss.balance": (1.0, 3.0, 10.0)}), seeds(3)],
+            axes=[grid({"rpn.loss.balance": (1.0, 3.0, 10.0)}), seeds(3)],
         )
 
-Every run has a folder named by what differs, `loss.balance=3,seed=1`.
+Every run has a folder named by what differs, `rpn.loss.balance=3,seed=1`.
 """
 
 import collections
@@ -30,7 +30,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError, list_some
-from rpn_jax.runs.config import flatten, load_config, names_in_file
+from rpn_jax.runs.config import flatten
+from rpn_jax.runs.config_files import load_config, names_in_file
 
 _LONGEST_NAME = 150  # of a run; file systems allow 255 bytes, and logs add an ending
 _TAKEN = ("lock", "logs", "report", "state", "sweep.json")  # what else is in the sweep's folder
@@ -73,7 +74,8 @@ class Sweep:
       axes: of `grid`, `settings`, `seeds`, `random_search`; runs are their product, the last axis
         changing fastest.
       fixed: fields that all runs have otherwise than the config.
-      base: the setting that the others are compared with, `loss.balance=10`; the first by default.
+      base: the setting that the others are compared with, `rpn.loss.balance=10`; the first by
+        default.
     """
 
     config: str
@@ -86,7 +88,7 @@ def grid(fields: Mapping[str, Iterable[Any] | Mapping[str, Any]]) -> Axis:
     """Returns every combination of the fields' values.
 
     Values are listed, or a mapping from the label that names them to the value:
-    `grid({"anchors.sizes": {"one": (256.0,), "three": (128.0, 256.0, 512.0)}})`.
+    `grid({"rpn.anchors.sizes": {"one": (256.0,), "three": (128.0, 256.0, 512.0)}})`.
     """
     choices = [
         [Setting(f"{field}={label}", {field: value}) for label, value in _labelled(values)]

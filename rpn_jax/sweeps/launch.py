@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from rpn_jax.data.datasets import open_dataset, prepare_dataset
 from rpn_jax.errors import StoppedError, UserError, list_some
 from rpn_jax.files import write_text
-from rpn_jax.runs.config import differences, from_json
+from rpn_jax.runs.config_files import differences, from_json
 from rpn_jax.runs.processes import StopRequest
 from rpn_jax.sweeps.definition import Plan
 from rpn_jax.sweeps.job import RunJob

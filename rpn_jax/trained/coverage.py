@@ -24,7 +24,7 @@ from rpn_jax.evaluation.coverage import (
     cluster_sizes,
     shares,
 )
-from rpn_jax.models.rcnn import RegionProposalNetwork
+from rpn_jax.models.rcnn import RCNN
 from rpn_jax.ops.anchors import inside_image
 from rpn_jax.ops.boxes import pairwise_iou
 from rpn_jax.ops.matching import Label
@@ -33,11 +33,10 @@ from rpn_jax.runs.config import sizes_per_level
 from rpn_jax.tables import format_table
 from rpn_jax.trained.describe import format_stride
 from rpn_jax.training.build import (
-    anchor_strides,
     anchors_at_origin,
-    anchors_per_level,
     build_network,
     open_split,
+    proposal_stage,
 )
 from rpn_jax.training.evaluate import buckets
 from rpn_jax.typing import GroundTruth
@@ -61,7 +60,7 @@ def report_anchors(config: ConfigDict, out: pathlib.Path, split: str | None = No
 
     Raises:
         UserError: the dataset is not prepared, has no such split or no object in it, or the fields
-            of `config.anchors` are impossible.
+            of `config.rpn.anchors` are impossible.
     """
     split = split or config.data.train_split
     dataset = open_split(config, split)
@@ -126,13 +125,11 @@ def read_images(config: ConfigDict, dataset: Dataset, canvases: Buckets) -> list
     return images
 
 
-def measure_coverage(
-    config: ConfigDict, network: RegionProposalNetwork, images: Sequence[ResizedImage]
-) -> Coverage:
+def measure_coverage(config: ConfigDict, network: RCNN, images: Sequence[ResizedImage]) -> Coverage:
     """Matches the anchors of every image with its objects, as a training step would."""
-    fields = FrozenConfigDict(config.targets)
+    fields = FrozenConfigDict(config.rpn.targets)
     anchors = {
-        canvas: jnp.concatenate(anchors_per_level(config, network, *canvas))
+        canvas: jnp.concatenate(proposal_stage(config).anchors(network, *canvas))
         for canvas in sorted({image.canvas_hw for image in images})
     }
     best_iou, positives = [], []
@@ -189,19 +186,19 @@ def with_suggested_sizes(config: ConfigDict, coverage: Coverage) -> ConfigDict:
     """
     levels = sizes_per_level(config)
     count = sum(map(len, levels))
-    sizes = cluster_sizes(coverage.shapes, count, config.anchors.aspect_ratios)
+    sizes = cluster_sizes(coverage.shapes, count, config.rpn.anchors.aspect_ratios)
     sizes = sorted({float(f"{size:.3g}") for size in sizes})
     other = config.copy_and_resolve_references()
     if len(levels) > 1:
         sizes += sizes[-1:] * (count - len(sizes))
         sizes = zip(*[iter(sizes)] * len(levels[0]), strict=True)
-    other.anchors.sizes = tuple(sizes)
+    other.rpn.anchors.sizes = tuple(sizes)
     return other
 
 
 def draw_position(
     config: ConfigDict,
-    network: RegionProposalNetwork,
+    network: RCNN,
     dataset: Dataset,
     images: Sequence[ResizedImage],
 ) -> np.ndarray:
@@ -214,8 +211,8 @@ def draw_position(
     )
     middle = images[index].image_hw[::-1] / 2
     chosen = []
-    for level in anchors_per_level(config, network, *images[index].canvas_hw):
-        anchors = np.asarray(level).reshape(-1, network.head.num_anchors, 4)
+    for level in proposal_stage(config).anchors(network, *images[index].canvas_hw):
+        anchors = np.asarray(level).reshape(-1, network.rpn.num_anchors, 4)
         centres = (anchors[:, 0, :2] + anchors[:, 0, 2:]) / 2
         chosen.append(anchors[np.square(centres - middle[None, :]).sum(axis=1).argmin()])
     levels = " of each level" if len(chosen) > 1 else ""
@@ -225,17 +222,19 @@ def draw_position(
     )
 
 
-def describe_anchors(config: ConfigDict, network: RegionProposalNetwork, canvases: Buckets) -> str:
+def describe_anchors(config: ConfigDict, network: RCNN, canvases: Buckets) -> str:
     """Returns a table of the anchors on each canvas: how many, and how many cross its border."""
-    fields = config.anchors
+    fields = config.rpn.anchors
     rows = [["canvas", "images", "stride", "grid", "anchors", "straddling"]]
     for bucket, (height, width) in enumerate(canvases.canvases):
         images = int((canvases.of_example == bucket).sum())
         grids = network.grid_hw(height, width)
-        levels = anchors_per_level(config, network, height, width)
-        strides = anchor_strides(config, network, height, width)
+        levels = proposal_stage(config).anchors(network, height, width)
+        strides = proposal_stage(config).strides_hw(network, height, width)
         for stride, grid, anchors in zip(strides, grids, levels, strict=True):
-            straddling = ~inside_image(anchors, height, width, config.targets.straddle_tolerance)
+            straddling = ~inside_image(
+                anchors, height, width, config.rpn.targets.straddle_tolerance
+            )
             rows.append(
                 [
                     f"{height} x {width}",
@@ -246,13 +245,13 @@ def describe_anchors(config: ConfigDict, network: RegionProposalNetwork, canvase
                     str(int(straddling.sum())),
                 ]
             )
-    part = "take no part" if config.targets.drop_straddling else "take part"
+    part = "take no part" if config.rpn.targets.drop_straddling else "take part"
     return (
-        f"{network.head.num_anchors} anchors at each position: sizes {_listed_sizes(config)}; "
+        f"{network.rpn.num_anchors} anchors at each position: sizes {_listed_sizes(config)}; "
         f"aspect ratios (width / height) {_listed(fields.aspect_ratios)}\n"
         f"{format_table(rows)}\n"
         "straddling: cross the border of an image that fills the canvas; in training they "
-        f"{part}\n(config.targets.drop_straddling={config.targets.drop_straddling})"
+        f"{part}\n(config.rpn.targets.drop_straddling={config.rpn.targets.drop_straddling})"
     )
 
 
@@ -270,7 +269,7 @@ def describe_suggestion(
         *([f"centred, {name}", *shares(c.centred_iou), "-"] for name, c in named.items()),
         *on_grid,
     ]
-    sizes = other.anchors.sizes
+    sizes = other.rpn.anchors.sizes
     better, worse = [], []
     for name, before, after in zip(rows[0][1:-1], on_grid[0][1:-1], on_grid[1][1:-1], strict=True):
         if before != after:
@@ -281,7 +280,7 @@ def describe_suggestion(
         f"{format_table(rows)}\n"
         "centred: anchor and object have one centre; on the grid: as above\n"
         f"on the grid the suggested sizes raise {_named(better)} and lower {_named(worse)}\n"
-        f'"--config.anchors.sizes={str(sizes).replace(" ", "")}"'
+        f'"--config.rpn.anchors.sizes={str(sizes).replace(" ", "")}"'
     )
 
 

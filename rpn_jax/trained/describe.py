@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError
-from rpn_jax.models.rcnn import RegionProposalNetwork
+from rpn_jax.models.rcnn import RCNN
 from rpn_jax.models.summary import Layer, summarize
 from rpn_jax.ops.anchors import inside_image
 from rpn_jax.runs.config import sizes_per_level
 from rpn_jax.tables import format_table
-from rpn_jax.training.build import anchor_strides, anchors_per_level, build_network
+from rpn_jax.training.build import build_network, proposal_stage
 
 
 def describe(config: ConfigDict, image_hw: tuple[int, int] | None = None) -> str:
@@ -40,7 +40,7 @@ def describe(config: ConfigDict, image_hw: tuple[int, int] | None = None) -> str
             f"(height x width; {origin})",
             _network_table(layers),
             anchors,
-            _output_layers(config.model.objectness, layers),
+            _output_layers(config.rpn.objectness, layers),
         ]
     )
 
@@ -79,12 +79,10 @@ def _network_table(layers: Sequence[Layer]) -> str:
     )
 
 
-def _anchor_table(
-    config: ConfigDict, network: RegionProposalNetwork, height: int, width: int
-) -> str:
-    fields = config.anchors
-    anchors = anchors_per_level(config, network, height, width)
-    strides = anchor_strides(config, network, height, width)
+def _anchor_table(config: ConfigDict, network: RCNN, height: int, width: int) -> str:
+    fields = config.rpn.anchors
+    anchors = proposal_stage(config).anchors(network, height, width)
+    strides = proposal_stage(config).strides_hw(network, height, width)
     rows = [("anchors of level", "stride", "grid (H x W)", "k", "in all", "inside the image")]
     grids = network.grid_hw(height, width)
     for level, boxes in enumerate(anchors):
@@ -116,8 +114,8 @@ def format_stride(stride_hw: tuple[int, int]) -> str:
 def _output_layers(objectness: str, layers: Sequence[Layer]) -> str:
     """Returns our output layers beside the two that section 3.1.1 of the paper compares."""
     by_name = {layer.name: layer for layer in reversed(layers)}  # of several levels, the first
-    channels = by_name["head/conv"].shape[-1]
-    classifier, regressor = by_name["head/objectness"], by_name["head/deltas"]
+    channels = by_name["rpn/conv"].shape[-1]
+    classifier, regressor = by_name["rpn/objectness"], by_name["rpn/deltas"]
     k = regressor.shape[-1] // 4
     scores = classifier.shape[-1] // k
     rows = [

@@ -27,13 +27,13 @@ def write_proposals(
 ) -> list[str]:
     """Writes the proposals of image files, and pictures of the best `draw`, into the folder `out`.
 
-    For `place` and `step` see `load_trained`, for `settings` `propose_images`. Returns a line for
+    For `place` and `step` see `load_trained`, for `settings` `RPN.with_counts`. Returns a line for
     each file that could not be read; the others are written all the same.
     """
-    network, variables, _ = load_trained(config, place, step)
+    detector, variables, _ = load_trained(config, place, step)
     names = output_names(paths)
     failures, rows = [], {}
-    for result in propose_images(config, network, variables, paths, settings):
+    for result in propose_images(config, detector.with_counts(settings), variables, paths):
         name = names[result.path]
         if result.error:
             failures.append(result.error)

@@ -9,11 +9,10 @@ import safetensors.numpy
 from jax import export
 from ml_collections import ConfigDict
 
+from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
 from rpn_jax.files import write_bytes
-from rpn_jax.models.rcnn import RegionProposalNetwork
 from rpn_jax.trained.load import load_trained
-from rpn_jax.training.step import make_propose_step
 from rpn_jax.weights.exporting import check_torchvision, torchvision_arrays
 from rpn_jax.weights.model_file import SUFFIX, write_model
 
@@ -44,7 +43,7 @@ def export_weights(
     _, variables, step = load_trained(config, place, step)
     variables = jax.device_get(variables)
     if file_format == "torchvision":
-        arrays = torchvision_arrays(variables, config.anchors.aspect_ratios)
+        arrays = torchvision_arrays(variables, config.rpn.anchors.aspect_ratios)
         write_bytes(out, safetensors.numpy.save(arrays, {"format": "pt", "source": str(place)}))
         kind = "for torchvision's fasterrcnn_resnet50_fpn"
     else:
@@ -77,7 +76,7 @@ def export_proposals(
         image_hw: rows and columns of the canvas.
         batch_size: images at once.
         platforms: names of `PLATFORMS`.
-        settings: whose counts of `config.proposals`, "train" or "test".
+        settings: whose counts of `config.rpn.proposals`, "train" or "test".
         step: of the checkpoint.
 
     Raises:
@@ -88,13 +87,13 @@ def export_proposals(
         raise UserError(
             f"--platforms: {unknown[0]!r} is unknown; give one or more of {','.join(PLATFORMS)}"
         )
-    network, variables, _ = load_trained(config, place, step)
-    if any(0 in grid_hw for grid_hw in network.grid_hw(*image_hw)):
+    detector, variables, _ = load_trained(config, place, step)
+    if any(0 in grid_hw for grid_hw in detector.network.grid_hw(*image_hw)):
         raise UserError(
             f"--image_size={'x'.join(map(str, image_hw))}: leaves no cell of the network's last "
             "feature map; give a larger one"
         )
-    function = propose_function(config, network, jax.device_get(variables), settings)
+    function = propose_function(detector.with_counts(settings), jax.device_get(variables))
     exported = export.export(jax.jit(function), platforms=tuple(platforms))(
         jax.ShapeDtypeStruct((batch_size, *image_hw, 3), jnp.uint8),
         jax.ShapeDtypeStruct((batch_size, 2), jnp.float32),
@@ -104,19 +103,16 @@ def export_proposals(
     return len(content)
 
 
-def propose_function(
-    config: ConfigDict, network: RegionProposalNetwork, variables, settings: str = "test"
-):
+def propose_function(detector: Detector, variables):
     """Returns `(images, image_hw) -> {"boxes": …, "scores": …, "valid": …}`.
 
     `images` (B, H, W, 3) are uint8 RGB, each at the top left of its canvas; `image_hw` (B, 2)
     float32 is the height and width of each there. Boxes (B, P, 4) are in pixels of the canvas, by
     falling score (B, P); a slot that is not `valid` (B, P) holds zeros.
     """
-    step = make_propose_step(config, network, settings)
 
     def propose(images, image_hw):
-        proposals = step(variables, (images, image_hw))
+        proposals = detector.predict(variables, images, image_hw)
         return {
             "boxes": proposals.boxes,
             "scores": proposals.scores,

@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError
 from rpn_jax.models.backbones import BACKBONES
-from rpn_jax.runs.config import apply_overrides, default_config
+from rpn_jax.runs.config import default_config
+from rpn_jax.runs.config_files import apply_overrides
 from rpn_jax.text import printable
 from rpn_jax.training.build import build_network
 from rpn_jax.weights.model_file import write_model

@@ -2,23 +2,23 @@
 
 import pathlib
 
-import jax
 from ml_collections import ConfigDict
 
+from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
-from rpn_jax.models.rcnn import RegionProposalNetwork, trainable_mask, variable_shapes
+from rpn_jax.models.rcnn import variable_shapes
 from rpn_jax.runs import devices
-from rpn_jax.training.build import build_network
+from rpn_jax.training.build import build_detector, state_shapes
 from rpn_jax.training.checkpoint import Checkpoints
 from rpn_jax.training.optimizer import build_optimizer
-from rpn_jax.training.state import evaluation_variables, initial_state
+from rpn_jax.training.state import evaluation_variables
 from rpn_jax.weights.model_file import check_fits, read_model
 
 
 def load_trained(
     config: ConfigDict, place: pathlib.Path, step: int | None = None
-) -> tuple[RegionProposalNetwork, dict, int | None]:
-    """Returns the network, its trained variables on all local devices, and their step.
+) -> tuple[Detector, dict, int | None]:
+    """Returns the detector, its trained variables on all local devices, and their step.
 
     `place` is the folder of a run, or a model file, whose step is None if it was imported. `step`
     chooses among the checkpoints of a run; by default it is the newest.
@@ -27,26 +27,21 @@ def load_trained(
         UserError: the folder holds no checkpoint (of that step), the file cannot be read or has no
             head, or what they hold is of another network than the config's.
     """
-    network = build_network(config)
+    detector = build_detector(config)
+    network = detector.network
     if not place.is_dir():
-        return network, *_read_variables(place, variable_shapes(network))
+        return detector, *_read_variables(place, variable_shapes(network))
     checkpoints = Checkpoints(place, read_only=True)
     _, optimizer = build_optimizer(config)
-
-    def abstract_state():
-        variables = network.init(jax.random.key(0), jax.numpy.zeros((1, 64, 64, 3)))
-        mask = trainable_mask(variables["params"], config.model.frozen_stages)
-        return initial_state(variables, mask, optimizer, with_ema=bool(config.ema_decay))
-
-    state = checkpoints.restore(jax.eval_shape(abstract_state), step)
+    state = checkpoints.restore(state_shapes(config, network, optimizer), step)
     checkpoints.close()
-    return network, evaluation_variables(state), int(state.step)
+    return detector, evaluation_variables(state), int(state.step)
 
 
 def _read_variables(path: pathlib.Path, expected) -> tuple[dict, int | None]:
     """Returns the variables of a model file on all local devices, and their step."""
     model = read_model(path)
-    if "head" not in model.collections.get("params", {}):
+    if "rpn" not in model.collections.get("params", {}):
         raise UserError(
             f"{path}: holds a backbone alone, which proposes nothing; train a head on it: "
             f"python -m rpn_jax train --config.model.pretrained={path} …"

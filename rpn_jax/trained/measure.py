@@ -32,7 +32,7 @@ from rpn_jax.training.evaluate import (
 )
 from rpn_jax.training.features import FeatureCache
 from rpn_jax.training.pictures import draw_first
-from rpn_jax.training.step import make_eval_step
+from rpn_jax.training.predict_steps import make_eval_step
 from rpn_jax.visualize.plots import plot_recall_to_iou
 
 IMAGES_AT_ONCE = 50  # for pycocotools, whose dicts of a whole split would fill the memory
@@ -49,23 +49,23 @@ def evaluate_trained(
     """Measures a trained network on a split; writes JSON, plot and pictures; returns the table.
 
     They go to the folder `out`, which is `evaluation/SPLIT` in that of a run by default. For
-    `place` and `step` see `load_trained`, for `without` (the paper's Table 2) `make_eval_step`.
+    `place` and `step` see `load_trained`, for `without` (the paper's Table 2) `RPN.assess`.
     """
     start = time.monotonic()
     split = split or config.data.eval_split
     with together():
         check_batch_size("config.evaluation.batch_size", eval_batch_size(config))
         dataset = open_split(config, split)
-    network, variables, step = load_trained(config, place, step)
+    detector, variables, step = load_trained(config, place, step)
     name = "-without-".join([split, *without])
     folder = out or place / "evaluation" / name
     title = " without ".join([place.name if step is None else f"step {step}", *without])
-    eval_step = devices.parallel_map(make_eval_step(config, network, without))
-    features = FeatureCache(config, network, variables)
+    eval_step = devices.parallel_map(make_eval_step(detector, without))
+    features = FeatureCache(config, detector.network, variables)
     results = split_results(
         config, eval_step, variables, dataset, features, description="evaluating"
     )
-    results = draw_first(config, network, results, folder / "pictures")
+    results = draw_first(config, detector, results, folder / "pictures")
 
     peer = PeerRecall(config.evaluation.top_ns)
     objects = ObjectCollector(max(config.evaluation.top_ns))

@@ -1,29 +1,37 @@
-"""From a config to its network, its anchors, and what it says of a batch of images."""
+"""From a config to what it describes: detector, data, and the state before the first step.
+
+Below this file nothing sees a config.
+"""
 
 import functools
 import pathlib
+from collections.abc import Callable
 
 import jax
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from rpn_jax.data.datasets import Dataset, open_dataset
 from rpn_jax.data.loader import Batch
-from rpn_jax.detectors.proposals import propose
+from rpn_jax.detectors.detector import Detector
+from rpn_jax.detectors.rpn import RPN, Counts, ProposalStage
 from rpn_jax.errors import UserError
-from rpn_jax.models.inputs import input_convention, normalize_images
-from rpn_jax.models.rcnn import RegionProposalNetwork, build_rpn, init_variables
-from rpn_jax.ops.anchors import cell_anchors, grid_anchors
+from rpn_jax.models.inputs import input_convention
+from rpn_jax.models.rcnn import RCNN, build_rpn, frozen_stages_of, init_variables, trainable_mask
+from rpn_jax.ops.anchors import cell_anchors
 from rpn_jax.runs.config import random_key, sizes_per_level
 from rpn_jax.runs.processes import is_first
-from rpn_jax.typing import Array, DeviceBatch, GroundTruth, Proposals
+from rpn_jax.training.state import TrainState, initial_state
+from rpn_jax.training.step import make_train_step
+from rpn_jax.typing import GroundTruth, Images
 from rpn_jax.weights.loading import Pretrained
 from rpn_jax.weights.sources import load_source, read_source
 
 
-def device_batch(batch: Batch) -> DeviceBatch:
+def device_batch(batch: Batch) -> Images:
     """Returns what is sent to the devices of a host batch: pixels as bytes, no bookkeeping."""
-    return DeviceBatch(
+    return Images(
         images=batch.images,
         image_hw=batch.image_hw,
         image_index=batch.image_index.astype(np.int32),
@@ -31,25 +39,116 @@ def device_batch(batch: Batch) -> DeviceBatch:
     )
 
 
-def build_network(config: ConfigDict) -> RegionProposalNetwork:
+def build_network(config: ConfigDict) -> RCNN:
     """Returns the network of `config.model`; an impossible one is a `UserError`."""
     input_convention(config.model.input_convention)
     options = config.model.to_dict()
     del options["pretrained"], options["pretrained_head"], options["input_convention"]
     cells = anchors_at_origin(config)
-    network = build_rpn(num_anchors=len(cells[0]), **options)
+    network = build_rpn(
+        num_anchors=len(cells[0]),
+        head_channels=config.rpn.channels,
+        objectness=config.rpn.objectness,
+        **options,
+    )
     if len(cells) != len(network.strides):
         raise UserError(
-            f"config.anchors.sizes: number of levels is {len(cells)}, but that of the network is "
-            f"{len(network.strides)} (stride {', '.join(map(str, network.strides))}); give "
+            f"config.rpn.anchors.sizes: number of levels is {len(cells)}, but that of the network "
+            f"is {len(network.strides)} (stride {', '.join(map(str, network.strides))}); give "
             + ("a tuple of sizes for each, finest first" if network.neck else "numbers alone")
         )
     return network
 
 
-def initial_variables(
-    config: ConfigDict, network: RegionProposalNetwork, pretrained: Pretrained | None
-) -> dict:
+def _build_rpn(config: ConfigDict) -> RPN:
+    return RPN(
+        network=build_network(config),
+        proposals=proposal_stage(config),
+        pixels=input_convention(config.model.input_convention),
+    )
+
+
+# A config's `detector` names one.
+DETECTORS = {"rpn": _build_rpn}
+
+
+def build_detector(config: ConfigDict) -> Detector:
+    """Returns what the config describes. Below this file, nothing sees a config.
+
+    Raises:
+        UserError: an unknown kind of detector, or an impossible network.
+    """
+    if config.detector not in DETECTORS:
+        raise UserError(
+            f"config.detector: {config.detector!r} is unknown; use one of {', '.join(DETECTORS)}"
+        )
+    return DETECTORS[config.detector](config)
+
+
+def proposal_stage(config: ConfigDict) -> ProposalStage:
+    """Returns the first stage of the config's detector."""
+    rpn = config.rpn
+    train, test = (Counts(**rpn.proposals[name]) for name in ("train", "test"))
+    # Recall is measured of more proposals than a second stage would be given.
+    most = max(config.evaluation.top_ns)
+    return ProposalStage(
+        cells=anchors_at_origin(config),
+        offset=rpn.anchors.offset,
+        floor_strides=rpn.anchors.rounding == "torchvision",
+        targets=rpn.targets.to_dict(),
+        loss=rpn.loss.to_dict(),
+        box_weights=rpn.box_weights,
+        train=train,
+        test=test,
+        measured=Counts(*(max(count, most) for count in test)),
+        nms_threshold=rpn.proposals.nms_threshold,
+        min_size=rpn.proposals.min_size,
+        keep_padding=rpn.proposals.keep_padding,
+    )
+
+
+def frozen_paths(config: ConfigDict) -> tuple[tuple[str, ...], ...]:
+    """Returns the paths of the parameters that are not trained, for `trainable_mask`."""
+    return frozen_stages_of(config.model.frozen_stages)
+
+
+def new_state(
+    config: ConfigDict,
+    network: RCNN,
+    optimizer: optax.GradientTransformation,
+    pretrained: Pretrained | None = None,
+) -> TrainState:
+    """Returns the state before the first step."""
+    variables = initial_variables(config, network, pretrained)
+    mask = trainable_mask(variables["params"], frozen_paths(config))
+    return initial_state(variables, mask, optimizer, with_ema=bool(config.ema_decay))
+
+
+def build_train_step(
+    config: ConfigDict,
+    detector: Detector,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+) -> Callable:
+    """Returns the config's training step, see `step.make_train_step`."""
+    return make_train_step(
+        detector,
+        optimizer,
+        schedule,
+        frozen=frozen_paths(config),
+        accumulation=config.accumulation,
+        ema_decay=config.ema_decay,
+    )
+
+
+def state_shapes(
+    config: ConfigDict, network: RCNN, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """Returns the shapes of `new_state`, for which nothing is compiled."""
+    return jax.eval_shape(lambda: new_state(config, network, optimizer))
+
+
+def initial_variables(config: ConfigDict, network: RCNN, pretrained: Pretrained | None) -> dict:
     """Returns variables drawn from the seed, but for the parts that are pretrained."""
     init, key = functools.partial(init_variables, network), random_key(config)
     if pretrained is None:
@@ -66,89 +165,14 @@ def initial_variables(
 
 def anchors_at_origin(config: ConfigDict) -> tuple[np.ndarray, ...]:
     """Returns each level's (K, 4) anchors of one position; bad fields are a `UserError`."""
-    fields = config.anchors
+    fields = config.rpn.anchors
     try:
         return tuple(
             cell_anchors(sizes, fields.aspect_ratios, rounding=fields.rounding)
             for sizes in sizes_per_level(config)
         )
     except (TypeError, ValueError) as error:
-        raise UserError(f"config.anchors: {error}; correct the field") from error
-
-
-def anchor_strides(
-    config: ConfigDict, network: RegionProposalNetwork, height: int, width: int
-) -> tuple[tuple[int, int], ...]:
-    """Returns the pixels from one row, and from one column, of each level's anchors to the next.
-
-    With `config.anchors.rounding="torchvision"` they are what they are there: the canvas divided
-    by the level's cells, rounded down (61 and not 64, where 800 rows have 13 cells).
-    """
-    if config.anchors.rounding == "torchvision":
-        grids = network.grid_hw(height, width)
-        return tuple((height // max(rows, 1), width // max(columns, 1)) for rows, columns in grids)
-    return tuple((stride, stride) for stride in network.strides)
-
-
-def anchors_per_level(
-    config: ConfigDict, network: RegionProposalNetwork, height: int, width: int
-) -> tuple[Array, ...]:
-    """Returns the anchors (H_l * W_l * K, 4) of each level for a canvas of that size."""
-    return tuple(
-        grid_anchors(cells, grid_hw, stride_hw, offset=config.anchors.offset)
-        for cells, grid_hw, stride_hw in zip(
-            anchors_at_origin(config),
-            network.grid_hw(height, width),
-            anchor_strides(config, network, height, width),
-            strict=True,
-        )
-    )
-
-
-def forward(
-    config: ConfigDict, network: RegionProposalNetwork, variables, images, image_hw, **kwargs
-):
-    """Returns the network's logits and deltas per level (and updated variables, if mutable).
-
-    Features of the images that are known already are given as `features`.
-    """
-    convention = input_convention(config.model.input_convention)
-    return network.apply(variables, normalize_images(images, image_hw, convention), **kwargs)
-
-
-def propose_batch(
-    config: ConfigDict,
-    logits,
-    deltas,
-    anchors,
-    image_hw,
-    *,
-    settings: str,
-    min_outputs: int = 0,
-    with_nms: bool = True,
-) -> Proposals:
-    """Returns the proposals (B, P) of each image of a batch.
-
-    `settings` names the counts of `config.proposals`, "train" or "test"; P is at least
-    `min_outputs`, for measuring more proposals than a detector would use.
-    """
-    counts = config.proposals[settings]
-
-    def propose_image(logits, deltas, image_hw):
-        return propose(
-            logits,
-            deltas,
-            anchors,
-            image_hw,
-            pre_nms_top_n=max(counts.pre_nms_top_n, min_outputs),
-            post_nms_top_n=max(counts.post_nms_top_n, min_outputs),
-            nms_threshold=config.proposals.nms_threshold if with_nms else None,
-            min_size=config.proposals.min_size,
-            box_weights=config.box_weights,
-            keep_padding=config.proposals.keep_padding,
-        )
-
-    return jax.vmap(propose_image)(logits, deltas, image_hw)
+        raise UserError(f"config.rpn.anchors: {error}; correct the field") from error
 
 
 def open_split(config: ConfigDict, split: str) -> Dataset:
@@ -180,7 +204,7 @@ def check_batch_size(field: str, batch_size: int, accumulation: int = 1) -> None
         )
 
 
-def load_pretrained(config: ConfigDict, network: RegionProposalNetwork) -> Pretrained | None:
+def load_pretrained(config: ConfigDict, network: RCNN) -> Pretrained | None:
     """Returns the parts that `config.model.pretrained` holds, None where it names no file.
 
     Raises:
@@ -191,7 +215,7 @@ def load_pretrained(config: ConfigDict, network: RegionProposalNetwork) -> Pretr
     source = read_source(config.model.pretrained)
     pretrained = load_source(config, network, source)
     loaded = pretrained.collections["params"]
-    drawn = [part for part in ("neck", "head") if getattr(network, part) and part not in loaded]
+    drawn = [part for part in ("neck", "rpn") if getattr(network, part) and part not in loaded]
     if is_first():
         rest = f"; drawn from the seed: {' and '.join(drawn)}" if drawn else ""
         print(f"{source.path}: {pretrained}{rest}")

@@ -18,7 +18,7 @@ import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
 
@@ -29,6 +29,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rpn_jax.errors import UserError, first_line, list_some
+from rpn_jax.models.rcnn import current_path
 from rpn_jax.runs import processes
 from rpn_jax.runs.devices import AXIS, replicate
 from rpn_jax.training.state import TrainState
@@ -284,15 +285,15 @@ class Checkpoints:
             metadata = self._orbax.metadata(folder).item_metadata
             if metadata is None:
                 raise FileNotFoundError("its metadata is missing")
-            saved = _by_name(metadata.tree)
+            saved = _by_name(metadata.tree, current_path)
             if _shapes(saved) == _shapes(wanted):
                 abstract = jax.tree_util.tree_map_with_path(
                     lambda path, leaf: jax.ShapeDtypeStruct(
-                        leaf.shape, wanted[_name(path)].dtype, sharding=everywhere
+                        leaf.shape, wanted[_name(path, current_path)].dtype, sharding=everywhere
                     ),
                     metadata.tree,
                 )
-                leaves = _by_name(self._orbax.restore(folder, abstract))
+                leaves = _by_name(self._orbax.restore(folder, abstract), current_path)
                 ordered = [leaves[name] for name in wanted]
                 return _to_local(jax.tree.unflatten(jax.tree.structure(like), ordered))
         except Exception as error:  # there is no saying what damaged files raise
@@ -367,14 +368,15 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _by_name(tree) -> dict[str, Any]:
+def _by_name(tree, rename: Callable = list) -> dict[str, Any]:
     """Returns the leaves of a tree, the same whether its nodes are tuples or, as saved, dicts."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {_name(path): leaf for path, leaf in leaves}
+    return {_name(path, rename): leaf for path, leaf in leaves}
 
 
-def _name(path) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
+def _name(path, rename: Callable = list) -> str:
+    """Returns the name of a leaf; `rename` maps its path, a tuple of strings, to today's."""
+    return ".".join(rename([jax.tree_util.keystr((part,), simple=True) for part in path]))
 
 
 def _shapes(leaves: dict[str, Any]) -> dict[str, tuple[int, ...]]:

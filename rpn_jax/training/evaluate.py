@@ -44,7 +44,7 @@ def split_results(
 ) -> Iterator[ImageResult]:
     """Yields this process's share of the split, image by image, with a progress bar.
 
-    `eval_step` is `step.make_eval_step` mapped over the local devices.
+    `eval_step` is `predict_steps.make_eval_step` mapped over the local devices.
     """
     batches = eval_batches(
         dataset, eval_batch_size(config), buckets(config, dataset), **loader_fields(config)
@@ -60,7 +60,7 @@ def split_results(
     with bar:
         pairs = prefetch(batches, lambda batch: (batch, shard(features.add(device_batch(batch)))))
         for batch, on_device in pairs:
-            proposals, losses, targets = unshard(eval_step(variables, on_device, key))
+            proposals, losses, labels = unshard(eval_step(variables, on_device, key))
             for place in np.flatnonzero(batch.image_valid):
                 index = int(batch.image_index[place])
                 record = dataset[index]
@@ -83,7 +83,7 @@ def split_results(
                     {name: float(values[place]) for name, values in losses.items()},
                     batch,
                     int(place),
-                    targets.labels[place],
+                    labels[place],
                 )
                 bar.update()
 

@@ -16,16 +16,17 @@ from ml_collections import ConfigDict
 from rpn_jax.errors import UserError
 from rpn_jax.files import replacing
 from rpn_jax.models.inputs import input_convention, normalize_images
-from rpn_jax.models.rcnn import RegionProposalNetwork, trainable_mask, variable_shapes
-from rpn_jax.typing import DeviceBatch
+from rpn_jax.models.rcnn import RCNN, trainable_mask, variable_shapes
+from rpn_jax.training.build import frozen_paths
+from rpn_jax.typing import Images
 
 
-def check_features(config: ConfigDict, network: RegionProposalNetwork) -> None:
+def check_features(config: ConfigDict, network: RCNN) -> None:
     """Raises a `UserError` if `config.data.cache_features` asks for features that will change."""
     if not config.data.cache_features:
         return
     params = variable_shapes(network)["params"]
-    mask = trainable_mask({"backbone": params["backbone"]}, config.model.frozen_stages)
+    mask = trainable_mask({"backbone": params["backbone"]}, frozen_paths(config))
     if any(jax.tree.leaves(mask)):
         raise UserError(
             f"config.data.cache_features: {config.model.frozen_stages} stages of the backbone are "
@@ -46,7 +47,7 @@ class FeatureCache:
     All but its code: who changes that deletes the folder `features` of `config.data.data_dir`.
     """
 
-    def __init__(self, config: ConfigDict, network: RegionProposalNetwork, variables):
+    def __init__(self, config: ConfigDict, network: RCNN, variables):
         """`variables` are the network's, whatever devices they are on."""
         self._is_used = config.data.cache_features
         if not self._is_used:
@@ -70,7 +71,7 @@ class FeatureCache:
         data_dir = pathlib.Path(config.data.data_dir).expanduser()
         self._folder = data_dir / "features" / digest.hexdigest()
 
-    def add(self, batch: DeviceBatch) -> DeviceBatch:
+    def add(self, batch: Images) -> Images:
         """Returns the host batch with its images' features, those of each level (B, H_l, W_l, C).
 
         An image that was not seen before goes through the backbone, and into a file.

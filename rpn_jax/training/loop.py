@@ -19,7 +19,6 @@ from rpn_jax.data.datasets import Dataset
 from rpn_jax.data.loader import train_batches
 from rpn_jax.data.plan import BatchPlan, Buckets
 from rpn_jax.errors import StoppedError, UserError
-from rpn_jax.models.rcnn import trainable_mask
 from rpn_jax.progress import progress_bar
 from rpn_jax.runs import devices
 from rpn_jax.runs.config import random_key
@@ -29,10 +28,11 @@ from rpn_jax.runs.processes import StopRequest, is_first, on_first, together
 from rpn_jax.runs.profile import StepProfiler
 from rpn_jax.runs.workdir import claim_workdir
 from rpn_jax.training.build import (
-    build_network,
+    build_detector,
+    build_train_step,
     device_batch,
-    initial_variables,
     load_pretrained,
+    new_state,
     open_split,
 )
 from rpn_jax.training.checkpoint import Checkpoints
@@ -46,9 +46,9 @@ from rpn_jax.training.evaluate import (
 from rpn_jax.training.features import FeatureCache, check_features
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.pictures import draw_first
-from rpn_jax.training.state import TrainState, evaluation_variables, initial_state
-from rpn_jax.training.step import make_eval_step, make_train_step
-from rpn_jax.typing import DeviceBatch
+from rpn_jax.training.predict_steps import make_eval_step
+from rpn_jax.training.state import TrainState, evaluation_variables
+from rpn_jax.typing import Images
 
 
 def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = range(0)) -> TrainState:
@@ -66,20 +66,17 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
         check_devices(config)
         train_set = open_split(config, config.data.train_split)
         eval_set = open_split(config, config.data.eval_split) if config.evaluation.every else None
-        network = build_network(config)
+        detector = build_detector(config)
         schedule, optimizer = build_optimizer(config)
-        pretrained = load_pretrained(config, network)
-        check_features(config, network)
+        pretrained = load_pretrained(config, detector.network)
+        check_features(config, detector.network)
     # All that can be wrong with the config has been found; from here on programs are compiled.
     with claim_workdir(workdir, config), StopRequest() as stop, contextlib.ExitStack() as at_end:
-        variables = initial_variables(config, network, pretrained)
-        mask = trainable_mask(variables["params"], config.model.frozen_stages)
-        state = initial_state(variables, mask, optimizer, with_ema=bool(config.ema_decay))
+        state = new_state(config, detector.network, optimizer, pretrained)
         state, key = devices.replicate((state, random_key(config)))
-        train_step = devices.compiled_first(
-            devices.parallel_update(make_train_step(config, network, optimizer, schedule))
-        )
-        eval_step = devices.parallel_map(make_eval_step(config, network))
+        train_step = build_train_step(config, detector, optimizer, schedule)
+        train_step = devices.compiled_first(devices.parallel_update(train_step))
+        eval_step = devices.parallel_map(make_eval_step(detector))
 
         checkpoints = Checkpoints(workdir, config.checkpoint.keep)
         plan, canvases = training_plan(config, train_set)
@@ -87,7 +84,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
         at_end.callback(checkpoints.close)
         state = checkpoints.restore_newest(state) or state
         start = int(state.step)
-        features = FeatureCache(config, network, evaluation_variables(state))
+        features = FeatureCache(config, detector.network, evaluation_variables(state))
         record_run(config, workdir, train_set, eval_set, step=start)
         progress = Progress(config, workdir, start)
         at_end.callback(progress.close)
@@ -100,7 +97,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
                 config, eval_step, variables, eval_set, features, description="validating"
             )
             folder = workdir / "pictures" / f"step_{step:06d}"
-            results = draw_first(config, network, results, folder, progress.writer, step)
+            results = draw_first(config, detector, results, folder, progress.writer, step)
             progress.validated(step, *evaluate(config, results))
 
         def is_validated(step):
@@ -176,7 +173,7 @@ def batches(
     canvases: Buckets,
     features: FeatureCache,
     start: int,
-) -> Iterator[DeviceBatch]:
+) -> Iterator[Images]:
     """Yields this process's share of the batches from step `start` to the last, on its devices."""
     host_batches = train_batches(
         dataset,
@@ -214,7 +211,7 @@ class Progress:
         self._steps = 0
         self._waited = 0.0
 
-    def watch(self, batches: Iterator[DeviceBatch]) -> Iterator[DeviceBatch]:
+    def watch(self, batches: Iterator[Images]) -> Iterator[Images]:
         """Passes the batches on and takes the time that the devices wait for them.
 
         The loop itself waits longer: it runs ahead, which a step that is still running allows.

@@ -6,17 +6,16 @@ from collections.abc import Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
-from rpn_jax.models.rcnn import RegionProposalNetwork
+from rpn_jax.detectors.detector import Detector
 from rpn_jax.runs.metrics import MetricsWriter
 from rpn_jax.runs.processes import is_first
-from rpn_jax.training.build import anchors_per_level
 from rpn_jax.training.evaluate import ImageResult
 from rpn_jax.visualize.boxes import draw_matches, draw_proposals, write_image
 
 
 def draw_first(
     config: ConfigDict,
-    network: RegionProposalNetwork,
+    detector: Detector,
     results: Iterator[ImageResult],
     folder: pathlib.Path,
     writer: MetricsWriter | None = None,
@@ -28,7 +27,7 @@ def draw_first(
     """
     for number, result in enumerate(results):
         if number < config.evaluation.pictures and is_first():
-            for kind, image in image_pictures(config, network, result).items():
+            for kind, image in image_pictures(config, detector, result).items():
                 write_image(folder / f"{number}_{kind}.png", image)
                 if writer:
                     writer.write_image(step, f"{kind}/{number}", image)
@@ -36,14 +35,12 @@ def draw_first(
 
 
 def image_pictures(
-    config: ConfigDict, network: RegionProposalNetwork, result: ImageResult
+    config: ConfigDict, detector: Detector, result: ImageResult
 ) -> dict[str, np.ndarray]:
     """Returns the image with its labelled anchors and with its proposals, as the network saw it."""
     batch, place = result.batch, result.place
     height, width = batch.image_hw[place].astype(int)
-    anchors = np.concatenate(
-        [np.asarray(a) for a in anchors_per_level(config, network, *batch.images.shape[1:3])]
-    )
+    anchors = np.concatenate([np.asarray(a) for a in detector.anchors(*batch.images.shape[1:3])])
     image = batch.images[place, :height, :width]
     valid = batch.gt_valid[place]
     gt_boxes, gt_ignore = batch.gt_boxes[place][valid], batch.gt_ignore[place][valid]

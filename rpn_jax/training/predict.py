@@ -12,11 +12,11 @@ from ml_collections import ConfigDict
 from rpn_jax.data.images import decode_image, read_image
 from rpn_jax.data.loader import usable_cores
 from rpn_jax.data.transforms import resize, resized_hw
+from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
-from rpn_jax.models.rcnn import RegionProposalNetwork
 from rpn_jax.progress import progress_bar
 from rpn_jax.runs.devices import parallel_map, shard, unshard
-from rpn_jax.training.step import make_propose_step
+from rpn_jax.training.predict_steps import make_predict_step
 
 LONGER_SIDES = 4  # lengths of the longer side that a canvas may have; each is compiled once
 
@@ -33,18 +33,16 @@ class ProposedImage(NamedTuple):
 
 def propose_images(
     config: ConfigDict,
-    network: RegionProposalNetwork,
+    detector: Detector,
     variables,
     paths: Sequence[pathlib.Path],
-    settings: str = "test",
 ) -> Iterator[ProposedImage]:
     """Yields the proposals of every image file, in the order in which they are done.
 
     Images of one canvas shape go through the network together, one for each local device.
-    `settings` names the counts of `config.proposals`. A file that cannot be read is yielded with
-    its `error`.
+    A file that cannot be read is yielded with its `error`.
     """
-    step = parallel_map(make_propose_step(config, network, settings))
+    step = parallel_map(make_predict_step(detector))
     count = jax.local_device_count()
     waiting: dict[tuple[int, int], list] = {}
 
@@ -69,7 +67,7 @@ def propose_images(
             *image.shape[:2],
             config.data.shorter_side,
             config.data.longer_side,
-            exact=config.proposals.keep_padding,
+            exact=config.rpn.proposals.keep_padding,
         )
         group = waiting.setdefault(canvas, [])
         group.append((path, image))

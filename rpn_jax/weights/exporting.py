@@ -14,15 +14,15 @@ from rpn_jax.weights.sources import TORCHVISION, meaning_of_head, source_config
 
 # What that network is. None is what a field that concerns few backbones is by default.
 _TORCHVISION_MODEL = {
-    "backbone": ("resnet50",),
-    "neck": ("fpn",),
-    "fpn_channels": (256,),
-    "norm": (None, "sync_batch_norm", "frozen_batch_norm"),
-    "stem": (None, "imagenet"),
-    "stride_in_1x1": (None, False),
-    "head_channels": (256,),
-    "objectness": ("sigmoid",),
-    "input_convention": ("torchvision",),
+    "model.backbone": ("resnet50",),
+    "model.neck": ("fpn",),
+    "model.fpn_channels": (256,),
+    "model.norm": (None, "sync_batch_norm", "frozen_batch_norm"),
+    "model.stem": (None, "imagenet"),
+    "model.stride_in_1x1": (None, False),
+    "model.input_convention": ("torchvision",),
+    "rpn.channels": (256,),
+    "rpn.objectness": ("sigmoid",),
 }
 
 
@@ -32,10 +32,11 @@ def check_torchvision(config: ConfigDict) -> None:
     That is up to the logits and deltas, and the anchors that they are of. How many proposals are
     kept, and of what size images are, is for whoever builds the model there.
     """
+    fields = flatten(config)
     differing = [
-        f"config.model.{field} is {config.model[field]!r} instead of {known[-1]!r}"
+        f"config.{field} is {fields[field]!r} instead of {known[-1]!r}"
         for field, known in _TORCHVISION_MODEL.items()
-        if config.model[field] not in known
+        if fields[field] not in known
     ]
     theirs = source_config(TORCHVISION)
     meaning = meaning_of_head(theirs)
@@ -60,12 +61,12 @@ def torchvision_arrays(variables, aspect_ratios: Sequence[float]) -> dict[str, n
     """
     (layout,) = (layout for layout in LAYOUTS if layout.name == TORCHVISION)
     to_their_axes = np.argsort(layout.dialect.kernel_axes)
-    ratios = source_config(TORCHVISION).anchors.aspect_ratios
+    ratios = source_config(TORCHVISION).rpn.anchors.aspect_ratios
     order = [list(aspect_ratios).index(ratio) for ratio in ratios]
     arrays = {}
     for tree in variables.values():
         for leaf, array in traverse_util.flatten_dict(tree).items():
-            if leaf[0] == "head":
+            if leaf[0] == "rpn":
                 array = reorder_anchors(leaf[1], array, order)
             if array.ndim == 4:
                 array = array.transpose(to_their_axes)

@@ -360,7 +360,7 @@ LAYOUTS = (
         parts={
             "backbone": _behind("backbone.body.", _torchvision_resnet),
             "neck": _TORCHVISION_FPN.get,
-            "head": _TORCHVISION_HEAD.get,
+            "rpn": _TORCHVISION_HEAD.get,
         },
         convention="torchvision",
         former_names=(
@@ -375,7 +375,7 @@ LAYOUTS = (
         dialect=_TORCH,
         parts={
             "backbone": _behind("backbone.", _detectron2_resnet),
-            "head": _DETECTRON2_HEAD.get,
+            "rpn": _DETECTRON2_HEAD.get,
         },
         convention="detectron2",
         stride_in_1x1=True,
@@ -389,7 +389,7 @@ LAYOUTS = (
         parts={
             "backbone": _behind("backbone.bottom_up.", _detectron2_resnet),
             "neck": _DETECTRON2_FPN.get,
-            "head": _DETECTRON2_HEAD.get,
+            "rpn": _DETECTRON2_HEAD.get,
         },
         convention="detectron2",
         stride_in_1x1=True,

@@ -15,7 +15,7 @@ from flax import traverse_util
 
 from rpn_jax.errors import UserError, list_some
 from rpn_jax.models.layers.norms import EPSILON
-from rpn_jax.models.rcnn import RegionProposalNetwork
+from rpn_jax.models.rcnn import RCNN
 from rpn_jax.weights.layouts import LAYOUTS, Layout, Leaf
 
 _some = functools.partial(list_some, limit=3)
@@ -57,7 +57,7 @@ def load_parts(
     path: str | pathlib.Path,
     layout: Layout,
     arrays: dict[str, np.ndarray],
-    network: RegionProposalNetwork,
+    network: RCNN,
     variables: Any,
     convention_name: str,
     parts: Sequence[str] = ("backbone",),
@@ -76,7 +76,7 @@ def load_parts(
         network: whose parts they are for.
         variables: of the network, or their shapes.
         convention_name: of the pixels that the model is configured for.
-        parts: which ones to load, "backbone", "neck", "head"; those that the network has.
+        parts: which ones to load, "backbone", "neck", "rpn"; those that the network has.
         anchor_order: for each anchor at a position, the index that it has in the file's head; None
             where they are the same.
 
@@ -127,7 +127,7 @@ def load_parts(
             array = np.maximum(array + (layout.epsilon - EPSILON), EPSILON * (1e-6 - 1))
         if leaf in biases:
             array = array - folded[biases[leaf]]
-        if leaf[0] == "head" and anchor_order is not None:
+        if leaf[0] == "rpn" and anchor_order is not None:
             array = reorder_anchors(leaf[1], array, anchor_order)
         return jnp.asarray(array, jnp.float32)
 
@@ -165,7 +165,7 @@ def reorder_anchors(layer: str, array: np.ndarray, order: Sequence[int]) -> np.n
     return array
 
 
-def _check_model(path, layout: Layout, network: RegionProposalNetwork, convention: str) -> None:
+def _check_model(path, layout: Layout, network: RCNN, convention: str) -> None:
     if convention != layout.convention:
         raise UserError(
             f"config.model.input_convention: is {convention!r}, but the weights of {path} "

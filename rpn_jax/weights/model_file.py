@@ -18,7 +18,8 @@ from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError, list_some
 from rpn_jax.files import write_bytes
-from rpn_jax.runs.config import from_json, to_json
+from rpn_jax.models.rcnn import current_path
+from rpn_jax.runs.config_files import from_json, to_json
 from rpn_jax.weights.bounds import check_regular
 from rpn_jax.weights.files import read_arrays
 
@@ -99,8 +100,9 @@ def read_model(path: str | pathlib.Path) -> Model:
         )
     config = from_json(metadata.get("config", ""), f"{path}: its config")
     step = int(metadata["step"]) if metadata.get("step", "").isdecimal() else None
+    collections = {current_path(name.split("/")): array for name, array in arrays.items()}
     return Model(
-        config, traverse_util.unflatten_dict(arrays, sep="/"), metadata.get("source", ""), step
+        config, traverse_util.unflatten_dict(collections), metadata.get("source", ""), step
     )
 
 

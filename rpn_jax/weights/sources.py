@@ -12,14 +12,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError
-from rpn_jax.models.rcnn import RegionProposalNetwork, variable_shapes
+from rpn_jax.models.rcnn import RCNN, variable_shapes
 from rpn_jax.runs.config import default_config, flatten, sizes_per_level
 from rpn_jax.weights.files import read_arrays
 from rpn_jax.weights.layouts import LAYOUTS, Layout, own_layout
 from rpn_jax.weights.loading import Pretrained, load_parts, recognize
 from rpn_jax.weights.model_file import flat_names, is_model_file, read_model
 
-WHOLE_NETWORKS = tuple(layout.name for layout in LAYOUTS if "head" in layout.parts)
+WHOLE_NETWORKS = tuple(layout.name for layout in LAYOUTS if "rpn" in layout.parts)
 TORCHVISION = "torchvision/fasterrcnn_resnet50_fpn"
 # The COCO_V1 files that torchvision publishes, by the beginning of their SHA-256, which also stands
 # in their names: of Faster and of Mask R-CNN. It computes their norms with an epsilon of 0, and
@@ -93,37 +93,37 @@ def source_config(name: str) -> ConfigDict | None:
     config.model.frozen_stages = 2
     config.model.input_convention = layout.convention
     config.model.stride_in_1x1 = layout.stride_in_1x1
-    config.anchors.aspect_ratios = (2.0, 1.0, 0.5)  # theirs are height / width: 0.5, 1, 2
-    config.anchors.offset = 0.0
-    config.targets.drop_straddling = False
-    config.loss.normalizer = "sampled"
-    config.loss.balance = 1.0
-    config.proposals.train.pre_nms_top_n = 2000
-    config.proposals.train.post_nms_top_n = 2000
-    config.proposals.test.pre_nms_top_n = 1000
-    config.proposals.test.post_nms_top_n = 1000
-    config.proposals.keep_padding = True
+    config.rpn.anchors.aspect_ratios = (2.0, 1.0, 0.5)  # theirs are height / width: 0.5, 1, 2
+    config.rpn.anchors.offset = 0.0
+    config.rpn.targets.drop_straddling = False
+    config.rpn.loss.normalizer = "sampled"
+    config.rpn.loss.balance = 1.0
+    config.rpn.proposals.train.pre_nms_top_n = 2000
+    config.rpn.proposals.train.post_nms_top_n = 2000
+    config.rpn.proposals.test.pre_nms_top_n = 1000
+    config.rpn.proposals.test.post_nms_top_n = 1000
+    config.rpn.proposals.keep_padding = True
     sizes = (32.0, 64.0, 128.0, 256.0, 512.0)
     if "neck" in layout.parts:
         config.model.neck = "fpn"
-        config.model.head_channels = 256
-        config.anchors.sizes = tuple((size,) for size in sizes)
+        config.rpn.channels = 256
+        config.rpn.anchors.sizes = tuple((size,) for size in sizes)
     else:
-        config.model.head_channels = 1024
-        config.anchors.sizes = sizes
-        config.proposals.train.pre_nms_top_n = 12_000
-        config.proposals.test.pre_nms_top_n = 6000
+        config.rpn.channels = 1024
+        config.rpn.anchors.sizes = sizes
+        config.rpn.proposals.train.pre_nms_top_n = 12_000
+        config.rpn.proposals.test.pre_nms_top_n = 6000
     if name == TORCHVISION:
-        config.anchors.rounding = "torchvision"
-        config.proposals.min_size = 1e-3
+        config.rpn.anchors.rounding = "torchvision"
+        config.rpn.proposals.min_size = 1e-3
     else:
-        config.loss.beta = 0.0
+        config.rpn.loss.beta = 0.0
         if "neck" in layout.parts:
-            config.proposals.train.post_nms_top_n = 1000
+            config.rpn.proposals.train.post_nms_top_n = 1000
     return config
 
 
-def load_source(config: ConfigDict, network: RegionProposalNetwork, source: Source) -> Pretrained:
+def load_source(config: ConfigDict, network: RCNN, source: Source) -> Pretrained:
     """Returns the parts of a network that a file has, brought to the config's order of anchors.
 
     They are the backbone; the neck, if both have one; and the head, unless the file's has none or
@@ -137,7 +137,7 @@ def load_source(config: ConfigDict, network: RegionProposalNetwork, source: Sour
     parts = [
         "backbone",
         *(["neck"] if network.neck is not None and "neck" in has else []),
-        *(["head"] if config.model.pretrained_head and "head" in has else []),
+        *(["rpn"] if config.model.pretrained_head and "rpn" in has else []),
     ]
     pretrained = load_parts(
         source.path,
@@ -147,7 +147,7 @@ def load_source(config: ConfigDict, network: RegionProposalNetwork, source: Sour
         variable_shapes(network),
         config.model.input_convention,
         parts,
-        _anchor_order(config, source) if "head" in parts else None,
+        _anchor_order(config, source) if "rpn" in parts else None,
     )
     if source.layout.name == TORCHVISION:
         title = f"{pretrained.title}, norms with epsilon {source.layout.epsilon:g}"
@@ -176,8 +176,8 @@ def _anchor_order(config: ConfigDict, source: Source) -> list[int]:
     ]
     if any(order != orders[0] for order in orders):
         raise UserError(
-            f"config.anchors.sizes: is {config.anchors.sizes}, in an order that differs from "
-            f"level to level; list them as {source.config.anchors.sizes}"
+            f"config.rpn.anchors.sizes: is {config.rpn.anchors.sizes}, in an order that differs "
+            f"from level to level; list them as {source.config.rpn.anchors.sizes}"
         )
     return orders[0]
 
@@ -185,17 +185,17 @@ def _anchor_order(config: ConfigDict, source: Source) -> list[int]:
 def meaning_of_head(config: ConfigDict) -> dict[str, object]:
     """Returns what the outputs of a head depend on, by field, whatever the order of anchors."""
     return {
-        "anchors.sizes": [sorted(sizes) for sizes in sizes_per_level(config)],
-        "anchors.aspect_ratios": sorted(config.anchors.aspect_ratios),
-        "anchors.rounding": config.anchors.rounding,
-        "anchors.offset": config.anchors.offset,
-        "box_weights": config.box_weights,
+        "rpn.anchors.sizes": [sorted(sizes) for sizes in sizes_per_level(config)],
+        "rpn.anchors.aspect_ratios": sorted(config.rpn.anchors.aspect_ratios),
+        "rpn.anchors.rounding": config.rpn.anchors.rounding,
+        "rpn.anchors.offset": config.rpn.anchors.offset,
+        "rpn.box_weights": config.rpn.box_weights,
     }
 
 
 def _anchors(config: ConfigDict, sizes_outside: bool) -> list[list[tuple[float, float]]]:
     """Returns size and aspect ratio of each level's anchors, in the order of a head's channels."""
-    ratios = config.anchors.aspect_ratios
+    ratios = config.rpn.anchors.aspect_ratios
     return [
         [(size, ratio) for size in sizes for ratio in ratios]
         if sizes_outside

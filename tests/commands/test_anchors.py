@@ -8,7 +8,8 @@ import pytest
 
 from rpn_jax.__main__ import main
 from rpn_jax.data.datasets import prepare_dataset
-from rpn_jax.runs.config import apply_overrides, default_config
+from rpn_jax.runs.config import default_config
+from rpn_jax.runs.config_files import apply_overrides
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs/bccd.py"
 
@@ -37,8 +38,8 @@ def test_tables_and_pictures(flags, tmp_path, capsys, monkeypatch):
         assert str(path) in printed
         assert cv2.imread(str(path)) is not None
     # The suggestion can be pasted as it stands, and is then found to fit as well as it says.
-    (flag,) = re.findall(r'^"(--config\.anchors\.sizes=.*)"$', printed, re.MULTILINE)
-    assert apply_overrides(default_config(), [flag]).anchors.sizes[0] < 24
+    (flag,) = re.findall(r'^"(--config\.rpn\.anchors\.sizes=.*)"$', printed, re.MULTILINE)
+    assert apply_overrides(default_config(), [flag]).rpn.anchors.sizes[0] < 24
     (suggested,) = re.findall(r"^centred, suggested +(.*?) +-$", printed, re.MULTILINE)
     assert main(["anchors", *flags, flag, f"--out={tmp_path / 'again'}"]) == 0
     assert re.search(rf"^centred, config +{suggested} ", capsys.readouterr().out, re.MULTILINE)
@@ -51,8 +52,8 @@ def test_tables_and_pictures(flags, tmp_path, capsys, monkeypatch):
         ("--split=test", "split 'test' has no objects (1 images, 0 ignore regions)"),
         ("--split=val", "there is no split 'val'; there are: "),
         ("--config.data.data_dir=nowhere", "python -m rpn_jax prepare"),
-        ("--config.anchors.sizes=(0.0,)", "config.anchors: sizes (0.0,) and aspect_ratios"),
-        ("--config.anchors.rounding=up", "config.anchors: rounding 'up'"),
+        ("--config.rpn.anchors.sizes=(0.0,)", "config.rpn.anchors: sizes (0.0,) and aspect_ratios"),
+        ("--config.rpn.anchors.rounding=up", "config.rpn.anchors: rounding 'up'"),
     ],
 )
 def test_bad_input_is_one_clear_line(flags, capsys, flag, message):

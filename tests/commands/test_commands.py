@@ -63,10 +63,10 @@ def test_a_typo_in_a_config_field(fails, tmp_path):
         "train",
         f"--config={CONFIGS / 'shapes.py'}",
         f"--workdir={tmp_path / 'run'}",
-        "--config.loss.balanc=1",
+        "--config.rpn.loss.balanc=1",
     )
-    assert "--config.loss.balanc" in line
-    assert "did you mean --config.loss.balance" in line
+    assert "--config.rpn.loss.balanc" in line
+    assert "did you mean --config.rpn.loss.balance" in line
 
 
 def test_a_missing_folder(fails, tmp_path):
@@ -134,7 +134,7 @@ def test_weights_of_another_model(fails, voc, voc_flags, tmp_path):
 
 def test_a_workdir_of_another_config(fails, voc, voc_flags, tmp_path):
     prepare_dataset("voc_folder", data_dir=tmp_path / "prepared", source=voc.root)
-    from rpn_jax.runs.config import load_config
+    from rpn_jax.runs.config_files import load_config
     from rpn_jax.runs.workdir import claim_workdir
 
     workdir = tmp_path / "run"
@@ -175,10 +175,10 @@ def test_help_teaches(command, capsys):
 SMALL = (
     "--config.model.backbone=resnet18",
     "--config.model.output_stage=c2",
-    "--config.model.head_channels=16",
+    "--config.rpn.channels=16",
     "--config.data.shorter_side=48",
     "--config.data.longer_side=48",  # one canvas for all, so that little is compiled
-    "--config.anchors.sizes=(8.0,16.0)",
+    "--config.rpn.anchors.sizes=(8.0,16.0)",
     "--config.steps=2",
     "--config.evaluation.every=0",
 )

@@ -38,7 +38,7 @@ def fails(capsys):
 def test_a_function_is_written_whole_with_the_overrides(weights, tmp_path, capsys):
     out = tmp_path / "new" / "proposals.jax"
     flags = "--image_size=32x48", "--batch_size=2", "--platforms=cpu,tpu"
-    counts = "--config.proposals.test.post_nms_top_n=7"
+    counts = "--config.rpn.proposals.test.post_nms_top_n=7"
     assert main(["export", f"--weights={weights}", f"--out={out}", *flags, counts]) == 0
     assert f"{out}: images 2 x 32 x 48 x 3, for cpu,tpu" in capsys.readouterr().out
     assert list(out.parent.iterdir()) == [out]
@@ -50,11 +50,11 @@ def test_a_function_is_written_whole_with_the_overrides(weights, tmp_path, capsy
 
 def test_weights_are_written_with_the_overrides(weights, tmp_path, capsys):
     out = tmp_path / "out.safetensors"
-    flags = f"--weights={weights}", f"--out={out}", "--config.proposals.nms_threshold=0.5"
+    flags = f"--weights={weights}", f"--out={out}", "--config.rpn.proposals.nms_threshold=0.5"
     assert main(["export-weights", *flags]) == 0
     assert str(out) in capsys.readouterr().out
     model = read_model(out)
-    assert model.config.proposals.nms_threshold == 0.5
+    assert model.config.rpn.proposals.nms_threshold == 0.5
     assert model.step == 5
 
 

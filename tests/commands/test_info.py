@@ -13,7 +13,7 @@ def test_tables_of_a_changed_config(capsys):
     assert main(["info", CONFIG, *flags]) == 0
     text = capsys.readouterr().out
     assert text.startswith("resnet18 on an image of 64 x 96 pixels")
-    assert "backbone/c3           16 x 24 x 128       4 " in text
+    assert "backbone/c3          16 x 24 x 128       4 " in text
     assert "16 x 24  15    5760" in text
 
 

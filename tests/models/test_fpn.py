@@ -9,7 +9,7 @@ from seeded_weights import seeded_array
 
 from rpn_jax.models.backbones.resnet import ResNet
 from rpn_jax.models.fpn import FPN, STAGES
-from rpn_jax.models.rcnn import RegionProposalNetwork
+from rpn_jax.models.rcnn import RCNN
 from rpn_jax.models.rpn_head import RPNHead
 
 WIDTH = 16  # of the fixture's levels
@@ -74,7 +74,7 @@ def test_bfloat16_computes_nearly_the_same():
 
 
 def test_under_a_neck_frozen_stages_get_no_gradient_and_the_others_do(random_variables):
-    network = RegionProposalNetwork(
+    network = RCNN(
         ResNet((1, 1, 1, 1), False, stem="small", frozen_stages=2, output_stages=STAGES),
         RPNHead(num_anchors=1, channels=8),
         FPN(8),
@@ -90,7 +90,7 @@ def test_under_a_neck_frozen_stages_get_no_gradient_and_the_others_do(random_var
     for stage, leaves in gradients["backbone"].items():
         has_gradient = [(leaf != 0).any() for leaf in jax.tree.leaves(leaves)]
         assert set(map(bool, has_gradient)) == {stage not in ("c1", "c2")}
-    for part in ("neck", "head"):
+    for part in ("neck", "rpn"):
         jax.tree.map(functools.partial(assert_some_gradient, part), gradients[part])
 
 

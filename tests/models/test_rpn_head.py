@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from rpn_jax.models.rcnn import RegionProposalNetwork, trainable_mask
+from rpn_jax.models.rcnn import RCNN, frozen_stages_of, trainable_mask
 from rpn_jax.models.rpn_head import RPNHead
 
 # XLA takes several times as long to compile the default generator.
@@ -27,7 +27,7 @@ class Pyramid(nn.Module):
 
 
 def tiny(dtype=jnp.float32):
-    return RegionProposalNetwork(Pyramid(dtype), RPNHead(num_anchors=3, channels=16, dtype=dtype))
+    return RCNN(Pyramid(dtype), RPNHead(num_anchors=3, channels=16, dtype=dtype))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_levels_share_one_head_and_have_their_own_sizes(images, variables):
     assert model.grid_hw(8, 12) == ((4, 6), (2, 3))
     assert [level.shape for level in logits] == [(2, 4 * 6 * 3), (2, 2 * 3 * 3)]
     assert [level.shape for level in deltas] == [(2, 4 * 6 * 3, 4), (2, 2 * 3 * 3, 4)]
-    assert set(variables["params"]["head"]) == {"conv", "objectness", "deltas"}
+    assert set(variables["params"]["rpn"]) == {"conv", "objectness", "deltas"}
 
 
 def head_by_hand(features, params):
@@ -152,9 +152,9 @@ def test_the_key_decides_the_parameters(images):
 @pytest.mark.parametrize("frozen_stages", [0, 1, 2])
 def test_the_mask_is_false_in_the_frozen_prefix_alone(variables, frozen_stages):
     params = variables["params"]
-    mask = trainable_mask(params, frozen_stages)
+    mask = trainable_mask(params, frozen_stages_of(frozen_stages))
     assert jax.tree.structure(mask) == jax.tree.structure(params)
     for number in (1, 2):
         leaves = jax.tree.leaves(mask["backbone"][f"c{number}"])
         assert set(leaves) == {number > frozen_stages}
-    assert set(jax.tree.leaves(mask["head"])) == {True}
+    assert set(jax.tree.leaves(mask["rpn"])) == {True}

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from rpn_jax.models.rcnn import RegionProposalNetwork, build_rpn
+from rpn_jax.models.rcnn import RCNN, build_rpn
 from rpn_jax.models.rpn_head import RPNHead
 from rpn_jax.models.summary import summarize
 
@@ -17,9 +17,9 @@ def test_vgg_on_the_papers_image():
     layers = summarize(network, 600, 1000, frozen_stages=2)
     assert column(layers, "name") == [
         *(f"backbone/c{i}" for i in range(1, 6)),
-        "head/conv",
-        "head/deltas",
-        "head/objectness",
+        "rpn/conv",
+        "rpn/deltas",
+        "rpn/objectness",
     ]
     assert column(layers, "shape") == [
         (600, 1000, 64),
@@ -124,7 +124,7 @@ def test_a_neck_stands_between_backbone_and_head():
         *(f"backbone/c{i}" for i in range(1, 6)),
         *(f"neck/lateral{i}" for i in range(2, 6)),
         *(f"neck/output{i}" for i in range(2, 6)),
-        *(f"head/{name}" for name in ("conv", "deltas", "objectness") for _ in range(5)),
+        *(f"rpn/{name}" for name in ("conv", "deltas", "objectness") for _ in range(5)),
     ]
     for i, channels in zip(range(2, 6), (64, 128, 256, 512), strict=True):
         stage, lateral, output = (
@@ -161,8 +161,8 @@ class Pyramid(nn.Module):
 
 
 def test_levels_that_share_a_head():
-    layers = summarize(RegionProposalNetwork(Pyramid(), RPNHead(1, 8)), 32, 48)
-    rows = [layer[:6] for layer in layers if layer.name not in ("head/deltas", "head/objectness")]
+    layers = summarize(RCNN(Pyramid(), RPNHead(1, 8)), 32, 48)
+    rows = [layer[:6] for layer in layers if layer.name not in ("rpn/deltas", "rpn/objectness")]
     # (3x3 at step 1) 3; (3x3 at step 2) + 4; an upsampled cell sees no more than a coarse one, 7.
     # The head's 3x3 adds 2 * 4 on the coarse level. On the fine one its window touches two coarse
     # cells, 7 + 4, or three fine ones, 3 + 2 * 2, that do not stand out.
@@ -170,8 +170,8 @@ def test_levels_that_share_a_head():
         ("backbone/c1", (16, 24, 4), 2, 3, 112, 108),
         ("backbone/c2", (8, 12, 4), 4, 7, 148, 144),
         ("backbone/p1", (16, 24, 4), 2, 7, 20, 16),
-        ("head/conv", (16, 24, 8), 2, 11, 296, 288),
-        ("head/conv", (8, 12, 8), 4, 15, 0, 0),
+        ("rpn/conv", (16, 24, 8), 2, 11, 296, 288),
+        ("rpn/conv", (8, 12, 8), 4, 15, 0, 0),
     ]
-    of_head = [layer.flops for layer in layers if layer.name == "head/conv"]
+    of_head = [layer.flops for layer in layers if layer.name == "rpn/conv"]
     assert of_head == [2 * 16 * 24 * 288, 2 * 8 * 12 * 288]

@@ -5,7 +5,8 @@ import numpy as np
 import safetensors.numpy
 from peer_cases import fasterrcnn_state_dict, padded_images, peer_answers
 
-from rpn_jax.training.build import anchors_per_level, build_network, load_pretrained, propose_batch
+from rpn_jax.detectors.rpn import Look
+from rpn_jax.training.build import build_detector, load_pretrained
 from rpn_jax.weights.sources import source_config
 
 
@@ -14,15 +15,15 @@ def test_proposals_are_torchvisions(tmp_path):
     safetensors.numpy.save_file(fasterrcnn_state_dict(), path)
     config = source_config("torchvision/fasterrcnn_resnet50_fpn")
     config.model.pretrained = str(path)
-    network = build_network(config)
-    variables = load_pretrained(config, network).collections
+    detector = build_detector(config)
+    variables = load_pretrained(config, detector.network).collections
     images, image_hw = padded_images()
-    anchors = anchors_per_level(config, network, *images.shape[1:3])
 
     @jax.jit
     def run(variables, images, image_hw):
-        logits, deltas = network.apply(variables, images)
-        return propose_batch(config, logits, deltas, anchors, image_hw, settings="test")
+        logits, deltas = detector.network.apply(variables, images)
+        look = Look(logits, deltas, detector.anchors(*images.shape[1:3]), {})
+        return detector.proposals_of(look, image_hw, detector.proposals.test)
 
     proposals = run(variables, images, np.float32(image_hw))
     answers = peer_answers("fasterrcnn")

@@ -19,7 +19,7 @@ from rpn_jax.reports.comparison import compute_figures
 from rpn_jax.reports.report import write_report
 from rpn_jax.reports.results import gather
 from rpn_jax.reports.single_run import choose_images, picture_section
-from rpn_jax.runs.config import to_json
+from rpn_jax.runs.config_files import to_json
 from rpn_jax.text import printable
 
 STEPS = 40
@@ -109,9 +109,9 @@ def a_sweep(out, source, dataset, shares, seeds=2):
     runs = []
     for balance, share in shares.items():
         for seed in range(seeds):
-            setting = f"loss.balance={balance}"
+            setting = f"rpn.loss.balance={balance}"
             folder = out / f"{setting},seed={seed}"
-            overrides = {"loss.balance": float(balance), "seed": seed}
+            overrides = {"rpn.loss.balance": float(balance), "seed": seed}
             runs.append({"folder": folder.name, "setting": setting, "overrides": overrides})
             fields = [f"--config.{field}={value}" for field, value in overrides.items()]
             begun(folder, source, *fields, last=0 if share is None else STEPS)
@@ -120,10 +120,10 @@ def a_sweep(out, source, dataset, shares, seeds=2):
             else:
                 end = {"state": "failed", "reason": f"no <luck> | with seed {seed}"}
                 write_text(out / "state" / folder.name / "end.json", json.dumps(end))
-    overrides = {"loss.balance": 9.0, "seed": 0}
-    runs.append({"folder": "loss.balance=9,seed=0", "setting": "loss.balance=9"})
+    overrides = {"rpn.loss.balance": 9.0, "seed": 0}
+    runs.append({"folder": "rpn.loss.balance=9,seed=0", "setting": "rpn.loss.balance=9"})
     runs[-1]["overrides"] = overrides
-    facts = {"config": "small.py", "fixed": {}, "given": [], "fields": ["loss.balance", "seed"]}
+    facts = {"config": "small.py", "fixed": {}, "given": [], "fields": ["rpn.loss.balance", "seed"]}
     facts |= {"seed_field": "seed", "base": runs[0]["folder"], "runs": runs}
     write_text(out / "sweep.json", json.dumps(facts))
     return out
@@ -229,14 +229,14 @@ def test_the_table_of_a_sweep(sweep):
     out, printed = sweep
     # 0.72 of an object reaches the thresholds 0.5 to 0.7, 5 of 10; 0.92 reaches 9.
     markdown = (out / "report/report.md").read_text()
-    assert "| loss.balance | runs | AR@100 | AR@300 | recall@0.5 | recall@0.7 |" in markdown
+    assert "| rpn.loss.balance | runs | AR@100 | AR@300 | recall@0.5 | recall@0.7 |" in markdown
     assert "| 1 (base) | 2 of 2 | 50.0 ± 0.0 | 50.0 ± 0.0 | 100.0 ± 0.0 | 100.0 ± 0.0 |" in markdown
     assert "| 10 | 2 of 2 | **90.0 ± 0.0** | **90.0 ± 0.0** | 100.0 ± 0.0 |" in markdown
     assert "| 100 | 0 of 2 | – | – | – | – |" in markdown
     assert "| 10 | 2 | **+40.0<br>+40.0 to +40.0<br>p &lt; 0.001** | **+40.0" in markdown
     assert re.search("^10 +2 of 2  90.0 ± 0.0", printed, re.MULTILINE)
     one, ten = rows_of(out / "report/settings.csv")
-    assert (one["loss.balance"], one["runs"], one["AR@300"]) == ("1.0", "2", "0.500000")
+    assert (one["rpn.loss.balance"], one["runs"], one["AR@300"]) == ("1.0", "2", "0.500000")
     assert one["AR@300 p"] == ""
     assert (ten["AR@300 difference"], ten["AR@300 low"]) == ("0.400000", "0.400000")
     assert ten["recall@0.5 p"] == "1.000000"
@@ -245,9 +245,9 @@ def test_the_table_of_a_sweep(sweep):
 def test_runs_that_do_not_count_are_listed_with_the_reason(sweep):
     out, _ = sweep
     page = Page((out / "report/report.html").read_text())
-    place = page.cells.index("loss.balance=100,seed=1", page.cells.index("why"))
+    place = page.cells.index("rpn.loss.balance=100,seed=1", page.cells.index("why"))
     assert page.cells[place + 1] == "failed before a step was logged: no <luck> | with seed 1"
-    assert page.cells[page.cells.index("loss.balance=9,seed=0", place) + 1] == "not begun"
+    assert page.cells[page.cells.index("rpn.loss.balance=9,seed=0", place) + 1] == "not begun"
     markdown = (out / "report/report.md").read_text()
     assert "no &lt;luck&gt; \\| with seed 1 |" in markdown
     assert "7 runs of 4 settings: 4 counted, 2 failed, 1 not begun." in markdown
@@ -293,7 +293,9 @@ def hostile(tmp_path_factory, source, dataset):
     """A report on two runs whose names, classes and starts were chosen by somebody else."""
     root = tmp_path_factory.mktemp("hostile")
     for number, share in enumerate((0.72, 0.92)):
-        folder = begun(root / f"{HOSTILE}{number}", source, f"--config.loss.balance={number + 1}.0")
+        folder = begun(
+            root / f"{HOSTILE}{number}", source, f"--config.rpn.loss.balance={number + 1}.0"
+        )
         evaluated(folder, dataset, share)
         facts = STARTED | {"code": {"commit": "c0ffee; touch x\n```\n<b>", "local_changes": "1"}}
         write_text(folder / "runs.jsonl", json.dumps(facts) + "\n")
@@ -375,18 +377,18 @@ def test_several_runs_by_hand(source, dataset, tmp_path):
     for name, share, fields in (
         ("a", 0.72, ["--config.seed=0"]),
         ("b", 0.82, ["--config.seed=1"]),
-        ("c", 0.92, ["--config.loss.balance=3.0"]),
+        ("c", 0.92, ["--config.rpn.loss.balance=3.0"]),
     ):
         evaluated(begun(tmp_path / name, source, *fields), dataset, share)
     begun(tmp_path / "early", source, "--config.seed=5", last=20)
     study = gather([tmp_path / name for name in ("a", "b", "c", "early")])
-    assert (study.base, study.fields) == ("loss.balance=10", ("loss.balance",))
+    assert (study.base, study.fields) == ("rpn.loss.balance=10", ("rpn.loss.balance",))
     assert [study.labels(setting) for setting in study.settings] == [["10"], ["3"]]
     assert study.runs[-1].remark == "stopped at step 20 of 40"
     figures = compute_figures(study)
-    assert figures.settings == {"loss.balance=10": [0, 1], "loss.balance=3": [2]}
+    assert figures.settings == {"rpn.loss.balance=10": [0, 1], "rpn.loss.balance=3": [2]}
     np.testing.assert_allclose(figures.values[:, 0], [0.5, 0.7, 0.9])
-    comparison = figures.compare(study.base, against_it=True)["loss.balance=3"]
+    comparison = figures.compare(study.base, against_it=True)["rpn.loss.balance=3"]
     assert comparison.seeds == 1
     assert comparison.difference.mean[0] == pytest.approx(0.4)
     assert np.isnan(comparison.p).all()
@@ -397,7 +399,7 @@ def test_several_runs_by_hand(source, dataset, tmp_path):
 
 def test_images_without_any_object_have_no_figures(source, dataset, tmp_path):
     for number in (1, 2):
-        folder = begun(tmp_path / f"{number}", source, f"--config.loss.balance={number}.0")
+        folder = begun(tmp_path / f"{number}", source, f"--config.rpn.loss.balance={number}.0")
         evaluated(folder, dataset, None)
     evaluated(folder, dataset, None, name="train-without-nms", without=("nms",))
     write_report([folder])

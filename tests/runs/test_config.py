@@ -3,24 +3,17 @@ import json
 import pytest
 
 from rpn_jax.errors import UserError
-from rpn_jax.runs.config import (
-    apply_overrides,
-    default_config,
-    differences,
-    flatten,
-    from_json,
-    load_config,
-    to_json,
-)
+from rpn_jax.runs.config import default_config, flatten
+from rpn_jax.runs.config_files import apply_overrides, differences, from_json, load_config, to_json
 
 
 @pytest.mark.parametrize(
     ("override", "field", "value"),
     [
-        ("--config.loss.balance=1", "loss.balance", 1.0),
-        ("--config.anchors.sizes=(16,32.5)", "anchors.sizes", [16, 32.5]),
-        ("--config.anchors.sizes=((16,),(32.5,))", "anchors.sizes", [[16], [32.5]]),
-        ("--config.targets.drop_straddling=false", "targets.drop_straddling", False),
+        ("--config.rpn.loss.balance=1", "rpn.loss.balance", 1.0),
+        ("--config.rpn.anchors.sizes=(16,32.5)", "rpn.anchors.sizes", [16, 32.5]),
+        ("--config.rpn.anchors.sizes=((16,),(32.5,))", "rpn.anchors.sizes", [[16], [32.5]]),
+        ("--config.rpn.targets.drop_straddling=false", "rpn.targets.drop_straddling", False),
         ("--config.data.max_objects=8", "data.max_objects", 8),
         ("--config.data.source=/a b/c=d", "data.source", "/a b/c=d"),
         ("--config.optimizer.learning_rate=1e-2", "optimizer.learning_rate", 0.01),
@@ -51,14 +44,14 @@ def test_none_takes_a_value_back():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("--config.loss.balanc=1", "did you mean --config.loss.balance=…"),
-        ("--config.loss=1", "there is no such field"),
+        ("--config.rpn.loss.balanc=1", "did you mean --config.rpn.loss.balance=…"),
+        ("--config.rpn.loss=1", "there is no such field"),
         ("--workdri=x", "there is no such field"),
         ("--config.steps", "write --config.steps=VALUE"),
         ("--config.steps=abc", "give a value of type int, such as 80000"),
         ("--config.steps=1.5", "give a value of type int"),
-        ("--config.anchors.sizes=16", "give a value of type tuple"),
-        ("--config.targets.drop_straddling=0", "give a value of type bool"),
+        ("--config.rpn.anchors.sizes=16", "give a value of type tuple"),
+        ("--config.rpn.targets.drop_straddling=0", "give a value of type bool"),
     ],
 )
 def test_a_wrong_override_is_one_clear_line(override, message):
@@ -94,12 +87,12 @@ def test_a_config_that_sets_an_unknown_field_is_refused(tmp_path):
 
 
 def test_json_keeps_every_field_and_its_type():
-    overrides = "--config.data.source=x", "--config.anchors.sizes=((8.0,),(16.0,))"
+    overrides = "--config.data.source=x", "--config.rpn.anchors.sizes=((8.0,),(16.0,))"
     config = apply_overrides(default_config(), overrides)
     config.data.options = {"splits": {"train": ["a.json", "images"]}, "seed": 3}
     again = from_json(to_json(config))
     assert differences(config, again) == []
-    assert again.anchors.sizes == ((8.0,), (16.0,))
+    assert again.rpn.anchors.sizes == ((8.0,), (16.0,))
 
 
 def test_a_config_saved_before_a_field_was_there_has_its_default():
@@ -114,8 +107,8 @@ def test_a_config_saved_before_a_field_was_there_has_its_default():
 
 
 def test_differences_name_the_fields():
-    other = apply_overrides(default_config(), ["--config.seed=3", "--config.loss.balance=1"])
+    other = apply_overrides(default_config(), ["--config.seed=3", "--config.rpn.loss.balance=1"])
     assert differences(other, default_config()) == [
-        "loss.balance: 1.0 here, 10.0 there",
+        "rpn.loss.balance: 1.0 here, 10.0 there",
         "seed: 3 here, 0 there",
     ]

@@ -10,12 +10,12 @@ from training.small import over_devices, small_batch, small_config
 from rpn_jax.errors import UserError
 from rpn_jax.models.rcnn import trainable_mask
 from rpn_jax.runs import determinism
-from rpn_jax.runs.config import apply_overrides, default_config
+from rpn_jax.runs.config import default_config
+from rpn_jax.runs.config_files import apply_overrides
 from rpn_jax.runs.determinism import apply_determinism
-from rpn_jax.training.build import build_network
+from rpn_jax.training.build import build_detector, build_train_step
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.state import initial_state
-from rpn_jax.training.step import make_train_step
 
 DETERMINISTIC = apply_overrides(default_config(), ["--config.deterministic=true"])
 FLAG = "--xla_gpu_deterministic_ops=true"
@@ -64,11 +64,12 @@ def test_too_late_is_an_error_on_gpus_alone(monkeypatch, platform, fails):
 def test_a_gpu_is_given_nothing_whose_result_depends_on_the_order(random_variables):
     """XLA would refuse such a step with the flag, or compute it in a slow loop."""
     config = small_config("--config.batch_size=2")
-    network = build_network(config)
+    detector = build_detector(config)
+    network = detector.network
     schedule, optimizer = build_optimizer(config)
     variables = random_variables(network, np.zeros((1, 64, 64, 3), np.float32))
-    state = initial_state(variables, trainable_mask(variables["params"], 0), optimizer)
-    step = over_devices(make_train_step(config, network, optimizer, schedule))
+    state = initial_state(variables, trainable_mask(variables["params"], ()), optimizer)
+    step = over_devices(build_train_step(config, detector, optimizer, schedule))
     batch = jax.tree.map(lambda x: x[None], small_batch(2))
     traced = jax.jit(step).trace(state, batch, jax.random.key(0))
     program = traced.lower(lowering_platforms=("cuda",)).as_text()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rpn_jax.runs import devices
-from rpn_jax.typing import DeviceBatch, GroundTruth
+from rpn_jax.typing import GroundTruth, Images
 
 
 def batch(height):
@@ -15,7 +15,7 @@ def batch(height):
     images = np.zeros((count, height, 8, 3), np.uint8)
     boxes, flags = np.zeros((count, 1, 4), np.float32), np.ones((count, 1), bool)
     sizes, index = np.ones((count, 2), np.float32), np.arange(count, dtype=np.int32)
-    return devices.shard(DeviceBatch(images, sizes, index, GroundTruth(boxes, flags, ~flags)))
+    return devices.shard(Images(images, sizes, index, GroundTruth(boxes, flags, ~flags)))
 
 
 def step(state, batch, key):

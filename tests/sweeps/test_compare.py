@@ -11,7 +11,7 @@ from rpn_jax.__main__ import main
 from rpn_jax.errors import UserError
 from rpn_jax.models.rcnn import trainable_mask
 from rpn_jax.runs import devices
-from rpn_jax.runs.config import to_json
+from rpn_jax.runs.config_files import to_json
 from rpn_jax.sweeps import compare
 from rpn_jax.sweeps.compare import compare_runs
 from rpn_jax.sweeps.compare_tables import format_comparison
@@ -82,7 +82,7 @@ def state(random_variables):
     network = build_network(config)
     variables = random_variables(network, np.zeros((1, 64, 64, 3), np.float32))
     _, optimizer = build_optimizer(config)
-    return initial_state(variables, trainable_mask(variables["params"], 0), optimizer)
+    return initial_state(variables, trainable_mask(variables["params"], ()), optimizer)
 
 
 def save(folder, state, step):
@@ -99,7 +99,7 @@ def variables_of(**parts):
 def test_equal_runs_are_said_to_be_in_a_line_each(run, keep):
     a, b = run("a"), run("b")
     for folder in (a, b):
-        keep(folder, 60, variables_of(head=[0.0, 1.0]))
+        keep(folder, 60, variables_of(rpn=[0.0, 1.0]))
     comparison = compare_runs(a, b)
     assert comparison["differs"] == []
     lines = [line for line in format_comparison(comparison).splitlines() if line]
@@ -212,28 +212,28 @@ def test_the_last_validation_of_both(run):
 
 def test_parameters_of_the_newest_common_step(run, keep):
     a, b = run("a"), run("b")
-    keep(a, 20, variables_of(backbone=[1.0], head=[3.0, 4.0]))
+    keep(a, 20, variables_of(backbone=[1.0], rpn=[3.0, 4.0]))
     keep(a, 60, {})
-    keep(b, 20, variables_of(backbone=[1.0], head=[3.0, 5.0]))
+    keep(b, 20, variables_of(backbone=[1.0], rpn=[3.0, 5.0]))
     (b / "checkpoints" / "60.unsealed").mkdir()
     comparison = compare_runs(a, b)
     assert comparison["differs"] == ["parameters"]
     parameters = comparison["parameters"]
     assert parameters["step"] == 20
     assert parameters["parts"]["backbone"]["equal"]
-    head = parameters["parts"]["head"]
+    head = parameters["parts"]["rpn"]
     assert head["relative_norm"] == pytest.approx(1 / np.hypot(3, 5))
-    assert head["most"] == {"array": "params/head/kernel", "relative": pytest.approx(1 / 5)}
+    assert head["most"] == {"array": "params/rpn/kernel", "relative": pytest.approx(1 / 5)}
     rows = [line.split() for line in format_comparison(comparison).splitlines()]
     assert ["backbone", "bit", "for", "bit", "equal"] in rows
-    assert ["head", "1.7e-01", "2.0e-01", "params/head/kernel"] in rows
+    assert ["rpn", "1.7e-01", "2.0e-01", "params/rpn/kernel"] in rows
 
 
 def test_bits_and_not_values_are_held_against_each_other(run, keep):
     a, b = run("a"), run("b")
-    keep(a, 20, variables_of(head=[0.0]))
-    keep(b, 20, variables_of(head=[-0.0]))
-    head = compare_runs(a, b)["parameters"]["parts"]["head"]
+    keep(a, 20, variables_of(rpn=[0.0]))
+    keep(b, 20, variables_of(rpn=[-0.0]))
+    head = compare_runs(a, b)["parameters"]["parts"]["rpn"]
     assert not head["equal"]
     assert head["most"]["relative"] == 0
 
@@ -241,21 +241,21 @@ def test_bits_and_not_values_are_held_against_each_other(run, keep):
 def test_real_checkpoints(run, state):
     a, b = run("a"), run("b")
     save(a, state, 20)
-    bias = state.params["head"]["conv"]["bias"] + 1
-    conv = {**state.params["head"]["conv"], "bias": bias}
-    params = {**state.params, "head": {**state.params["head"], "conv": conv}}
+    bias = state.params["rpn"]["conv"]["bias"] + 1
+    conv = {**state.params["rpn"]["conv"], "bias": bias}
+    params = {**state.params, "rpn": {**state.params["rpn"], "conv": conv}}
     save(b, state._replace(params=params), 20)
     parts = compare_runs(a, b)["parameters"]["parts"]
     assert {name: part["equal"] for name, part in parts.items()} == {
-        "backbone": True, "head": False,
+        "backbone": True, "rpn": False,
     }  # fmt: skip
-    assert parts["head"]["most"] == {"array": "params/head/conv/bias", "relative": 1.0}
+    assert parts["rpn"]["most"] == {"array": "params/rpn/conv/bias", "relative": 1.0}
 
 
 def test_parameters_that_cannot_be_compared(run, keep, monkeypatch):
     a, b = run("a"), run("b")
-    keep(a, 20, variables_of(head=[1.0]))
-    keep(b, 20, variables_of(head=[1.0, 2.0]))
+    keep(a, 20, variables_of(rpn=[1.0]))
+    keep(b, 20, variables_of(rpn=[1.0, 2.0]))
     text = format_comparison(compare_runs(a, b))
     assert "parameters: not compared: the networks have not the same arrays" in text
 

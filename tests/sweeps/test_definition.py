@@ -29,19 +29,21 @@ def folders(*axes, **options) -> list[str]:
 
 
 def test_runs_are_the_product_of_the_axes_in_order():
-    runs = expand(Sweep(SHAPES, [grid({"loss.balance": (10.0, 0.5), "steps": (3, 4)}), seeds(2)]))
+    runs = expand(
+        Sweep(SHAPES, [grid({"rpn.loss.balance": (10.0, 0.5), "steps": (3, 4)}), seeds(2)])
+    )
     assert [run.folder for run in runs] == [
-        "loss.balance=10,steps=3,seed=0",
-        "loss.balance=10,steps=3,seed=1",
-        "loss.balance=10,steps=4,seed=0",
-        "loss.balance=10,steps=4,seed=1",
-        "loss.balance=0.5,steps=3,seed=0",
-        "loss.balance=0.5,steps=3,seed=1",
-        "loss.balance=0.5,steps=4,seed=0",
-        "loss.balance=0.5,steps=4,seed=1",
+        "rpn.loss.balance=10,steps=3,seed=0",
+        "rpn.loss.balance=10,steps=3,seed=1",
+        "rpn.loss.balance=10,steps=4,seed=0",
+        "rpn.loss.balance=10,steps=4,seed=1",
+        "rpn.loss.balance=0.5,steps=3,seed=0",
+        "rpn.loss.balance=0.5,steps=3,seed=1",
+        "rpn.loss.balance=0.5,steps=4,seed=0",
+        "rpn.loss.balance=0.5,steps=4,seed=1",
     ]
-    assert runs[3].overrides == {"loss.balance": 10.0, "steps": 4, "seed": 1}
-    assert runs[3].setting == runs[2].setting == "loss.balance=10,steps=4"
+    assert runs[3].overrides == {"rpn.loss.balance": 10.0, "steps": 4, "seed": 1}
+    assert runs[3].setting == runs[2].setting == "rpn.loss.balance=10,steps=4"
 
 
 def test_folders_are_named_by_what_differs():
@@ -49,21 +51,21 @@ def test_folders_are_named_by_what_differs():
         "optimizer.learning_rate=1e-05",
         "optimizer.learning_rate=0.1",
     ]
-    assert folders(grid({"anchors.sizes": ((20.0, 30.5), ((8.0,), (16.0, 32.0)))})) == [
-        "anchors.sizes=20_30.5",
-        "anchors.sizes=8__16_32",
+    assert folders(grid({"rpn.anchors.sizes": ((20.0, 30.5), ((8.0,), (16.0, 32.0)))})) == [
+        "rpn.anchors.sizes=20_30.5",
+        "rpn.anchors.sizes=8__16_32",
     ]
     assert folders(grid({"model.pretrained": ("a b/c.npz", None)})) == [
         "model.pretrained=a-b-c.npz",
         "model.pretrained=None",
     ]
-    assert folders(grid({"anchors.sizes": {"one": (20.0,), "two": (20.0, 30.0)}})) == [
-        "anchors.sizes=one",
-        "anchors.sizes=two",
+    assert folders(grid({"rpn.anchors.sizes": {"one": (20.0,), "two": (20.0, 30.0)}})) == [
+        "rpn.anchors.sizes=one",
+        "rpn.anchors.sizes=two",
     ]
-    assert folders(grid({"loss.balance": np.logspace(0, 1, 2)})) == [
-        "loss.balance=1",
-        "loss.balance=10",
+    assert folders(grid({"rpn.loss.balance": np.logspace(0, 1, 2)})) == [
+        "rpn.loss.balance=1",
+        "rpn.loss.balance=10",
     ]
     assert folders(
         settings({"short": {"steps": 5, "batch_size": 2}, "plain": {}}), seeds((7,))
@@ -77,7 +79,7 @@ def test_folders_are_named_by_what_differs():
 def test_a_random_search_follows_from_its_seed_and_grows_at_its_end():
     ranges = {
         "optimizer.learning_rate": log_uniform(1e-4, 1e-2),
-        "loss.balance": uniform(1, 3),
+        "rpn.loss.balance": uniform(1, 3),
         "batch_size": choice(range(1, 9)),
     }
     drawn = random_search(40, ranges, seed=3)
@@ -88,7 +90,7 @@ def test_a_random_search_follows_from_its_seed_and_grows_at_its_end():
     assert 1e-4 <= min(rates) < 1e-3 < max(rates) <= 1e-2
     # Half of the draws lie below the geometric mean of the ends, not the arithmetic one.
     assert 10 <= sum(rate < 1e-3 for rate in rates) <= 30
-    assert all(1 <= row["loss.balance"] <= 3 for row in fields)
+    assert all(1 <= row["rpn.loss.balance"] <= 3 for row in fields)
     assert {row["batch_size"] for row in fields} == set(range(1, 9))
     assert all(float(f"{rate:.4g}") == rate for rate in rates)
     assert len(set(folders(drawn))) == 40
@@ -104,34 +106,36 @@ def write(tmp_path, body: str) -> str:
 
 
 def test_a_sweep_file_gives_flags_configs_and_a_record(tmp_path):
-    axes = 'axes=[grid({"anchors.sizes": ((20.0,), (30.0, 40.0))}), seeds((4, 5))]'
-    path = write(tmp_path, f'fixed={{"steps": 7}}, base="anchors.sizes=30_40", {axes}')
+    axes = 'axes=[grid({"rpn.anchors.sizes": ((20.0,), (30.0, 40.0))}), seeds((4, 5))]'
+    path = write(tmp_path, f'fixed={{"steps": 7}}, base="rpn.anchors.sizes=30_40", {axes}')
     plan = load_sweep(path, ["--config.batch_size=2", "--config.steps=9"])
-    assert [config.anchors.sizes for config in plan.configs] == [(20.0,)] * 2 + [(30.0, 40.0)] * 2
+    assert [config.rpn.anchors.sizes for config in plan.configs] == [(20.0,)] * 2 + [
+        (30.0, 40.0)
+    ] * 2
     assert {(config.steps, config.batch_size) for config in plan.configs} == {(9, 2)}
     assert plan.flags(plan.runs[3]) == [
         f"--config={SHAPES}",
         "--config.steps=7",
         "--config.batch_size=2",
         "--config.steps=9",
-        "--config.anchors.sizes=(30.0, 40.0)",
+        "--config.rpn.anchors.sizes=(30.0, 40.0)",
         "--config.seed=5",
     ]
     record = json.loads(plan.record_json())
-    assert record["base"] == "anchors.sizes=30_40,seed=4"
+    assert record["base"] == "rpn.anchors.sizes=30_40,seed=4"
     assert record["seed_field"] == "seed"
-    assert record["fields"] == ["anchors.sizes", "seed"]
+    assert record["fields"] == ["rpn.anchors.sizes", "seed"]
     assert record["runs"][0] == {
-        "folder": "anchors.sizes=20,seed=4",
-        "setting": "anchors.sizes=20",
-        "overrides": {"anchors.sizes": [20.0], "seed": 4},
+        "folder": "rpn.anchors.sizes=20,seed=4",
+        "setting": "rpn.anchors.sizes=20",
+        "overrides": {"rpn.anchors.sizes": [20.0], "seed": 4},
     }
 
 
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ('axes=[grid({"loss.balanc": (1.0,)})]', "did you mean --config.loss.balance=…?"),
+        ('axes=[grid({"loss.balanc": (1.0,)})]', "did you mean --config.rpn.loss.balance=…?"),
         ('axes=[grid({"steps": (1.5,)})]', "--config.steps=1.5: give a value of type int"),
         ('axes=[grid({"model.backbone": (18,)})]', "model.backbone=18: give a value of type str"),
         ('axes=[grid({"steps": ()})]', "axes: number 1 is empty"),

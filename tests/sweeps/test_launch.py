@@ -105,9 +105,9 @@ def test_a_sweep_is_run_and_only_what_is_missing_is_run_again(sweep, capsys, mon
     assert values["evaluation/AR_50"].simple_value == pytest.approx(figures["AR@50"])
 
     # The folder of a run is that of its config.
-    assert main(["sweep", *flags, "--config.loss.beta=0.5"]) == 1
+    assert main(["sweep", *flags, "--config.rpn.loss.beta=0.5"]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith(f"error: {done}: was begun with another config (loss.beta: 0.5 here")
+    assert line.startswith(f"error: {done}: was begun with another config (rpn.loss.beta: 0.5 here")
 
 
 def test_a_dry_run_lists_the_runs_and_writes_nothing(sweep, capsys):
@@ -125,7 +125,7 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(sweep, capsys):
     ("flag", "says"),
     [
         ("--jobs=0", "--jobs=0: give at least 1"),
-        ("--config.loss.balanc=1", "did you mean --config.loss.balance"),
+        ("--config.rpn.loss.balanc=1", "did you mean --config.rpn.loss.balance"),
         ("--config.data.eval_split=nosuch", "there is no split 'nosuch'"),
     ],
 )

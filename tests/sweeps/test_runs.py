@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from rpn_jax.errors import UserError
-from rpn_jax.runs.config import apply_overrides, default_config, to_json
+from rpn_jax.runs.config import default_config
+from rpn_jax.runs.config_files import apply_overrides, to_json
 from rpn_jax.sweeps.runs import (
     claim,
     is_claimed,

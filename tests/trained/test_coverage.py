@@ -5,7 +5,8 @@ import pytest
 import references
 
 from rpn_jax.data.datasets import prepare_dataset
-from rpn_jax.runs.config import apply_overrides, default_config
+from rpn_jax.runs.config import default_config
+from rpn_jax.runs.config_files import apply_overrides
 from rpn_jax.trained.coverage import (
     describe_anchors,
     draw_position,
@@ -13,7 +14,7 @@ from rpn_jax.trained.coverage import (
     read_images,
     with_suggested_sizes,
 )
-from rpn_jax.training.build import anchors_per_level, build_network, open_split
+from rpn_jax.training.build import build_network, open_split, proposal_stage
 from rpn_jax.training.evaluate import buckets
 
 FIELDS = (
@@ -22,8 +23,8 @@ FIELDS = (
     "--config.data.longer_side=30",
     "--config.model.backbone=resnet18",
     "--config.model.output_stage=c2",
-    "--config.anchors.sizes=(8.0,16.0)",
-    "--config.targets.fg_iou_threshold=0.6",
+    "--config.rpn.anchors.sizes=(8.0,16.0)",
+    "--config.rpn.targets.fg_iou_threshold=0.6",
 )
 
 
@@ -53,12 +54,14 @@ def test_boxes_are_resized_as_the_images_are(config):
 
 @pytest.mark.parametrize("drop_straddling", [True, False])
 def test_coverage_is_that_of_the_anchors_that_training_uses(config, drop_straddling):
-    config.targets.drop_straddling = drop_straddling
+    config.rpn.targets.drop_straddling = drop_straddling
     _, network, images = annotations(config)
     coverage = measure_coverage(config, network, images)
     best_iou, positives, image_of = [], [], []
     for i, image in enumerate(images):
-        (anchors,) = (np.asarray(a) for a in anchors_per_level(config, network, *image.canvas_hw))
+        (anchors,) = (
+            np.asarray(a) for a in proposal_stage(config).anchors(network, *image.canvas_hw)
+        )
         height, width = image.image_hw
         centre = (anchors[:, :2] + anchors[:, 2:]) / 2
         takes_part = (centre <= [width, height]).all(axis=1)
@@ -83,11 +86,11 @@ def test_suggested_sizes_leave_the_config_alone(config):
     _, network, images = annotations(config)
     coverage = measure_coverage(config, network, images)
     other = with_suggested_sizes(config, coverage)
-    assert config.anchors.sizes == (8.0, 16.0)
-    assert len(other.anchors.sizes) == 2
+    assert config.rpn.anchors.sizes == (8.0, 16.0)
+    assert len(other.rpn.anchors.sizes) == 2
     other_coverage = measure_coverage(other, network, images)
     assert other_coverage.centred_iou.mean() > coverage.centred_iou.mean()
-    config.anchors.sizes = other.anchors.sizes
+    config.rpn.anchors.sizes = other.rpn.anchors.sizes
     assert other == config
 
 
@@ -102,18 +105,18 @@ def test_the_position_drawn_is_in_the_middle_of_the_image(config):
 def test_levels_keep_their_number_of_sizes(config):
     _, network, images = annotations(config)
     coverage = measure_coverage(config, network, images)
-    config.anchors.sizes = ((4.0, 6.0), (8.0, 12.0))
-    sizes = with_suggested_sizes(config, coverage).anchors.sizes
+    config.rpn.anchors.sizes = ((4.0, 6.0), (8.0, 12.0))
+    sizes = with_suggested_sizes(config, coverage).rpn.anchors.sizes
     assert [len(level) for level in sizes] == [2, 2]
     assert sorted({*sizes[0], *sizes[1]}) == list(dict.fromkeys(sizes[0] + sizes[1]))
     alone = coverage._replace(shapes=np.float32([[12.0, 12.0]]))
-    assert with_suggested_sizes(config, alone).anchors.sizes == ((12.0, 12.0), (12.0, 12.0))
+    assert with_suggested_sizes(config, alone).rpn.anchors.sizes == ((12.0, 12.0), (12.0, 12.0))
 
 
 def test_a_pyramid(config):
     config.model.output_stage = None
     config.model.neck = "fpn"
-    config.anchors.sizes = ((4.0,), (8.0,), (12.0,), (16.0,), (24.0,))
+    config.rpn.anchors.sizes = ((4.0,), (8.0,), (12.0,), (16.0,), (24.0,))
     dataset, network, images = annotations(config)
     coverage = measure_coverage(config, network, images)
     assert len(coverage.best_iou) == 6

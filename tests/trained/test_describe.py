@@ -4,7 +4,8 @@ import pytest
 from training.small import PYRAMID, small_config
 
 from rpn_jax.errors import UserError
-from rpn_jax.runs.config import apply_overrides, default_config
+from rpn_jax.runs.config import default_config
+from rpn_jax.runs.config_files import apply_overrides
 from rpn_jax.trained.describe import describe
 
 
@@ -19,12 +20,12 @@ def paper(*overrides: str):
 
 
 def test_the_papers_network_on_its_image():
-    caffe = "--config.model.objectness=softmax", "--config.anchors.rounding=caffe"
+    caffe = "--config.rpn.objectness=softmax", "--config.rpn.anchors.rounding=caffe"
     text = describe(paper(*caffe), (600, 1000))
     assert text.startswith("vgg16 on an image of 600 x 1000 pixels (height x width; as given)")
     assert "multiply-adds x 2" in text
     assert cells(text, "backbone/c5")[1:4] == ["37 x 62 x 512", "16", "196"]
-    assert cells(text, "head/conv")[1:4] == ["37 x 62 x 512", "16", "228"]
+    assert cells(text, "rpn/conv")[1:4] == ["37 x 62 x 512", "16", "228"]
     assert [cells(text, f"backbone/c{i}")[-1] for i in (1, 2, 3)] == ["yes", "yes", "no"]
     # conv1_1: 2 * 600 * 1000 * 3 * 3 * 3 * 64, conv1_2 the same of 64 channels.
     assert cells(text, "backbone/c1")[-2] == f"{1.2e6 * 9 * (3 + 64) * 64 / 1e9:.3f}"
@@ -66,8 +67,8 @@ def test_the_image_is_a_landscape_of_the_configs_size(shorter, longer, image):
     ("overrides", "message"),
     [
         (["--config.data.shorter_side=8"], "8 x 11 pixels is too small for a network of stride 16"),
-        (["--config.anchors.sizes=(-1.0,)"], "config.anchors: sizes .* must be positive"),
-        (["--config.anchors.sizes=()"], "config.anchors: sizes .* must be positive"),
+        (["--config.rpn.anchors.sizes=(-1.0,)"], "config.rpn.anchors: sizes .* must be positive"),
+        (["--config.rpn.anchors.sizes=()"], "config.rpn.anchors: sizes .* must be positive"),
         (["--config.model.backbone=vgg"], "config.model.backbone: 'vgg' is unknown"),
     ],
 )
@@ -79,7 +80,7 @@ def test_what_cannot_be_described_is_a_user_error(overrides, message):
 def test_levels_share_the_heads_parameters():
     text = describe(small_config(*PYRAMID), (61, 75))
     assert text.startswith("resnet18 with fpn on an image of 61 x 75 pixels")
-    convolutions = [line.split() for line in text.splitlines() if line.startswith("head/conv")]
+    convolutions = [line.split() for line in text.splitlines() if line.startswith("rpn/conv")]
     # 3x3 from 8 channels to 16, with biases: 9 * 8 * 16 + 16.
     assert [line[-3] for line in convolutions] == ["1,168", "0", "0", "0", "0"]
     # 1x1 from 64, 128, 256 and 512 channels to 8, and 3x3 from 8 to 8, with biases.
@@ -95,7 +96,7 @@ def test_levels_share_the_heads_parameters():
 
 
 def test_strides_are_those_of_the_anchors():
-    text = describe(small_config(*PYRAMID, "--config.anchors.rounding=torchvision"), (61, 75))
+    text = describe(small_config(*PYRAMID, "--config.rpn.anchors.rounding=torchvision"), (61, 75))
     # 61 // 16 and 75 // 19; 61 // 8 and 75 // 10; 61 // 1 and 75 // 2.
     assert cells(text, "0")[1] == "3"
     assert cells(text, "1")[1] == "7"

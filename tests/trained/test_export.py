@@ -13,9 +13,10 @@ from training.small import small_batch, small_config
 
 from rpn_jax.errors import UserError
 from rpn_jax.models.rcnn import variable_shapes
-from rpn_jax.runs.config import apply_overrides, default_config
+from rpn_jax.runs.config import default_config
+from rpn_jax.runs.config_files import apply_overrides
 from rpn_jax.trained.export import export_proposals, export_weights, propose_function
-from rpn_jax.training.build import build_network
+from rpn_jax.training.build import build_detector, build_network
 from rpn_jax.weights.exporting import TORCHVISION, check_torchvision, torchvision_arrays
 from rpn_jax.weights.loading import recognize
 from rpn_jax.weights.model_file import write_model
@@ -59,7 +60,7 @@ def test_exported_for_three_platforms_and_read_without_our_code(tmp_path):
     image_hw = np.float32([[48, 60], [40, 64]])
     np.savez(tmp_path / "images.npz", images=batch.images, image_hw=image_hw)
     subprocess.run([sys.executable, "-c", READER], cwd=tmp_path, check=True)
-    live = jax.jit(propose_function(config, network, variables))(batch.images, image_hw)
+    live = jax.jit(propose_function(build_detector(config), variables))(batch.images, image_hw)
     assert live["boxes"].shape == (2, 20, 4)
     assert live["valid"].sum() > 20
     with np.load(tmp_path / "found.npz") as found:
@@ -84,11 +85,11 @@ def test_a_canvas_without_a_cell_and_a_platform_that_there_is_not(tmp_path):
 TORCHVISION_FIELDS = (
     "--config.model.backbone=resnet50",
     "--config.model.neck=fpn",
-    "--config.model.head_channels=256",
+    "--config.rpn.channels=256",
     "--config.model.input_convention=torchvision",
-    "--config.anchors.sizes=((32.0,),(64.0,),(128.0,),(256.0,),(512.0,))",
-    "--config.anchors.rounding=torchvision",
-    "--config.anchors.offset=0.0",
+    "--config.rpn.anchors.sizes=((32.0,),(64.0,),(128.0,),(256.0,),(512.0,))",
+    "--config.rpn.anchors.rounding=torchvision",
+    "--config.rpn.anchors.offset=0.0",
 )
 
 
@@ -107,7 +108,10 @@ def test_what_was_imported_from_torchvision_is_exported_as_it_was():
     layout, _ = recognize(path, arrays)
     config = apply_overrides(default_config(), TORCHVISION_FIELDS)
     check_torchvision(config)
-    ours, theirs = config.anchors.aspect_ratios, source_config(TORCHVISION).anchors.aspect_ratios
+    ours, theirs = (
+        config.rpn.anchors.aspect_ratios,
+        source_config(TORCHVISION).rpn.anchors.aspect_ratios,
+    )
     assert ours == theirs[::-1]  # so the head's channels change places, twice
     source = Source(path, layout, arrays, source_config(TORCHVISION))
     loaded = load_source(config, build_network(config), source)
@@ -128,7 +132,7 @@ def test_the_heads_channels_are_put_in_torchvisions_order():
             "bias": np.float32([10 * ratio + i for ratio in ratios for i in range(4)]),
         },
     }
-    arrays = torchvision_arrays({"params": {"head": head}}, ratios)
+    arrays = torchvision_arrays({"params": {"rpn": head}}, ratios)
     np.testing.assert_array_equal(arrays["rpn.head.cls_logits.bias"], [2, 1, 0.5])
     np.testing.assert_array_equal(arrays["rpn.head.cls_logits.weight"][:, 0, 0, 0], [2, 1, 0.5])
     np.testing.assert_array_equal(
@@ -145,12 +149,18 @@ def test_the_heads_channels_are_put_in_torchvisions_order():
         ("model.backbone=resnet101", "config.model.backbone is 'resnet101' instead of 'resnet50'"),
         ("model.stride_in_1x1=true", "config.model.stride_in_1x1 is True instead of False"),
         ("model.norm=group_norm", "config.model.norm is 'group_norm' instead of"),
-        ("model.objectness=softmax", "config.model.objectness is 'softmax'"),
+        ("rpn.objectness=softmax", "config.rpn.objectness is 'softmax'"),
         ("model.input_convention=caffe", "config.model.input_convention is 'caffe'"),
-        ("anchors.sizes=((8.0,),(16.0,),(32.0,),(64.0,),(128.0,))", "config.anchors.sizes is"),
-        ("anchors.aspect_ratios=(1.0,2.0,3.0)", "config.anchors.aspect_ratios is [1.0, 2.0, 3.0]"),
-        ("anchors.offset=0.5", "config.anchors.offset is 0.5 instead of 0.0"),
-        ("box_weights=(10.0,10.0,5.0,5.0)", "config.box_weights is"),
+        (
+            "rpn.anchors.sizes=((8.0,),(16.0,),(32.0,),(64.0,),(128.0,))",
+            "config.rpn.anchors.sizes is",
+        ),
+        (
+            "rpn.anchors.aspect_ratios=(1.0,2.0,3.0)",
+            "config.rpn.anchors.aspect_ratios is [1.0, 2.0, 3.0]",
+        ),
+        ("rpn.anchors.offset=0.5", "config.rpn.anchors.offset is 0.5 instead of 0.0"),
+        ("rpn.box_weights=(10.0,10.0,5.0,5.0)", "config.rpn.box_weights is"),
     ],
 )
 def test_what_torchvision_cannot_hold_is_refused_by_field(tmp_path, override, reason):
@@ -171,7 +181,7 @@ def test_a_backbone_alone_and_another_network_are_refused(tmp_path):
     path, out = tmp_path / "model.safetensors", tmp_path / "out.safetensors"
     config = small_config()
     _, variables = as_model_file(config, path)
-    other = small_config("--config.model.head_channels=24")
+    other = small_config("--config.rpn.channels=24")
     with pytest.raises(UserError, match=r"does not fit config\.model: of another shape: "):
         export_weights(other, path, out)
     variables = {"params": {"backbone": variables["params"]["backbone"]}}

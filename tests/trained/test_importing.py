@@ -12,7 +12,8 @@ from flax import traverse_util
 from rpn_jax.__main__ import main
 from rpn_jax.errors import UserError
 from rpn_jax.models.rcnn import variable_shapes
-from rpn_jax.runs.config import apply_overrides, default_config, flatten
+from rpn_jax.runs.config import default_config, flatten
+from rpn_jax.runs.config_files import apply_overrides
 from rpn_jax.trained.importing import import_weights
 from rpn_jax.training.build import (
     anchors_at_origin,
@@ -28,7 +29,7 @@ from rpn_jax.weights.sources import Source, load_source, source_config
 C4, FPN = "detectron2/r50_c4", "detectron2/r50_fpn"
 TORCHVISION = "torchvision/fasterrcnn_resnet50_fpn"
 # The networks of other projects, as narrow as their names allow.
-NARROW = ("--config.model.backbone=resnet18", "--config.model.head_channels=8")
+NARROW = ("--config.model.backbone=resnet18", "--config.rpn.channels=8")
 NARROW_FPN = (*NARROW, "--config.model.fpn_channels=8")
 
 
@@ -97,7 +98,7 @@ def test_a_network_of_detectron2_becomes_a_model_file(c4_arrays, imported):
     out, said = imported
     assert "not used: roi_heads.box_predictor.bbox_pred.bias" in said
     model = read_model(out)
-    assert_head_is_that_of(model.config, model.collections["params"]["head"])
+    assert_head_is_that_of(model.config, model.collections["params"]["rpn"])
     params, statistics = (model.collections[name]["backbone"] for name in ("params", "batch_stats"))
     np.testing.assert_array_equal(
         params["c3"]["block1"]["shortcut"]["conv"]["kernel"],
@@ -123,20 +124,20 @@ def test_the_head_follows_the_configs_order_of_anchors(imported):
     out, _ = imported
     config = read_model(out).config
     config.model.pretrained = str(out)
-    config.anchors.aspect_ratios = (0.5, 2.0, 1.0)
-    config.anchors.sizes = (512.0, 32.0, 64.0, 128.0, 256.0)
+    config.rpn.anchors.aspect_ratios = (0.5, 2.0, 1.0)
+    config.rpn.anchors.sizes = (512.0, 32.0, 64.0, 128.0, 256.0)
     loaded = load_pretrained(config, build_network(config))
-    assert_head_is_that_of(config, loaded.collections["params"]["head"])
+    assert_head_is_that_of(config, loaded.collections["params"]["rpn"])
 
 
 @pytest.mark.parametrize(
     "override",
     [
-        "anchors.sizes=(32.0,64.0,128.0,256.0,500.0)",
-        "anchors.aspect_ratios=(0.4,1.0,2.0)",
-        "anchors.offset=0.5",
-        "anchors.rounding=caffe",
-        "box_weights=(1.0,1.0,2.0,2.0)",
+        "rpn.anchors.sizes=(32.0,64.0,128.0,256.0,500.0)",
+        "rpn.anchors.aspect_ratios=(0.4,1.0,2.0)",
+        "rpn.anchors.offset=0.5",
+        "rpn.anchors.rounding=caffe",
+        "rpn.box_weights=(1.0,1.0,2.0,2.0)",
     ],
 )
 def test_a_head_for_other_anchors_is_refused(imported, override):
@@ -151,16 +152,16 @@ def test_a_head_for_other_anchors_is_refused(imported, override):
 
 def test_the_backbone_alone_serves_any_anchors(imported, capsys):
     out, _ = imported
-    config = apply_overrides(read_model(out).config, ["--config.anchors.sizes=(32.0,)"])
+    config = apply_overrides(read_model(out).config, ["--config.rpn.anchors.sizes=(32.0,)"])
     config.model.pretrained = str(out)
     config.model.pretrained_head = False
     loaded = load_pretrained(config, build_network(config))
     assert set(loaded.collections["params"]) == {"backbone"}
-    assert "head/conv/bias" in loaded.unused
+    assert "rpn/conv/bias" in loaded.unused
     said = capsys.readouterr().out
     assert said.startswith(f"{out}: backbone from a model file (detectron2's RPN on C4, model_fin")
-    assert "; not used: head/conv/bias, head/conv/kernel, head/deltas/bias and 3 more;" in said
-    assert said.endswith("; drawn from the seed: head\n")
+    assert "; not used: rpn/conv/bias, rpn/conv/kernel, rpn/deltas/bias and 3 more;" in said
+    assert said.endswith("; drawn from the seed: rpn\n")
 
 
 @pytest.mark.parametrize("override", ["model.input_convention=caffe", "model.stride_in_1x1=False"])
@@ -197,7 +198,7 @@ def test_a_network_of_torchvision_and_its_neck():
     source.arrays["rpn.head.bbox_pred.bias"] = np.arange(12.0)
     network = build_network(config)
     params = load_source(config, network, source).collections["params"]
-    np.testing.assert_array_equal(params["head"]["objectness"]["bias"], [0, 1, 2])
+    np.testing.assert_array_equal(params["rpn"]["objectness"]["bias"], [0, 1, 2])
     np.testing.assert_array_equal(
         params["neck"]["lateral3"]["kernel"][0, 0, 0, 0],
         source.arrays["backbone.fpn.inner_blocks.1.0.weight"][0, 0, 0, 0],
@@ -206,8 +207,8 @@ def test_a_network_of_torchvision_and_its_neck():
         params["neck"]["output5"]["bias"], source.arrays["backbone.fpn.layer_blocks.3.0.bias"]
     )
     turned = apply_overrides(config.copy_and_resolve_references(), ())
-    turned.anchors.aspect_ratios = (0.5, 1.0, 2.0)
-    head = load_source(turned, network, source).collections["params"]["head"]
+    turned.rpn.anchors.aspect_ratios = (0.5, 1.0, 2.0)
+    head = load_source(turned, network, source).collections["params"]["rpn"]
     np.testing.assert_array_equal(head["objectness"]["bias"], [2, 1, 0])
     np.testing.assert_array_equal(head["deltas"]["bias"], [8, 9, 10, 11, 4, 5, 6, 7, 0, 1, 2, 3])
 
@@ -215,16 +216,16 @@ def test_a_network_of_torchvision_and_its_neck():
 def test_a_softmax_head_is_reordered_class_by_class():
     config = apply_overrides(
         default_config(),
-        [*NARROW, "--config.model.output_stage=c1", "--config.model.objectness=softmax",
-         "--config.anchors.sizes=(32.0,)"],
+        [*NARROW, "--config.model.output_stage=c1", "--config.rpn.objectness=softmax",
+         "--config.rpn.anchors.sizes=(32.0,)"],
     )  # fmt: skip
     source = as_source(
-        own_layout("a model file", ("backbone", "head"), "caffe", stride_in_1x1=False),
+        own_layout("a model file", ("backbone", "rpn"), "caffe", stride_in_1x1=False),
         config.copy_and_resolve_references(),
     )
-    source.arrays["head/objectness/bias"] = np.arange(6.0)
-    config.anchors.aspect_ratios = (2.0, 0.5, 1.0)
-    head = load_source(config, build_network(config), source).collections["params"]["head"]
+    source.arrays["rpn/objectness/bias"] = np.arange(6.0)
+    config.rpn.anchors.aspect_ratios = (2.0, 0.5, 1.0)
+    head = load_source(config, build_network(config), source).collections["params"]["rpn"]
     np.testing.assert_array_equal(head["objectness"]["bias"], [2, 0, 1, 5, 3, 4])
 
 
@@ -233,32 +234,32 @@ def test_a_softmax_head_is_reordered_class_by_class():
     {
         C4: {
             "model.neck": None,
-            "model.head_channels": 1024,
+            "rpn.channels": 1024,
             "model.stride_in_1x1": True,
             "model.input_convention": "detectron2",
-            "anchors.sizes": [32, 64, 128, 256, 512],
-            "anchors.rounding": "none",
-            "loss.beta": 0,
-            "proposals.test.pre_nms_top_n": 6000,
-            "proposals.min_size": 0,
+            "rpn.anchors.sizes": [32, 64, 128, 256, 512],
+            "rpn.anchors.rounding": "none",
+            "rpn.loss.beta": 0,
+            "rpn.proposals.test.pre_nms_top_n": 6000,
+            "rpn.proposals.min_size": 0,
         },
         FPN: {
             "model.neck": "fpn",
-            "model.head_channels": 256,
+            "rpn.channels": 256,
             "model.stride_in_1x1": True,
-            "anchors.sizes": [[32], [64], [128], [256], [512]],
-            "proposals.test.pre_nms_top_n": 1000,
-            "proposals.train.post_nms_top_n": 1000,
+            "rpn.anchors.sizes": [[32], [64], [128], [256], [512]],
+            "rpn.proposals.test.pre_nms_top_n": 1000,
+            "rpn.proposals.train.post_nms_top_n": 1000,
         },
         TORCHVISION: {
             "model.neck": "fpn",
             "model.stride_in_1x1": False,
             "model.input_convention": "torchvision",
-            "anchors.rounding": "torchvision",
-            "loss.beta": 1 / 9,
-            "proposals.test.pre_nms_top_n": 1000,
-            "proposals.train.post_nms_top_n": 2000,
-            "proposals.min_size": 1e-3,
+            "rpn.anchors.rounding": "torchvision",
+            "rpn.loss.beta": 1 / 9,
+            "rpn.proposals.test.pre_nms_top_n": 1000,
+            "rpn.proposals.train.post_nms_top_n": 2000,
+            "rpn.proposals.min_size": 1e-3,
         },
     }.items(),
 )
@@ -267,13 +268,13 @@ def test_each_network_brings_its_conventions(name, expected):
     common = {
         "data.shorter_side": 800,
         "data.longer_side": 1333,
-        "anchors.aspect_ratios": [2, 1, 0.5],
-        "anchors.offset": 0,
-        "targets.drop_straddling": False,
-        "loss.normalizer": "sampled",
-        "proposals.nms_threshold": 0.7,
-        "proposals.test.post_nms_top_n": 1000,
-        "proposals.keep_padding": True,
+        "rpn.anchors.aspect_ratios": [2, 1, 0.5],
+        "rpn.anchors.offset": 0,
+        "rpn.targets.drop_straddling": False,
+        "rpn.loss.normalizer": "sampled",
+        "rpn.proposals.nms_threshold": 0.7,
+        "rpn.proposals.test.post_nms_top_n": 1000,
+        "rpn.proposals.keep_padding": True,
     }
     fields = flatten(config)
     wanted = common | expected
@@ -361,7 +362,7 @@ def test_what_is_not_in_the_file_is_drawn(tmp_path):
     jax.tree.map(
         np.testing.assert_array_equal,
         begun,
-        {**ones, "params": {**ones["params"], "head": variables["params"]["head"]}},
+        {**ones, "params": {**ones["params"], "rpn": variables["params"]["rpn"]}},
     )
 
 
@@ -389,11 +390,11 @@ def test_the_command(c4_file, tmp_path, capsys):
     command = ["import-weights", str(c4_file), f"--model={C4}", f"--out={out}", *NARROW]
     assert main(command) == 0
     assert capsys.readouterr().out.startswith(
-        f"{out}: backbone and head from detectron2's RPN on C4"
+        f"{out}: backbone and rpn from detectron2's RPN on C4"
     )
     assert read_model(out).config.model.backbone == "resnet18"
     out.unlink()
-    assert main([*command, "--config.model.head_channels=16"]) == 1
+    assert main([*command, "--config.rpn.channels=16"]) == 1
     message = capsys.readouterr().err
     assert (
         "of another shape: proposal_generator.rpn_head.conv.bias (8,) instead of (16,)" in message

@@ -19,7 +19,7 @@ def test_it_has_the_averages_of_a_run_that_kept_them(with_ema, random_variables,
     options = ["--config.ema_decay=0.9"] if with_ema else []
     config = small_config("--config.model.frozen_stages=1", *options)
     variables = random_variables(build_network(config), np.zeros((1, 64, 64, 3), np.float32))
-    mask = trainable_mask(variables["params"], frozen_stages=1)
+    mask = trainable_mask(variables["params"], [("backbone", "c1")])
     state = initial_state(variables, mask, build_optimizer(config)[1], with_ema=with_ema)
     state = state._replace(ema=jax.tree.map(lambda x: x + 1, state.ema))
     checkpoints = Checkpoints(tmp_path)

@@ -4,23 +4,24 @@ import jax
 import numpy as np
 
 from rpn_jax.runs import devices
-from rpn_jax.runs.config import apply_overrides, default_config
-from rpn_jax.typing import DeviceBatch, GroundTruth
+from rpn_jax.runs.config import default_config
+from rpn_jax.runs.config_files import apply_overrides
+from rpn_jax.typing import GroundTruth, Images
 
 FIELDS = (
     "--config.model.backbone=resnet18",
     "--config.model.norm=group_norm",
     "--config.model.output_stage=c2",
-    "--config.model.head_channels=16",
+    "--config.rpn.channels=16",
     "--config.model.input_convention=centred",
-    "--config.anchors.sizes=(12.0,24.0)",
-    "--config.targets.drop_straddling=false",
-    "--config.targets.batch_size_per_image=32",
+    "--config.rpn.anchors.sizes=(12.0,24.0)",
+    "--config.rpn.targets.drop_straddling=false",
+    "--config.rpn.targets.batch_size_per_image=32",
     "--config.data.shorter_side=48",
     "--config.data.longer_side=64",
     "--config.evaluation.top_ns=(10,50)",
-    "--config.proposals.test.pre_nms_top_n=100",
-    "--config.proposals.test.post_nms_top_n=20",
+    "--config.rpn.proposals.test.pre_nms_top_n=100",
+    "--config.rpn.proposals.test.post_nms_top_n=20",
     "--config.optimizer.learning_rate=0.02",
 )
 # Five levels on top of `FIELDS`.
@@ -28,7 +29,7 @@ PYRAMID = (
     "--config.model.output_stage=None",
     "--config.model.neck=fpn",
     "--config.model.fpn_channels=8",
-    "--config.anchors.sizes=((8.0,),(12.0,),(16.0,),(24.0,),(32.0,))",
+    "--config.rpn.anchors.sizes=((8.0,),(12.0,),(16.0,),(24.0,),(32.0,))",
 )
 
 
@@ -43,7 +44,7 @@ def over_devices(train_step):
     )
 
 
-def small_batch(size: int, seed: int = 0, objects: int = 3) -> DeviceBatch:
+def small_batch(size: int, seed: int = 0, objects: int = 3) -> Images:
     """Returns random images, each with a bright box for an object, an ignore region and padding."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 90, (size, 48, 64, 3), np.uint8)
@@ -53,7 +54,7 @@ def small_batch(size: int, seed: int = 0, objects: int = 3) -> DeviceBatch:
         for x1, y1, x2, y2 in image_boxes[:-2]:
             image[y1:y2, x1:x2] = 230
     slots = np.arange(objects)[None, :].repeat(size, axis=0)
-    return DeviceBatch(
+    return Images(
         images=images,
         image_hw=np.tile(np.float32([[48, 60]]), (size, 1)),
         image_index=np.arange(size, dtype=np.int32),

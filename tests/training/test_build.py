@@ -8,11 +8,10 @@ from training.small import PYRAMID, small_config
 
 from rpn_jax.errors import UserError
 from rpn_jax.training.build import (
-    anchors_per_level,
     build_network,
     check_batch_size,
     initial_variables,
-    propose_batch,
+    proposal_stage,
 )
 
 
@@ -22,8 +21,8 @@ def pyramid(*overrides):
 
 
 def test_each_level_has_anchors_of_its_own_sizes():
-    config, network = pyramid("--config.anchors.aspect_ratios=(1.0,4.0)")
-    levels = anchors_per_level(config, network, 64, 96)
+    config, network = pyramid("--config.rpn.anchors.aspect_ratios=(1.0,4.0)")
+    levels = proposal_stage(config).anchors(network, 64, 96)
     for level, stride, size in zip(levels, (4, 8, 16, 32, 64), (8, 12, 16, 24, 32), strict=True):
         assert len(level) == 2 * -(-64 // stride) * -(-96 // stride)
         square, wide = np.asarray(level[:2])
@@ -35,14 +34,14 @@ def test_each_level_has_anchors_of_its_own_sizes():
 def test_with_torchvisions_rounding_the_anchors_are_torchvisions():
     sizes, canvas_hw, grids = peer_cases.ANCHORS["odd_pyramid"]
     config, network = pyramid(
-        "--config.anchors.rounding=torchvision",
-        "--config.anchors.offset=0.0",
-        f"--config.anchors.sizes={sizes}",
-        f"--config.anchors.aspect_ratios={tuple(1 / r for r in peer_cases.TORCHVISION_RATIOS)}",
+        "--config.rpn.anchors.rounding=torchvision",
+        "--config.rpn.anchors.offset=0.0",
+        f"--config.rpn.anchors.sizes={sizes}",
+        f"--config.rpn.anchors.aspect_ratios={tuple(1 / r for r in peer_cases.TORCHVISION_RATIOS)}",
     )
     assert network.grid_hw(*canvas_hw) == grids
     answers = peer_cases.peer_answers("anchors")
-    for level, anchors in enumerate(anchors_per_level(config, network, *canvas_hw)):
+    for level, anchors in enumerate(proposal_stage(config).anchors(network, *canvas_hw)):
         np.testing.assert_array_equal(anchors, answers[f"odd_pyramid/anchors{level}"])
 
 
@@ -57,27 +56,26 @@ def test_with_torchvisions_rounding_the_anchors_are_torchvisions():
     ],
 )
 def test_sizes_that_do_not_fit_the_levels_are_refused(sizes, message):
-    with pytest.raises(UserError, match="^config.anchors") as error:
-        pyramid(f"--config.anchors.sizes={sizes}")
+    with pytest.raises(UserError, match="^config.rpn.anchors") as error:
+        pyramid(f"--config.rpn.anchors.sizes={sizes}")
     assert message in str(error.value)
 
 
 def test_levels_for_a_network_without_a_neck_are_refused():
-    config = small_config("--config.anchors.sizes=((32.0,),(64.0,))")
+    config = small_config("--config.rpn.anchors.sizes=((32.0,),(64.0,))")
     with pytest.raises(UserError, match=r"number of levels is 2, .* is 1 .*; give numbers alone$"):
         build_network(config)
 
 
 @pytest.mark.parametrize("keep_padding", [False, True])
 def test_anchors_beyond_the_image_propose_if_the_config_says_so(keep_padding):
-    config = small_config(f"--config.proposals.keep_padding={keep_padding}")
+    config = small_config(f"--config.rpn.proposals.keep_padding={keep_padding}")
     # The image is 30 wide: the better one of the anchors is centred on 35.
     anchors = (np.float32([[0, 0, 10, 10], [25, 0, 45, 10]]),)
-    logits, deltas = (np.float32([[0, 5]]),), (np.zeros((1, 2, 4), np.float32),)
-    proposals = propose_batch(
-        config, logits, deltas, anchors, np.float32([[20, 30]]), settings="test"
-    )
-    boxes = np.asarray(proposals.boxes[0][proposals.valid[0]])
+    logits, deltas = (np.float32([0, 5]),), (np.zeros((2, 4), np.float32),)
+    stage = proposal_stage(config)
+    proposals = stage.propose(logits, deltas, anchors, np.float32([20, 30]), stage.test)
+    boxes = np.asarray(proposals.boxes[proposals.valid])
     expected = [[25, 0, 30, 10], [0, 0, 10, 10]]
     np.testing.assert_array_equal(boxes, expected if keep_padding else expected[1:])
 
@@ -96,7 +94,7 @@ def test_a_network_of_one_level_keeps_the_names_of_its_variables():
         *(f"params/backbone/{module}/conv/kernel" for module in modules),
         *(f"params/backbone/{module}/norm/{x}" for module in modules for x in ("scale", "bias")),
         *(
-            f"params/head/{layer}/{x}"
+            f"params/rpn/{layer}/{x}"
             for layer in ("conv", "objectness", "deltas")
             for x in ("kernel", "bias")
         ),

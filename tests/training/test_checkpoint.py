@@ -32,9 +32,9 @@ def make_state(step, size=1000, **fields):
     kernel = random.normal(size=(size, 2)).astype(np.float32)
     state = TrainState(
         step=np.int32(step),
-        params={"frozen": jnp.bfloat16(random.normal(size=3)), "head": {"kernel": kernel}},
+        params={"frozen": jnp.bfloat16(random.normal(size=3)), "rpn": {"kernel": kernel}},
         batch_stats={},
-        opt_state=((), [{"frozen": None, "head": {"kernel": kernel / 3}}], np.int32(step)),
+        opt_state=((), [{"frozen": None, "rpn": {"kernel": kernel / 3}}], np.int32(step)),
     )
     return devices.replicate(state._replace(**fields))
 

@@ -1,12 +1,10 @@
-import functools
-
 import jax
 import numpy as np
 import pytest
 from training.small import small_batch, small_config
 
 from rpn_jax.errors import UserError
-from rpn_jax.training.build import build_network, forward
+from rpn_jax.training.build import build_detector, build_network
 from rpn_jax.training.features import FeatureCache, check_features
 
 FROZEN = "--config.model.frozen_stages=2"
@@ -40,7 +38,8 @@ def test_the_head_says_of_kept_features_what_the_network_says_of_the_images(cach
     plain = small_batch(2)
     batch = cache.add(plain)
     assert [level.shape for level in batch.features] == [(2, 12, 16, 64)]
-    run = jax.jit(functools.partial(forward, config, network))
+    run = jax.jit(lambda *args, **kwargs: detector.look(*args, **kwargs)[:2])
+    detector = build_detector(config)
     expected = run(variables, plain.images, plain.image_hw)
     images = np.zeros_like(plain.images)  # which play no part
     actual = run(variables, images, plain.image_hw, features=batch.features)

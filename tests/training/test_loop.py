@@ -150,14 +150,14 @@ def test_evaluation_without_parts_of_the_network(finished):
 
 def test_a_workdir_of_another_config_is_refused_by_field(finished, data_dir):
     _, workdir, _ = finished
-    with pytest.raises(UserError, match=r"loss.balance: 3.0 here, 10.0 there"):
-        loop.train(shapes_config(data_dir, "loss.balance=3.0"), workdir)
+    with pytest.raises(UserError, match=r"rpn.loss.balance: 3.0 here, 10.0 there"):
+        loop.train(shapes_config(data_dir, "rpn.loss.balance=3.0"), workdir)
 
 
 def test_a_checkpoint_of_another_network_is_refused(finished, data_dir):
     _, workdir, _ = finished
     with pytest.raises(UserError, match="does not fit"):
-        load_trained(shapes_config(data_dir, "model.head_channels=24"), workdir)
+        load_trained(shapes_config(data_dir, "rpn.channels=24"), workdir)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_culprits(data_dir, tmp_path):

@@ -11,7 +11,7 @@ from training.small import small_config
 
 from rpn_jax.data.datasets import prepare_dataset
 from rpn_jax.runs import devices
-from rpn_jax.training import loop
+from rpn_jax.training import build, loop
 
 LOG_EVERY, STEPS = 5, 10
 OPTIONS = {"seed": 0, "image_size": 48, "num_train": 16, "num_test": 1}
@@ -91,9 +91,9 @@ def train(data_dir, tmp_path, monkeypatch):
         config.data.options = OPTIONS
         slow = Devices(patience)
         original = devices.parallel_update
-        variables = {"params": {"head": {"kernel": jnp.ones((1, 1, 2, 3))}}}
-        monkeypatch.setattr(loop, "initial_variables", lambda *_: variables)
-        monkeypatch.setattr(loop, "make_train_step", lambda *_: slow.train_step)
+        variables = {"params": {"rpn": {"kernel": jnp.ones((1, 1, 2, 3))}}}
+        monkeypatch.setattr(build, "initial_variables", lambda *_: variables)
+        monkeypatch.setattr(loop, "build_train_step", lambda *_: slow.train_step)
         monkeypatch.setattr(
             devices, "parallel_update", lambda step: slow.parallel_update(original, step)
         )

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from rpn_jax.errors import UserError
-from rpn_jax.runs.config import apply_overrides, default_config
+from rpn_jax.runs.config import default_config
+from rpn_jax.runs.config_files import apply_overrides
 from rpn_jax.training.optimizer import build_optimizer, learning_rate_schedule, sgd
 
 
@@ -101,7 +102,7 @@ def test_muon_orthogonalises_hidden_kernels_and_leaves_the_rest_to_adam():
             "c1": {"conv": {"kernel": (3, 3, 3, 8)}},
             "c2": {"conv": {"kernel": (3, 3, 4, 16), "bias": (16,)}},
         },
-        "head": {"conv": {"kernel": (3, 3, 16, 8)}, "deltas": {"kernel": (1, 1, 8, 12)}},
+        "rpn": {"conv": {"kernel": (3, 3, 16, 8)}, "deltas": {"kernel": (1, 1, 8, 12)}},
     }
     rng = np.random.default_rng(0)
     grads = jax.tree.map(
@@ -110,7 +111,7 @@ def test_muon_orthogonalises_hidden_kernels_and_leaves_the_rest_to_adam():
         is_leaf=lambda node: isinstance(node, tuple),
     )
     updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
-    for path in (("backbone", "c2"), ("head",)):
+    for path in (("backbone", "c2"), ("rpn",)):
         kernel = functools.reduce(dict.__getitem__, path, updates)["conv"]["kernel"]
         matrix = kernel.reshape(-1, kernel.shape[-1])
         # Of root mean square 0.2, whatever the shape: 0.2 sqrt(m) times an orthogonal m x n matrix.
@@ -120,7 +121,7 @@ def test_muon_orthogonalises_hidden_kernels_and_leaves_the_rest_to_adam():
     for adams in (
         updates["backbone"]["c1"]["conv"]["kernel"],
         updates["backbone"]["c2"]["conv"]["bias"],
-        updates["head"]["deltas"]["kernel"],
+        updates["rpn"]["deltas"]["kernel"],
     ):
         # Adam's first step goes as far in every direction; with Nesterov's look ahead, 1.47 rates.
         np.testing.assert_allclose(np.abs(adams), 0.5 * 1.4737, rtol=1e-3)
@@ -149,7 +150,7 @@ def test_frozen_layers_have_neither_update_nor_state(name):
 def test_the_backbone_has_a_learning_rate_of_its_own(name):
     params = {
         part: {"c2": {"conv": {"kernel": jnp.ones((3, 3, 4, 8)), "bias": jnp.ones(8)}}}
-        for part in ("backbone", "neck", "head")
+        for part in ("backbone", "neck", "rpn")
     }
     params["backbone"]["c1"] = {"conv": {"kernel": None, "bias": None}}  # frozen
     grads = jax.tree.map(lambda x: jax.random.normal(jax.random.key(0), x.shape), params)

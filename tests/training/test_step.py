@@ -7,26 +7,24 @@ import pytest
 from optax.tree_utils import tree_get
 from training.small import PYRAMID, over_devices, small_batch, small_config
 
+from rpn_jax.detectors.detector import Losses
+from rpn_jax.detectors.rpn import RPN, Look
+from rpn_jax.detectors.targets import assign_targets
 from rpn_jax.models.rcnn import trainable_mask
 from rpn_jax.ops.matching import Label
 from rpn_jax.runs import devices
-from rpn_jax.training import step as step_module
 from rpn_jax.training.build import (
-    anchors_per_level,
-    build_network,
-    forward,
+    build_detector,
+    build_train_step,
+    frozen_paths,
     initial_variables,
     load_pretrained,
+    state_shapes,
 )
 from rpn_jax.training.optimizer import build_optimizer
+from rpn_jax.training.predict_steps import make_eval_step
 from rpn_jax.training.state import evaluation_variables, initial_state, merge, partition
-from rpn_jax.training.step import (
-    image_keys,
-    image_losses,
-    make_eval_step,
-    make_train_step,
-    micro_batches,
-)
+from rpn_jax.training.step import image_keys, micro_batches
 
 BATCH = 4
 KEY = jax.random.key(0)
@@ -35,15 +33,16 @@ KEY = jax.random.key(0)
 def setup(*overrides, draw=None):
     """`draw` is the fixture `random_variables`, where the initial values do not matter."""
     config = small_config(f"--config.batch_size={BATCH}", *overrides)
-    network = build_network(config)
+    detector = build_detector(config)
+    network = detector.network
     schedule, optimizer = build_optimizer(config)
     if draw:
         variables = draw(network, np.zeros((1, 64, 64, 3), np.float32))
     else:
         variables = initial_variables(config, network, load_pretrained(config, network))
-    mask = trainable_mask(variables["params"], config.model.frozen_stages)
+    mask = trainable_mask(variables["params"], frozen_paths(config))
     state = initial_state(variables, mask, optimizer, with_ema=bool(config.ema_decay))
-    return config, network, state, make_train_step(config, network, optimizer, schedule)
+    return config, detector, state, build_train_step(config, detector, optimizer, schedule)
 
 
 def get_in(tree, path):
@@ -150,11 +149,11 @@ def test_two_micro_batches_have_the_gradient_and_the_statistics_of_one_after_the
 ):
     """In bfloat16, on two devices."""
 
-    def sum_of_squares(config, keys, logits, deltas, anchors, batch):
-        losses = (logits[0] ** 2).sum(axis=1) + (deltas[0] ** 2).sum(axis=(1, 2))
-        return losses, {"loss": losses}, None
+    def sum_of_squares(self, look, keys, batch):
+        losses = (look.logits[0] ** 2).sum(axis=1) + (look.deltas[0] ** 2).sum(axis=(1, 2))
+        return Losses(losses, {"loss": losses}, look.batch_stats, None)
 
-    monkeypatch.setattr(step_module, "image_losses", sum_of_squares)  # quick to compile
+    monkeypatch.setattr(RPN, "losses_of", sum_of_squares)  # quick to compile
     # Without a learning rate the parameters stay, and without momentum its state is the gradient.
     still = (
         f"--config.model.norm={norm}",
@@ -240,7 +239,7 @@ def test_frozen_stages_stay_bit_identical_and_have_no_momentum():
     jax.tree.map(np.testing.assert_array_equal, before["c1"], after_params["c1"])
     kernel = ("block2", "conv2", "conv", "kernel")
     assert not np.array_equal(*(get_in(p["c2"], kernel) for p in (before, after_params)))
-    trainable, _ = partition(state.params, trainable_mask(state.params, 1))
+    trainable, _ = partition(state.params, trainable_mask(state.params, [("backbone", "c1")]))
     momentum = [x for x in jax.tree.leaves(state.opt_state) if x.ndim]
     assert len(momentum) == len(jax.tree.leaves(trainable))
 
@@ -248,17 +247,11 @@ def test_frozen_stages_stay_bit_identical_and_have_no_momentum():
 def test_a_pyramid_passes_through_the_step():
     sparing = "--config.accumulation=2", "--config.model.remat=true", "--config.ema_decay=0.9"
     config = small_config(*PYRAMID, "--config.model.frozen_stages=2", *sparing)
-    network = build_network(config)
+    detector = build_detector(config)
     schedule, optimizer = build_optimizer(config)
-
-    def first_state():
-        variables = initial_variables(config, network, None)
-        mask = trainable_mask(variables["params"], 2)
-        return initial_state(variables, mask, optimizer, with_ema=True)
-
-    state = jax.eval_shape(first_state)
+    state = state_shapes(config, detector.network, optimizer)
     assert {"lateral2", "output5"} < set(state.params["neck"])
-    mapped = over_devices(make_train_step(config, network, optimizer, schedule))
+    mapped = over_devices(build_train_step(config, detector, optimizer, schedule))
     after, metrics = jax.eval_shape(mapped, state, split(small_batch(BATCH), 2), KEY)
     shapes, shapes_after = (
         jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) for tree in (state, after)
@@ -269,16 +262,16 @@ def test_a_pyramid_passes_through_the_step():
 
 def test_the_positions_of_all_levels_count():
     config = small_config(*PYRAMID)
-    network = build_network(config)
-    anchors = anchors_per_level(config, network, 48, 64)
+    anchors = build_detector(config).anchors(48, 64)
     logits = tuple(np.zeros((1, len(level)), np.float32) for level in anchors)
     deltas = tuple(np.ones((1, len(level), 4), np.float32) for level in anchors)
     loss_box = {}
     for normalizer in ("paper", "sampled"):
-        config.loss.normalizer = normalizer
-        losses = quickly_jitted(functools.partial(image_losses, config))
-        _, parts, _ = losses(image_keys(KEY, 0, 0, 1), logits, deltas, anchors, small_batch(1))
-        loss_box[normalizer] = float(parts["loss_box"][0])
+        config.rpn.loss.normalizer = normalizer
+        losses_of = quickly_jitted(build_detector(config).losses_of)
+        look = Look(logits, deltas, anchors, {})
+        losses = losses_of(look, image_keys(KEY, 0, 0, 1), small_batch(1))
+        loss_box[normalizer] = float(losses.parts["loss_box"][0])
     # 48 x 64 at strides 4, 8, 16, 32 and 64; the small config samples 32 anchors.
     positions = 12 * 16 + 6 * 8 + 3 * 4 + 2 * 2 + 1 * 1
     assert loss_box["paper"] > 0
@@ -303,19 +296,18 @@ def test_a_key_is_of_the_image_and_not_of_its_device():
     assert not (other_step == jax.random.key_data(whole)).all(axis=1).any()
 
 
-def test_ignore_regions_and_canvas_padding_are_neither_object_nor_background(trained):
-    config, state, _, _ = trained
-    network = build_network(config)
+def test_ignore_regions_and_canvas_padding_are_neither_object_nor_background():
+    detector = build_detector(small_config())
     batch = small_batch(2)
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    anchors = anchors_per_level(config, network, 48, 64)
+    anchors = detector.anchors(48, 64)
 
     @quickly_jitted
-    def losses(variables, batch):
-        logits, deltas = forward(config, network, variables, batch.images, batch.image_hw)
-        return image_losses(config, image_keys(KEY, 0, 0, 2), logits, deltas, anchors, batch)
+    @jax.vmap
+    def targets_of(key, ground_truth, image_hw):
+        options = detector.proposals.targets
+        return assign_targets(key, jnp.concatenate(anchors), ground_truth, image_hw, **options)
 
-    _, parts, targets = losses(variables, batch)
+    targets = targets_of(image_keys(KEY, 0, 0, 2), batch.ground_truth, batch.image_hw)
     labels = np.asarray(targets.matches.labels)
     boxes = np.concatenate(anchors)
     centre_x = (boxes[:, 0] + boxes[:, 2]) / 2
@@ -329,19 +321,18 @@ def test_ignore_regions_and_canvas_padding_are_neither_object_nor_background(tra
         covered = inside > 0.5 * area
         assert covered.any()
         assert (labels[image, covered] != Label.NEGATIVE).all()
-    assert parts["loss"].shape == (2,)
 
 
 def test_evaluation_does_not_depend_on_the_batch_an_image_is_in(trained):
     config, state, _, _ = trained
-    eval_step = quickly_jitted(make_eval_step(config, build_network(config)))
+    eval_step = quickly_jitted(make_eval_step(build_detector(config)))
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     batch = small_batch(BATCH)
     whole = eval_step(variables, batch, KEY)
     order = np.array([2, 0, 3, 1])
     shuffled = eval_step(variables, jax.tree.map(lambda x: x[order], batch), KEY)
-    proposals, losses, targets = jax.tree.map(lambda x: np.asarray(x)[order], whole)
-    np.testing.assert_array_equal(shuffled[2].labels, targets.labels)
+    proposals, losses, labels = jax.tree.map(lambda x: np.asarray(x)[order], whole)
+    np.testing.assert_array_equal(shuffled[2], labels)
     np.testing.assert_allclose(shuffled[1]["loss"], losses["loss"], rtol=1e-5)
     np.testing.assert_allclose(shuffled[0].boxes, proposals.boxes, atol=1e-3)
     assert proposals.boxes.shape == (BATCH, 50, 4)

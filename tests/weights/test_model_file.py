@@ -8,14 +8,15 @@ import pytest
 import safetensors.numpy
 
 from rpn_jax.errors import UserError
-from rpn_jax.runs.config import apply_overrides, default_config, differences, to_json
+from rpn_jax.runs.config import default_config
+from rpn_jax.runs.config_files import apply_overrides, differences, to_json
 from rpn_jax.weights.model_file import check_fits, is_model_file, read_model, write_model
 
 
 def some_config():
     config = apply_overrides(
         default_config(),
-        ["--config.anchors.sizes=((8.0,),(16.0,))", "--config.model.backbone=resnet18"],
+        ["--config.rpn.anchors.sizes=((8.0,),(16.0,))", "--config.model.backbone=resnet18"],
     )
     config.data.options = {"splits": {"train": ["a.json", "images"]}}
     return config
@@ -26,7 +27,7 @@ def some_collections():
     return {
         "params": {
             "backbone": {"c1": {"conv1": {"kernel": kernel}}},
-            "head": {"conv": {"kernel": kernel.T, "bias": np.float64([1, 2])}},
+            "rpn": {"conv": {"kernel": kernel.T, "bias": np.float64([1, 2])}},
         },
         "batch_stats": {"backbone": {"c1": {"norm": {"var": np.float32(3.0)}}}},
     }
@@ -43,9 +44,9 @@ def test_what_is_written_is_read(path):
     assert is_model_file(path)
     model = read_model(path)
     assert differences(model.config, some_config()) == []
-    assert model.config.anchors.sizes == ((8.0,), (16.0,))
+    assert model.config.rpn.anchors.sizes == ((8.0,), (16.0,))
     assert (model.source, model.step) == ("a test", 7)
-    head = model.collections["params"]["head"]["conv"]
+    head = model.collections["params"]["rpn"]["conv"]
     np.testing.assert_array_equal(head["kernel"], [[0, 3], [1, 4], [2, 5]])
     np.testing.assert_array_equal(head["bias"], [1, 2])
     assert head["bias"].dtype == np.float32
@@ -58,8 +59,8 @@ def test_the_names_are_those_of_the_leaves(path):
     assert sorted(safetensors.numpy.load_file(path)) == [
         "batch_stats/backbone/c1/norm/var",
         "params/backbone/c1/conv1/kernel",
-        "params/head/conv/bias",
-        "params/head/conv/kernel",
+        "params/rpn/conv/bias",
+        "params/rpn/conv/kernel",
     ]
 
 
@@ -147,10 +148,10 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(path, monkeypatch):
 def test_arrays_of_another_network(path):
     collections = read_model(path).collections
     other = some_collections()
-    other["params"]["head"]["deltas"] = {"bias": np.zeros(4)}
-    other["params"]["head"]["conv"] = {"bias": np.zeros(5)}
+    other["params"]["rpn"]["deltas"] = {"bias": np.zeros(4)}
+    other["params"]["rpn"]["conv"] = {"bias": np.zeros(5)}
     message = refusal(check_fits, path, collections, other)
     assert message.startswith(f"{path}: does not fit config.model: ")
-    assert "missing: params/head/deltas/bias" in message
-    assert "left over: params/head/conv/kernel" in message
-    assert "of another shape: params/head/conv/bias (2,) instead of (5,)" in message
+    assert "missing: params/rpn/deltas/bias" in message
+    assert "left over: params/rpn/conv/kernel" in message
+    assert "of another shape: params/rpn/conv/bias (2,) instead of (5,)" in message

@@ -1,0 +1,185 @@
+"""Configs in files: Python files of users, JSON of runs, overrides of the command line.
+
+A config of an earlier version of the project is upgraded when its JSON is read.
+"""
+
+import ast
+import contextlib
+import copy
+import difflib
+import functools
+import json
+import pathlib
+import runpy
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rpn_jax.errors import UserError, first_line
+from rpn_jax.runs.config import VERSION, default_config, flatten
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Returns the config of a file with `--config.field=value` overrides applied, locked.
+
+    Raises:
+        UserError: no such file, one that fails, or an override of a field that there is not.
+    """
+    with names_in_file("--config", path, "configs/") as names:
+        config = names["get_config"]()
+    return apply_overrides(config, overrides)
+
+
+@contextlib.contextmanager
+def names_in_file(flag: str, path: str, folder: str) -> Iterator[dict[str, Any]]:
+    """Yields what a Python file that the user named defines, `folder` being where ours are.
+
+    Raises:
+        UserError: no such file, or one that fails, in the block too.
+    """
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise UserError(f"{flag}={path}: no such file; the project's own are in {folder}")
+    # A variant imports its parent by name from the same folder.
+    sys.path.insert(0, str(file.resolve().parent))
+    try:
+        yield runpy.run_path(path)
+    except UserError as error:
+        raise UserError(f"{flag}={path}: {error}") from error
+    except Exception as error:
+        raise UserError(f"{flag}={path}: {type(error).__name__}: {first_line(error)}") from error
+    finally:
+        sys.path.pop(0)
+
+
+def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """Returns the config with each `--config.field=value` in it, locked.
+
+    `None` takes the value of a field back that has none by default.
+
+    Raises:
+        UserError: a field that there is not (names the nearest that there is), or a value of
+            another type than the field has.
+    """
+    for override in overrides:
+        _apply_override(config, override)
+    return config
+
+
+def _apply_override(config: ConfigDict, override: str) -> None:
+    field, equals, text = override.removeprefix("--config.").partition("=")
+    known = flatten(config)
+    if not override.startswith("--config.") or field not in known:
+        moved = moved_field(field)
+        close = (
+            [moved]
+            if moved in known
+            else difflib.get_close_matches(field.lstrip("-"), known, n=1, cutoff=0.5)
+        )
+        hint = f"did you mean --config.{close[0]}=…?" if close else "see --help"
+        raise UserError(f"{override.partition('=')[0]}: there is no such field; {hint}")
+    if not equals:
+        raise UserError(f"{override}: write --config.{field}=VALUE")
+    *groups, name = field.split(".")
+    group = functools.reduce(ConfigDict.__getitem__, groups, config)
+    kind = group.get_type(name)
+    value = text
+    try:
+        if text == "None" and flatten(default_config()).get(field, text) is None:
+            value = None
+        elif kind is not str:
+            value = ast.literal_eval(text.capitalize() if kind is bool else text)
+            if value is None or (kind is bool and not isinstance(value, bool)):
+                raise TypeError
+        group[name] = value
+    except (TypeError, ValueError, SyntaxError) as error:
+        raise UserError(
+            f"{override}: give a value of type {kind.__name__}, such as {known[field]!r}"
+        ) from error
+
+
+def differences(ours: ConfigDict, saved: ConfigDict) -> list[str]:
+    """Returns a line for every field that differs, `batch_size: 2 here, 1 there`."""
+    ours, saved = flatten(ours), flatten(saved)
+    absent = "(absent)"
+    return [
+        f"{field}: {ours.get(field, absent)} here, {saved.get(field, absent)} there"
+        for field in sorted(ours.keys() | saved.keys())
+        if ours.get(field, absent) != saved.get(field, absent)
+    ]
+
+
+def to_json(config: ConfigDict) -> str:
+    """Returns the config as indented JSON, from which `from_json` makes an equal one."""
+    return json.dumps(config.to_dict(), indent=2)
+
+
+def from_json(text: str, where: str = "config.json") -> ConfigDict:
+    """Returns a config with the types of `default_config()` and the values of a `to_json`.
+
+    Raises:
+        UserError: a field that this version of the project does not know, or no config at all;
+            the message begins with `where` the text is from.
+    """
+    config = default_config()
+    try:
+        fields = upgrade(json.loads(text))
+        config.data.options = fields["data"].pop("options")
+        config.update(ConfigDict(_with_tuples(fields)))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = first_line(error).strip("'").partition(". Other fields present")[0]
+        raise UserError(
+            f"{where}: {reason}; it is damaged, or of another version of rpn_jax"
+        ) from error
+    return config
+
+
+def _with_tuples(value: Any) -> Any:
+    """JSON has lists where a config has tuples, and tuples of them."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(inner) for name, inner in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+# Where the fields of version 1, which knew no detector but the RPN, stand in version 2.
+_MOVED = {
+    "anchors": "rpn.anchors",
+    "targets": "rpn.targets",
+    "rpn.box_weights": "rpn.box_weights",
+    "loss": "rpn.loss",
+    "proposals": "rpn.proposals",
+    "rpn.channels": "rpn.channels",
+    "rpn.objectness": "rpn.objectness",
+}
+
+
+def upgrade(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a config's JSON as the newest version has them.
+
+    Version 1, which had no number, kept what is now in `rpn` beside the other groups.
+
+    Raises:
+        ValueError: they are of a later version than this one.
+    """
+    version = fields.get("version", 1)
+    if version == VERSION:
+        return fields
+    if version != 1:
+        raise ValueError(f"version is {version}, and this rpn_jax knows {VERSION}; install a newer")
+    upgraded = copy.deepcopy({**fields, "version": VERSION, "detector": "rpn"})
+    for old, new in _MOVED.items():
+        *groups, name = old.split(".")
+        group = functools.reduce(dict.get, groups, upgraded)
+        if name in group:
+            upgraded.setdefault("rpn", {})[new.removeprefix("rpn.")] = group.pop(name)
+    return upgraded
+
+
+def moved_field(name: str) -> str:
+    """Returns what a field of version 1 is called in the newest version."""
+    for old, new in _MOVED.items():
+        if name == old or name.startswith(f"{old}."):
+            return new + name.removeprefix(old)
+    return name
