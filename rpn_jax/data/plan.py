@@ -2,11 +2,13 @@
 
 import bisect
 import functools
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from rpn_jax.cuts import cheapest_cut
 from rpn_jax.data.transforms import resized_hw
 
 # What a random stream is for; part of its seed.
@@ -62,25 +64,15 @@ def _cut_into_runs(
     order = np.argsort(sizes[:, 1] / sizes[:, 0], kind="stable")
     sizes, weights = sizes[order], weights[order]
     total = len(sizes)
-    # cost[i, j]: canvas area, over all its images, of the run i..j (j included).
-    cost = np.full((total, total), np.inf)
+    # cost[i, j]: canvas area, over all its images, of the run i to j - 1.
+    cost = np.full((total, total + 1), np.inf)
     for i in range(total):
         areas = np.maximum.accumulate(sizes[i:], axis=0).prod(axis=1)
-        cost[i, i:] = areas * np.cumsum(weights[i:])
-    # best[j]: least cost of the first j sizes in as many runs as there were rounds.
-    best = np.concatenate([[0.0], cost[0]])
-    starts = [np.zeros(total + 1, int)]
-    for _ in range(min(count, total) - 1):
-        through = best[:-1, None] + cost  # the last run starts at i and ends with j
-        starts.append(np.concatenate([[0], through.argmin(axis=0)]))
-        best = np.concatenate([[0.0], through.min(axis=0)])
-    canvases, end = [], total
-    for start_of in reversed(starts):
-        if end:
-            start = start_of[end]
-            canvases.append(sizes[start:end].max(axis=0))
-            end = start
-    return np.array(canvases)
+        cost[i, i + 1 :] = areas * np.cumsum(weights[i:])
+    bounds = cheapest_cut(cost, count, allow_fewer=True)
+    # The last run first: of canvases of one area that one is taken.
+    runs = reversed(list(itertools.pairwise(bounds)))
+    return np.array([sizes[start:end].max(axis=0) for start, end in runs])
 
 
 class PlannedBatch(NamedTuple):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
+from rpn_jax.cuts import cheapest_cut
 from rpn_jax.data.datasets.report import ASPECT_EDGES, ASPECT_NAMES, SIZE_EDGES, SIZE_NAMES
 from rpn_jax.ops.anchors import cell_anchors
 from rpn_jax.tables import format_table
@@ -150,13 +151,5 @@ def cluster_sizes(
     # run[i, j]: that of the groups i..j-1 with the candidate that suits them best.
     run = np.array([(total - before[None, :]).max(axis=1) for before in total])
     run[np.tril_indices(len(run))] = -np.inf
-    # best[j]: the most for the first j groups, cut into as many runs as there were rounds.
-    best, starts = run[0], []
-    for _ in range(min(count, len(groups)) - 1):
-        through = best[:, None] + run  # the last run starts at i and ends before j
-        starts.append(through.argmax(axis=0))
-        best = through.max(axis=0)
-    cuts = [len(groups)]
-    for start_of in reversed(starts):
-        cuts.insert(0, int(start_of[cuts[0]]))
-    return [candidates[(total[j] - total[i]).argmax()] for i, j in itertools.pairwise([0, *cuts])]
+    bounds = cheapest_cut(-run[:-1], count)
+    return [candidates[(total[j] - total[i]).argmax()] for i, j in itertools.pairwise(bounds)]
