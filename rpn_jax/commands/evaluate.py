@@ -5,7 +5,7 @@
   python -m rpn_jax evaluate --workdir=runs/voc --without=nms
   python -m rpn_jax evaluate --weights=model.safetensors --out=DIR --config.data.dataset=voc/2007
 
-Writes recall.json, which proposal found which object (objects.npz), the recall-to-IoU plot and
+Writes figures.json, which proposal found which object (objects.npz), the recall-to-IoU plot and
 pictures, and prints the table: recall at IoU 0.5 to 0.95 of the best-scored proposals, average
 recall (AR), AR by object size, and beside it the same AR from pycocotools. Difficult and crowd
 objects are not counted.

@@ -14,14 +14,8 @@ from jaxtyping import Float
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rpn_jax.evaluation.recall import (
-    IOU_THRESHOLDS,
-    SIZE_RANGES,
-    TOP_NS,
-    ImageProposals,
-    RecallSums,
-    to_xywh,
-)
+from rpn_jax.evaluation.matching import IOU_THRESHOLDS, to_xywh
+from rpn_jax.evaluation.recall import SIZE_RANGES, TOP_NS, ImageProposals, RecallSums
 from rpn_jax.typing import Array
 
 

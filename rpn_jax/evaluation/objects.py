@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt16
 
 from rpn_jax.errors import UserError
-from rpn_jax.evaluation.recall import IOU_THRESHOLDS, ImageProposals, match_ranks, pairwise_iou
+from rpn_jax.evaluation.matching import IOU_THRESHOLDS, match_ranks, pairwise_iou
+from rpn_jax.evaluation.recall import ImageProposals
 from rpn_jax.typing import Array
 
 NOT_FOUND = np.iinfo(np.uint16).max

@@ -26,13 +26,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Integer
-from pycocotools import mask as coco_mask
+from jaxtyping import Bool, Float, Int
 
+from rpn_jax.evaluation.figures import Figures, headline_recall
+from rpn_jax.evaluation.matching import IOU_THRESHOLDS, match_ranks, pairwise_iou
 from rpn_jax.tables import format_table
 from rpn_jax.typing import Array
 
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # as pycocotools spells them, to the last bit
 TOP_NS = (10, 50, 100, 300, 1000)
 # Smallest and largest area in original pixels, both inclusive: an object of exactly 32² is small
 # and medium. The upper end of "all" is COCO's too.
@@ -153,14 +153,17 @@ class RecallResult:
         }
         return {name: value for name, value in named.items() if not np.isnan(value)}
 
+    def figures(self) -> Figures:
+        """Returns what a proposal network is judged by."""
+        return Figures(headline_recall(self.top_ns), self.scalars(), str(self), self.to_json())
+
     def to_json(self) -> dict:
-        """Returns all figures as JSON types; null where there was no object to find."""
+        """Returns the recall as JSON types; null where there was no object to find."""
         nulled = np.where(np.isnan(self.recall), None, self.recall)
         return {
             "images": self.images,
             "proposals": self.proposals,
             "objects": dict(self.objects),
-            "average_recall": self.scalars(),
             "iou_thresholds": [round(t, 2) for t in IOU_THRESHOLDS.tolist()],
             "recall": {
                 size: {str(n): nulled[s, :, i].tolist() for i, n in enumerate(self.top_ns)}
@@ -225,48 +228,24 @@ def image_recall(image: ImageProposals, top_ns: Sequence[int] = TOP_NS) -> Recal
     )
 
 
-def match_ranks(
-    iou: Float[np.ndarray, "P G"], objects: Bool[np.ndarray, "S G"]
-) -> Integer[np.ndarray, "S T G"]:
-    """Returns, for each object, the place (0 = best score) of the proposal that COCO gives it.
+class RecallMeasurement:
+    """Average recall of a split: see `figures.Measurement`."""
 
-    `iou` has its rows by falling score; `objects[s]` says which boxes of the image take part in
-    size range s. Where nothing matched, the place is beyond any top N (int64's largest).
+    def __init__(self, top_ns: Sequence[int] = TOP_NS):
+        self._sums = RecallSums.empty(top_ns)
 
-    The matching is greedy, so the proposals after the N-th cannot change what the first N got:
-    one pass serves every top N at once.
-    """
-    unmatched = np.iinfo(np.int64).max
-    free = np.repeat(objects[:, None, :], len(IOU_THRESHOLDS), axis=1)
-    ranks = np.full(free.shape, unmatched)
-    # A column is never looked at if no range has it, a row if it reaches no object: of the top
-    # 1000 few hundred remain, and the loop below is all that evaluation costs.
-    reaches = (iou >= IOU_THRESHOLDS[0]) & objects.any(axis=0)[None, :]
-    for rank in np.flatnonzero(reaches.any(axis=1)):
-        eligible = free & (iou[rank] >= IOU_THRESHOLDS[:, None])
-        # The last of equals wins, argmax finds the first: hence the reversed view.
-        best = np.where(eligible, iou[rank], -1.0)[..., ::-1].argmax(axis=-1)
-        s, t = np.nonzero(eligible.any(axis=-1))
-        g = iou.shape[1] - 1 - best[s, t]
-        ranks[s, t, g] = rank
-        free[s, t, g] = False
-    return ranks
+    def add(self, image: ImageProposals) -> None:
+        """Adds the proposals of one image."""
+        self._sums += image_recall(image, self._sums.top_ns)
 
+    def share(self) -> dict[str, object]:
+        """Returns the counts as JSON types."""
+        return self._sums.to_lists()
 
-def pairwise_iou(
-    boxes: Float[Array, "P 4"], gt_boxes: Float[Array, "G 4"]
-) -> Float[np.ndarray, "P G"]:
-    """Returns the IoU in float64 of xyxy boxes, computed by pycocotools itself.
+    def merge(self, share: Mapping[str, object]) -> None:
+        """Adds the counts of another process."""
+        self._sums += RecallSums.from_lists(share, self._sums.top_ns)
 
-    A difference in the last bit decides which of two equals a proposal takes and whether it
-    reaches a threshold, so `ops.boxes.pairwise_iou` (float32) would not do.
-    """
-    if not len(boxes) or not len(gt_boxes):
-        return np.zeros((len(boxes), len(gt_boxes)))
-    return coco_mask.iou(to_xywh(boxes), to_xywh(gt_boxes), [0] * len(gt_boxes))
-
-
-def to_xywh(boxes: Float[Array, "P 4"]) -> Float[np.ndarray, "P 4"]:
-    """Returns xyxy boxes in float64 as COCO writes them: corner, then width and height."""
-    boxes = np.asarray(boxes, np.float64)
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    def result(self) -> Figures:
+        """Returns the figures of all that was added."""
+        return self._sums.result().figures()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rpn_jax.evaluation.recall import IOU_THRESHOLDS
+from rpn_jax.evaluation.matching import IOU_THRESHOLDS
 from rpn_jax.files import write_bytes
 from rpn_jax.reports.comparison import Comparison, Figures
 from rpn_jax.reports.curves import numbers_up_to

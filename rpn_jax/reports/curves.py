@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from rpn_jax.evaluation.matching import IOU_THRESHOLDS
 from rpn_jax.evaluation.objects import ObjectRanks
-from rpn_jax.evaluation.recall import IOU_THRESHOLDS
 from rpn_jax.reports.comparison import Figures
 from rpn_jax.reports.document import Part, Picture, Pictures, Section, Text
 from rpn_jax.reports.panels import Line, plot_dots, plot_legend, plot_panel
@@ -24,7 +24,9 @@ def numbers_up_to(most: int) -> list[int]:
 def overview(study: Study, figures: Figures, out: pathlib.Path) -> Pictures:
     """Plots one AR of every run, a row for each setting."""
     average = [m for m, measure in enumerate(figures.measured) if measure.threshold is None]
-    place = average[:2][-1]  # AR@300 where there is one
+    headline = figures.runs[0].evaluation.headline
+    names = [measure.name for measure in figures.measured]
+    place = names.index(headline) if headline in names else average[-1]
     lines = [
         Line(name, look, np.arange(len(places)), 100 * figures.values[places, place])
         for name, look, places in _counted(study, figures)
@@ -164,11 +166,8 @@ def learning_curves(study: Study, out: pathlib.Path) -> Section:
 
 
 def _validated_number(study: Study) -> str:
-    """Returns the AR that validations tell, of 300 proposals at most if there is one."""
-    prefix = "validation/AR@"
-    names = {name for run in study.runs for row in run.rows for name in row}
-    top_ns = [int(name.removeprefix(prefix)) for name in names if name.startswith(prefix)]
-    return f"{prefix}{max([n for n in top_ns if n <= 300] or top_ns or [0])}"
+    """Returns the name, among a validation's figures, of what the runs are judged by."""
+    return f"validation/{study.counted[0].evaluation.headline}"
 
 
 def _points(rows: Sequence[Mapping[str, float | int]], name: str) -> dict[int, float]:

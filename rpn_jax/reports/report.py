@@ -194,7 +194,7 @@ def _run_table(figures: Figures) -> Table:
         [measure.name, percent(value), _NONE if np.isnan(a) else f"{percent(a)} to {percent(b)}"]
         for measure, value, a, b in zip(figures.measured, figures.values[0], low, high, strict=True)
     ]
-    of_sizes = figures.runs[0].evaluation.figures["average_recall"]
+    of_sizes = figures.runs[0].evaluation.figures["scalars"]
     for size in ("small", "medium", "large"):
         top_n = figures.measured[0].top_n
         if (value := of_sizes.get(f"AR_{size}@{top_n}")) is not None:

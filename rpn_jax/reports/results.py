@@ -1,6 +1,5 @@
 """What runs have left in their folders, gathered for a report."""
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,8 +8,9 @@ import numpy as np
 from jaxtyping import Float
 
 from rpn_jax.errors import UserError
+from rpn_jax.evaluation.figures import read_figures
+from rpn_jax.evaluation.matching import IOU_THRESHOLDS
 from rpn_jax.evaluation.objects import ObjectRanks, found, read_objects
-from rpn_jax.evaluation.recall import IOU_THRESHOLDS
 from rpn_jax.runs.history import Run as History
 from rpn_jax.runs.history import read_run
 from rpn_jax.runs.metrics import read_metrics
@@ -28,7 +28,7 @@ class Evaluation(NamedTuple):
     """What `evaluate` left of a run.
 
     Fields:
-      figures: `recall.json`.
+      figures: as `evaluation.figures.read_figures` reads them.
       objects: which proposal found which object.
       class_names: of the dataset.
     """
@@ -41,6 +41,11 @@ class Evaluation(NamedTuple):
     def step(self) -> int | None:
         """The step of the parameters that were evaluated."""
         return self.figures["step"]
+
+    @property
+    def headline(self) -> str:
+        """The name of the figure that stands for the run."""
+        return self.figures["headline"]
 
     @property
     def most(self) -> int:
@@ -334,11 +339,10 @@ def _same_images(ours: Evaluation, theirs: Evaluation) -> bool:
 
 def read_evaluation(folder: pathlib.Path) -> Evaluation | None:
     """Returns what `evaluate` left in a folder, None if that is not there."""
-    file = folder / "recall.json"
-    if not file.is_file():
-        return None
     try:
-        figures = json.loads(file.read_text())
+        figures = read_figures(folder)
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}: is damaged ({error}); evaluate the run again") from error
+        raise UserError(f"{folder}: its figures are damaged ({error}); evaluate again") from error
+    if not figures:
+        return None
     return Evaluation(figures, *read_objects(folder / "objects.npz"))

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from rpn_jax.errors import UserError
+from rpn_jax.evaluation.figures import read_figures
 from rpn_jax.files import write_text
 from rpn_jax.runs.metrics import read_metrics
 
@@ -43,7 +44,7 @@ class RunState(NamedTuple):
       logged_s: seconds since the last row of its metrics.
       validation: the figures of the last validation, `{"loss": …, "AR@100": …}`; `validated` is
         its step.
-      figures: average recall as `evaluate` found it at the last step, `{"AR@100": …}`.
+      figures: as `evaluate` found them at the last step, `{"AR@100": …}`.
     """
 
     state: str
@@ -156,12 +157,15 @@ def read_sweep_states(out: pathlib.Path) -> dict[str, RunState]:
 
 
 def final_figures(workdir: pathlib.Path) -> dict[str, float]:
-    """Returns average recall as `evaluate` found it after the last step, nothing if it has not."""
+    """Returns the figures that `evaluate` found after the last step, nothing if it has not."""
     config = _load(workdir / "config.json")
     if not config:
         return {}
-    recall = _load(workdir / "evaluation" / config["data"]["eval_split"] / "recall.json")
-    return recall["average_recall"] if recall.get("step") == config["steps"] else {}
+    try:
+        found = read_figures(workdir / "evaluation" / config["data"]["eval_split"])
+    except (OSError, ValueError):
+        return {}
+    return found["scalars"] if found.get("step") == config["steps"] else {}
 
 
 def _progress(

@@ -17,7 +17,7 @@ _LINE_SECONDS = 30  # between lines where there is no terminal to draw a table i
 _KNOWN_SHARE = 0.03  # of the steps; before, most of the time went into starting
 _WIDTH = 200  # of what is not drawn in a terminal
 _STYLES = {"done": "green", "running": "cyan", "failed": "red", "stopped": "yellow"}
-_FIGURES = 3  # as many average recalls have a column: AR@100, AR@300, AR@1000
+_FIGURES = 3  # as many figures have a column, such as AR@100, AR@300, AR@1000
 
 
 def print_table(table: Table | Group) -> None:

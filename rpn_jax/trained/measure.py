@@ -9,6 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rpn_jax.evaluation.coco import coco_recall
+from rpn_jax.evaluation.figures import FILE, Figures
+from rpn_jax.evaluation.matching import IOU_THRESHOLDS
 from rpn_jax.evaluation.objects import (
     ObjectRanks,
     concatenate,
@@ -16,13 +18,13 @@ from rpn_jax.evaluation.objects import (
     image_objects,
     to_lists,
 )
-from rpn_jax.evaluation.recall import IOU_THRESHOLDS, RecallResult, RecallSums
+from rpn_jax.evaluation.recall import RecallResult
 from rpn_jax.files import write_npz, write_text
 from rpn_jax.runs import devices
 from rpn_jax.runs.processes import gather, is_first, together
 from rpn_jax.tables import format_table
 from rpn_jax.trained.load import load_trained
-from rpn_jax.training.build import check_batch_size, open_split
+from rpn_jax.training.build import build_measurement, check_batch_size, open_split
 from rpn_jax.training.evaluate import (
     ImageResult,
     eval_batch_size,
@@ -67,19 +69,19 @@ def evaluate_trained(
     )
     results = draw_first(config, detector, results, folder / "pictures")
 
-    peer = PeerRecall(config.evaluation.top_ns)
+    peer = PeerRecall(config)
     objects = ObjectCollector(max(config.evaluation.top_ns))
-    recall, losses = evaluate(config, objects.watch(peer.watch(results)))
-    peer_recall = peer.result()
+    figures, losses = evaluate(config, objects.watch(peer.watch(results)))
+    peer_figures = peer.result()
     ranks = objects.result()
-    figures = {
+    content = {
         "dataset": config.data.dataset,
         "split": split,
         "without": list(without),
         "step": step,
         "seconds": round(time.monotonic() - start, 1),
-        **recall.to_json(),
-        "pycocotools_average_recall": peer_recall.scalars(),
+        **figures.to_json(),
+        "pycocotools": peer_figures.scalars,
         "losses": losses,
     }
     if is_first():
@@ -89,11 +91,13 @@ def evaluate_trained(
             class_names=np.array(dataset.class_names),
             iou_thresholds=IOU_THRESHOLDS,
         )
+        recall = RecallResult.from_json(figures.details)
         for suffix in (".png", ".svg"):
             plot_recall_to_iou({title: recall}, folder / f"recall_to_iou{suffix}")
         # Last: whoever finds it finds the others.
-        write_text(folder / "recall.json", json.dumps(figures, indent=2))
-    return f"{config.data.dataset} {split}, {title}\n{recall}\n{_beside(recall, peer_recall)}"
+        write_text(folder / FILE, json.dumps(content, indent=2))
+    table = f"{figures.table}\n{_beside(figures, peer_figures)}"
+    return f"{config.data.dataset} {split}, {title}\n{table}"
 
 
 class ObjectCollector:
@@ -121,8 +125,9 @@ class ObjectCollector:
 class PeerRecall:
     """Counts the same recall by pycocotools, of the images that pass by."""
 
-    def __init__(self, top_ns: tuple[int, ...]):
-        self._sums = RecallSums.empty(top_ns)
+    def __init__(self, config: ConfigDict):
+        self._config = config
+        self._measurement = build_measurement(config)
         self._waiting = []
 
     def watch(self, results):
@@ -134,18 +139,19 @@ class PeerRecall:
             yield result
 
     def _count(self):
-        self._sums += coco_recall(self._waiting, self._sums.top_ns)
+        sums = coco_recall(self._waiting, self._config.evaluation.top_ns)
+        self._measurement.merge(sums.to_lists())
         self._waiting = []
 
-    def result(self) -> RecallResult:
-        """Returns the ratios over all that any process counted."""
+    def result(self) -> Figures:
+        """Returns the figures of all that any process counted."""
         if self._waiting:
             self._count()
-        return over_processes(self._sums).result()
+        return over_processes(self._config, self._measurement).result()
 
 
-def _beside(ours: RecallResult, theirs: RecallResult) -> str:
-    pairs = zip(ours.scalars().items(), theirs.scalars().values(), strict=True)
+def _beside(ours: Figures, theirs: Figures) -> str:
+    pairs = zip(ours.scalars.items(), theirs.scalars.values(), strict=True)
     rows = [
         (name, f"{100 * value:.3f}", f"{100 * peer:.3f}")
         for (name, value), peer in pairs

@@ -17,6 +17,8 @@ from rpn_jax.data.loader import Batch
 from rpn_jax.detectors.detector import Detector
 from rpn_jax.detectors.rpn import RPN, Counts, ProposalStage
 from rpn_jax.errors import UserError
+from rpn_jax.evaluation.figures import Measurement
+from rpn_jax.evaluation.recall import RecallMeasurement
 from rpn_jax.models.inputs import input_convention
 from rpn_jax.models.rcnn import RCNN, build_rpn, frozen_stages_of, init_variables, trainable_mask
 from rpn_jax.ops.anchors import cell_anchors
@@ -83,6 +85,11 @@ def build_detector(config: ConfigDict) -> Detector:
             f"config.detector: {config.detector!r} is unknown; use one of {', '.join(DETECTORS)}"
         )
     return DETECTORS[config.detector](config)
+
+
+def build_measurement(config: ConfigDict) -> Measurement:
+    """Returns what the config's detector is judged by, with nothing counted yet."""
+    return RecallMeasurement(config.evaluation.top_ns)
 
 
 def proposal_stage(config: ConfigDict) -> ProposalStage:

@@ -11,12 +11,13 @@ from ml_collections import ConfigDict
 from rpn_jax.data.datasets import Dataset
 from rpn_jax.data.loader import Batch, eval_batches
 from rpn_jax.data.plan import Buckets, choose_buckets
-from rpn_jax.evaluation.recall import ImageProposals, RecallResult, RecallSums, image_recall
+from rpn_jax.evaluation.figures import Figures, Measurement
+from rpn_jax.evaluation.recall import ImageProposals
 from rpn_jax.progress import progress_bar
 from rpn_jax.runs.config import random_key
 from rpn_jax.runs.devices import prefetch, replicate, shard, unshard
 from rpn_jax.runs.processes import gather, is_first
-from rpn_jax.training.build import check_batch_size, device_batch
+from rpn_jax.training.build import build_measurement, check_batch_size, device_batch
 from rpn_jax.training.features import FeatureCache
 
 
@@ -90,30 +91,27 @@ def split_results(
 
 def evaluate(
     config: ConfigDict, results: Iterator[ImageResult]
-) -> tuple[RecallResult, dict[str, float]]:
-    """Returns the recall and the mean of each loss over all images of all processes."""
-    sums = RecallSums.empty(config.evaluation.top_ns)
+) -> tuple[Figures, dict[str, float]]:
+    """Returns the figures, and the mean of each loss, over all images of all processes."""
+    measurement = build_measurement(config)
     losses: dict[str, list[float]] = {}
     for result in results:
-        sums += image_recall(result.proposals, config.evaluation.top_ns)
+        measurement.add(result.proposals)
         for name, value in result.losses.items():
             losses.setdefault(name, []).append(value)
-    sums = over_processes(sums)
     shares = gather(losses)  # nothing of a process that had no image
     names = dict.fromkeys(name for share in shares for name in share)
     # The exact sum, so that it does not depend on how the images were shared.
-    means = {
-        name: math.fsum(value for share in shares for value in share.get(name, [])) / sums.images
-        for name in names
-    }
-    return sums.result(), means
+    values = {name: [x for share in shares for x in share.get(name, [])] for name in names}
+    means = {name: math.fsum(of_images) / len(of_images) for name, of_images in values.items()}
+    return over_processes(config, measurement).result(), means
 
 
-def over_processes(sums: RecallSums) -> RecallSums:
-    """Returns the sum of what each process counted of its share of a split."""
-    total = RecallSums.empty(sums.top_ns)
-    for share in gather(sums.to_lists()):
-        total += RecallSums.from_lists(share, sums.top_ns)
+def over_processes(config: ConfigDict, measurement: Measurement) -> Measurement:
+    """Returns what all processes measured of their shares of a split."""
+    total = build_measurement(config)
+    for share in gather(measurement.share()):
+        total.merge(share)
     return total
 
 

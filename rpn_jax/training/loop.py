@@ -19,6 +19,7 @@ from rpn_jax.data.datasets import Dataset
 from rpn_jax.data.loader import train_batches
 from rpn_jax.data.plan import BatchPlan, Buckets
 from rpn_jax.errors import StoppedError, UserError
+from rpn_jax.evaluation.figures import Figures
 from rpn_jax.progress import progress_bar
 from rpn_jax.runs import devices
 from rpn_jax.runs.config import random_key
@@ -246,12 +247,12 @@ class Progress:
         self._bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
         self._restart_clock()
 
-    def validated(self, step: int, recall, losses: dict[str, float]) -> None:
+    def validated(self, step: int, figures: Figures, losses: dict[str, float]) -> None:
         """Writes a validation's figures; its time does not count in the rate."""
         if self.writer:
-            self.writer.write(step, {**losses, **recall.scalars()}, prefix="validation")
-            figures = "  ".join(f"AR@{n} {recall.average_recall(n):.3f}" for n in recall.top_ns)
-            self._bar.write(f"step {step}: validation loss {losses['loss']:.3f}  {figures}")
+            self.writer.write(step, {**losses, **figures.scalars}, prefix="validation")
+            loss = losses["loss"]
+            self._bar.write(f"step {step}: validation loss {loss:.3f}  {figures.line()}")
         self._restart_clock()
 
     def has_validation(self, step: int) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from rpn_jax.errors import UserError
-from rpn_jax.evaluation.recall import pairwise_iou
+from rpn_jax.evaluation.matching import pairwise_iou
 from rpn_jax.files import write_bytes
 from rpn_jax.ops.matching import Label
 from rpn_jax.typing import Array

@@ -195,7 +195,7 @@ def test_from_photographs_to_proposals(voc, voc_flags, tmp_path, capsys):
     weights = tmp_path / "model.safetensors"
     assert main(["export-weights", f"--workdir={workdir}", f"--out={weights}"]) == 0
     assert main(["evaluate", f"--weights={weights}", f"--out={out / 'evaluation'}"]) == 0
-    files = (workdir / "evaluation" / "test" / "recall.json", out / "evaluation" / "recall.json")
+    files = (workdir / "evaluation" / "test" / "figures.json", out / "evaluation" / "figures.json")
     figures, again = (json.loads(file.read_text()) for file in files)
     assert {**again, "seconds": figures["seconds"]} == figures
 

@@ -5,6 +5,7 @@ import pytest
 from evaluation.images import random_images
 
 from rpn_jax.errors import UserError
+from rpn_jax.evaluation.matching import IOU_THRESHOLDS, pairwise_iou
 from rpn_jax.evaluation.objects import (
     NOT_FOUND,
     concatenate,
@@ -13,13 +14,7 @@ from rpn_jax.evaluation.objects import (
     read_objects,
     to_lists,
 )
-from rpn_jax.evaluation.recall import (
-    IOU_THRESHOLDS,
-    ImageProposals,
-    RecallSums,
-    image_recall,
-    pairwise_iou,
-)
+from rpn_jax.evaluation.recall import ImageProposals, RecallSums, image_recall
 from rpn_jax.files import write_npz
 
 

@@ -5,14 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rpn_jax.evaluation.matching import IOU_THRESHOLDS, pairwise_iou
 from rpn_jax.evaluation.recall import (
-    IOU_THRESHOLDS,
     SIZE_RANGES,
     ImageProposals,
     RecallResult,
     RecallSums,
     image_recall,
-    pairwise_iou,
 )
 from rpn_jax.ops import boxes as ops_boxes
 

@@ -76,11 +76,11 @@ def evaluated(folder, dataset, share, step=STEPS, name="train", without=()):
         ]
     )
     figures = {"dataset": "voc_folder", "split": "train", "without": without, "step": step}
-    figures |= {"seconds": 2.5, **sums.result().to_json()}
+    figures |= {"seconds": 2.5, **sums.result().figures().to_json()}
     place = folder / "evaluation" / name
     place.mkdir(parents=True)
     write_npz(place / "objects.npz", **ranks._asdict(), class_names=np.array(dataset.class_names))
-    write_text(place / "recall.json", json.dumps(figures))
+    write_text(place / "figures.json", json.dumps(figures))
 
 
 def begun(folder, source, *overrides, last=STEPS):

@@ -67,7 +67,7 @@ def evaluated(workdir, step):
     folder = workdir / "evaluation" / "test"
     folder.mkdir(parents=True)
     figures = {"AR@10": 0.5, "AR_small@10": 0.25}
-    (folder / "recall.json").write_text(json.dumps({"step": step, "average_recall": figures}))
+    (folder / "figures.json").write_text(json.dumps({"step": step, "scalars": figures}))
 
 
 def test_a_run_that_was_not_begun_and_one_that_was_left(workdir):
@@ -92,7 +92,7 @@ def test_a_run_of_a_sweep_is_done_when_it_is_evaluated_after_its_last_step(workd
     evaluated(workdir, 40)
     (workdir / "checkpoints" / "100").mkdir(parents=True)
     assert read_run_state(workdir).state == "stopped"
-    evaluation = workdir / "evaluation" / "test" / "recall.json"
+    evaluation = workdir / "evaluation" / "test" / "figures.json"
     evaluation.write_text(evaluation.read_text().replace("40", "100"))
     state = read_run_state(workdir)
     assert state.state == "done"

@@ -120,17 +120,15 @@ def test_evaluation_agrees_with_pycocotools_and_writes_its_files(finished):
     config, workdir, _ = finished
     table = evaluate_trained(config, workdir)
     folder = workdir / "evaluation" / "test"
-    figures = json.loads((folder / "recall.json").read_text())
+    figures = json.loads((folder / "figures.json").read_text())
     assert figures["images"] == OPTIONS["num_test"]
-    assert figures["average_recall"] == pytest.approx(
-        figures["pycocotools_average_recall"], abs=1e-6
-    )
+    assert figures["scalars"] == pytest.approx(figures["pycocotools"], abs=1e-6)
     assert "AR@50" in table
     assert (folder / "recall_to_iou.png").stat().st_size > 1000
     validation = read_metrics(workdir / "metrics.jsonl")[-1]
-    assert figures["average_recall"]["AR@50"] == pytest.approx(validation["validation/AR@50"])
+    assert figures["scalars"]["AR@50"] == pytest.approx(validation["validation/AR@50"])
     objects, class_names = read_objects(folder / "objects.npz")
-    assert objects.average_recall(50) == pytest.approx(figures["average_recall"]["AR@50"])
+    assert objects.average_recall(50) == pytest.approx(figures["scalars"]["AR@50"])
     assert len(objects.num_objects) == OPTIONS["num_test"]
     assert objects.class_index.max() < len(class_names)
 
@@ -141,7 +139,7 @@ def test_evaluation_without_parts_of_the_network(finished):
     for parts in ([], ["nms"], ["ranking", "regression"]):
         evaluate_trained(config, workdir, without=parts)
         folder = workdir / "evaluation" / "-without-".join(["test", *parts])
-        figures[len(parts)] = json.loads((folder / "recall.json").read_text())
+        figures[len(parts)] = json.loads((folder / "figures.json").read_text())
     whole, unthinned, blind = figures.values()
     assert whole["losses"] == unthinned["losses"] == blind["losses"]
     assert whole["proposals"] < unthinned["proposals"] == blind["proposals"] == 50 * 11

@@ -1,0 +1,90 @@
+"""What a model is judged by: a few numbers, of which one is the headline.
+
+A proposal network is judged by average recall, a detector by average precision. Everything that
+tells or compares results (validations, sweeps, reports) reads `Figures` and knows neither.
+"""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+FILE = "figures.json"
+_OLD_FILE = "recall.json"  # of version 0.1, which measured average recall alone
+
+
+class Figures(NamedTuple):
+    """What was measured on a split.
+
+    Fields:
+      headline: the name of the one number that stands for the model, higher is better.
+      scalars: every number by name, ratios from 0 to 1. A name with "_" is of a part of the
+        objects, such as the small ones.
+      table: all of it, to be printed.
+      details: what else is kept in the file, as JSON has it.
+    """
+
+    headline: str
+    scalars: dict[str, float]
+    table: str
+    details: dict[str, Any]
+
+    def line(self) -> str:
+        """Returns the numbers of all objects in one line."""
+        return "  ".join(f"{name} {value:.3f}" for name, value in of_all(self.scalars).items())
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what `read_figures` reads, as JSON has it."""
+        return {"headline": self.headline, "scalars": self.scalars, **self.details}
+
+
+class Measurement(Protocol):
+    """Counts that grow image by image, and add up over processes in any order."""
+
+    def add(self, image: Any) -> None:
+        """Adds what was found in one image, beside what is annotated in it."""
+        ...
+
+    def share(self) -> dict[str, Any]:
+        """Returns the counts as JSON has them, for another process."""
+        ...
+
+    def merge(self, share: dict[str, Any]) -> None:
+        """Adds the counts of another process."""
+        ...
+
+    def result(self) -> Figures:
+        """Returns the figures of all that was added."""
+        ...
+
+
+def of_all(scalars: dict[str, float]) -> dict[str, float]:
+    """Returns the numbers that are of all objects, and not of some."""
+    return {name: value for name, value in scalars.items() if "_" not in name}
+
+
+def headline_recall(top_ns: Sequence[int]) -> str:
+    """Returns the name of the average recall that stands for a proposal network.
+
+    It is that of 300 proposals, as many as the paper hands to its detector, or of the most below.
+    """
+    return f"AR@{max([n for n in top_ns if n <= 300] or top_ns[:1])}"
+
+
+def read_figures(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns the JSON that `evaluate` left in a folder, {} where there is none.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is damaged.
+    """
+    path = folder / FILE
+    if path.is_file():
+        return json.loads(path.read_text())
+    path = folder / _OLD_FILE
+    if not path.is_file():
+        return {}
+    old = json.loads(path.read_text())
+    scalars = old.pop("average_recall")
+    top_ns = [int(name.removeprefix("AR@")) for name in of_all(scalars)]
+    headline = headline_recall(sorted(top_ns)) if top_ns else "AR"
+    return {"headline": headline, "scalars": scalars, **old}

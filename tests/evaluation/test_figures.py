@@ -1,0 +1,36 @@
+import json
+
+import pytest
+
+from rpn_jax.evaluation.figures import headline_recall, of_all, read_figures
+from rpn_jax.evaluation.recall import RecallMeasurement
+from rpn_jax.files import write_text
+
+
+@pytest.mark.parametrize(
+    ("top_ns", "name"),
+    [((10, 50, 100, 300, 1000), "AR@300"), ((10, 50), "AR@50"), ((500, 1000), "AR@500")],
+)
+def test_the_headline_is_the_recall_of_300_proposals_or_of_fewer(top_ns, name):
+    assert headline_recall(top_ns) == name
+
+
+def test_figures_of_version_0_1_are_read(tmp_path):
+    old = {"step": 7, "average_recall": {"AR@10": 0.5, "AR@100": 0.75, "AR_small@100": 0.25}}
+    write_text(tmp_path / "recall.json", json.dumps(old))
+    figures = read_figures(tmp_path)
+    assert figures["headline"] == "AR@100"
+    assert figures["scalars"] == old["average_recall"]
+    assert figures["step"] == 7
+    assert of_all(figures["scalars"]) == {"AR@10": 0.5, "AR@100": 0.75}
+
+
+def test_a_folder_without_figures(tmp_path):
+    assert read_figures(tmp_path) == {}
+
+
+def test_nothing_measured_has_no_scalars():
+    figures = RecallMeasurement((10, 100)).result()
+    assert figures.headline == "AR@100"
+    assert figures.scalars == {}
+    assert json.loads(json.dumps(figures.to_json(), allow_nan=False))["images"] == 0
