@@ -7,7 +7,7 @@ tells or compares results (validations, sweeps, reports) reads `Figures` and kno
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 FILE = "figures.json"
 _OLD_FILE = "recall.json"  # of version 0.1, which measured average recall alone
@@ -38,6 +38,7 @@ class Figures(NamedTuple):
         return {"headline": self.headline, "scalars": self.scalars, **self.details}
 
 
+@runtime_checkable
 class Measurement(Protocol):
     """Counts that grow image by image, and add up over processes in any order."""
 
