@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from rpn_jax.reports.results import Measure, Result, Study, image_hits, measures
+from rpn_jax.reports.evaluations import Measure, image_hits, measures
+from rpn_jax.reports.results import Result, Study
 from rpn_jax.reports.statistics import Difference, holm, paired_difference, resample_images
 
 SIGNIFICANT = 0.05

@@ -14,8 +14,9 @@ from rpn_jax.reports.comparison import SIGNIFICANT, Comparison, Figures, compute
 from rpn_jax.reports.csv_files import write_curves, write_runs, write_settings
 from rpn_jax.reports.curves import learning_curves, overview, recall_of_run, recall_of_settings
 from rpn_jax.reports.document import Cell, Part, Section, Table, Text, percent, write_document
+from rpn_jax.reports.evaluations import Evaluation
 from rpn_jax.reports.origin import origin_section
-from rpn_jax.reports.results import Evaluation, Study, gather
+from rpn_jax.reports.results import Study, gather
 from rpn_jax.reports.single_run import ablation_section, breakdown_section, picture_section
 from rpn_jax.reports.statistics import interval, mean_and_deviation
 from rpn_jax.tables import format_table

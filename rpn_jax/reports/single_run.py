@@ -14,7 +14,8 @@ from rpn_jax.errors import UserError
 from rpn_jax.evaluation.objects import ObjectRanks, found
 from rpn_jax.files import write_bytes
 from rpn_jax.reports.document import Cell, Picture, Pictures, Section, Table, Text, percent
-from rpn_jax.reports.results import Evaluation, Measure, Result, image_hits, read_evaluation
+from rpn_jax.reports.evaluations import Evaluation, Measure, image_hits, read_evaluation
+from rpn_jax.reports.results import Result
 from rpn_jax.runs.workdir import load_workdir_config
 from rpn_jax.training.build import open_split
 from rpn_jax.visualize.boxes import draw_found

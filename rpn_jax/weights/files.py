@@ -13,7 +13,8 @@ import safetensors.numpy
 from rpn_jax.errors import UserError
 from rpn_jax.weights.bounds import Budget, check_regular
 from rpn_jax.weights.hdf5 import read_hdf5
-from rpn_jax.weights.pickles import ForbiddenError, read_numpy_pickle, read_torch
+from rpn_jax.weights.pickles import ForbiddenError, read_numpy_pickle
+from rpn_jax.weights.torch_files import read_torch
 
 
 def read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:

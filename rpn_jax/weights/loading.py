@@ -6,7 +6,7 @@ The families of files are those of `layouts.LAYOUTS`.
 import functools
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -86,55 +86,77 @@ def load_parts(
             not. Nothing is loaded then.
     """
     _check_model(path, layout, network, convention_name)
-    shapes = {
-        (part, *leaf): (collection, tuple(array.shape))
-        for collection, trees in variables.items()
-        for part in parts
-        for leaf, array in traverse_util.flatten_dict(trees.get(part, {})).items()
-    }
-    names = {leaf: layout.array_name(leaf) for leaf in shapes}
-    if foreign := ["/".join(leaf[1:]) for leaf, name in names.items() if name is None]:
-        raise UserError(
-            f"config.model.backbone: the model has {_some(foreign)}, for which {path} "
-            f"({layout.title}) holds nothing; choose the backbone, and the norm, that it belongs to"
-        )
+    shapes = _shapes(variables, parts)
+    names = _names(path, layout, shapes)
+    biases = _biases_for_means(layout, arrays, shapes)
     in_our_order = {
         name: arrays[name].transpose(layout.dialect.kernel_axes)
         if arrays[name].ndim == 4
         else arrays[name]
         for name in names.values()
         if name in arrays
-    }
-    biases = _biases_for_means(layout, arrays, shapes)
-    used = {*in_our_order, *biases.values()}
+    } | {name: arrays[name] for name in biases.values()}
     unused = [
-        name for name in arrays if name not in used and not name.endswith("num_batches_tracked")
+        name
+        for name in arrays
+        if name not in in_our_order and not name.endswith("num_batches_tracked")
     ]
     expected = {names[leaf]: shape for leaf, (_, shape) in shapes.items()}
-    for leaf, bias in biases.items():
-        expected[bias] = shapes[leaf][1]
-    folded = {bias: arrays[bias] for bias in biases.values()}
-    if problems := _problems(in_our_order | folded, expected, unused):
+    expected |= {bias: shapes[leaf][1] for leaf, bias in biases.items()}
+    if problems := _problems(in_our_order, expected, unused):
         raise UserError(
             f"{path}: {layout.title} was read, but it does not fit config.model: {problems}; "
             "give the file of this network, or correct the fields of config.model"
         )
 
     def value(leaf: Leaf) -> jnp.ndarray:
-        array = in_our_order[names[leaf]].astype(np.float64)
-        if leaf[-1] == "var" and layout.epsilon != EPSILON:
-            # Not so little that the sum with our epsilon would round to 0.
-            array = np.maximum(array + (layout.epsilon - EPSILON), EPSILON * (1e-6 - 1))
-        if leaf in biases:
-            array = array - folded[biases[leaf]]
-        if leaf[0] == "rpn" and anchor_order is not None:
-            array = reorder_anchors(leaf[1], array, anchor_order)
-        return jnp.asarray(array, jnp.float32)
+        bias = in_our_order[biases[leaf]] if leaf in biases else None
+        return _value(leaf, in_our_order[names[leaf]], layout.epsilon, bias, anchor_order)
 
     collections = traverse_util.unflatten_dict(
         {(collection, *leaf): value(leaf) for leaf, (collection, _) in shapes.items()}
     )
     return Pretrained(collections, layout.title, unused)
+
+
+def _shapes(variables: Any, parts: Sequence[str]) -> dict[Leaf, tuple[str, tuple[int, ...]]]:
+    """Returns collection and shape of each leaf of the parts."""
+    return {
+        (part, *leaf): (collection, tuple(array.shape))
+        for collection, trees in variables.items()
+        for part in parts
+        for leaf, array in traverse_util.flatten_dict(trees.get(part, {})).items()
+    }
+
+
+def _names(path, layout: Layout, leaves: Iterable[Leaf]) -> dict[Leaf, str]:
+    """Returns what the layout calls each leaf; raises a `UserError` if it has no name for one."""
+    names = {leaf: layout.array_name(leaf) for leaf in leaves}
+    if foreign := ["/".join(leaf[1:]) for leaf, name in names.items() if name is None]:
+        raise UserError(
+            f"config.model.backbone: the model has {_some(foreign)}, for which {path} "
+            f"({layout.title}) holds nothing; choose the backbone, and the norm, that it belongs to"
+        )
+    return names
+
+
+def _value(
+    leaf: Leaf,
+    array: np.ndarray,
+    epsilon: float,
+    bias: np.ndarray | None,
+    anchor_order: Sequence[int] | None,
+) -> jnp.ndarray:
+    """Returns a file's array as the network has it; `bias` is that in front of a norm's mean."""
+    array = array.astype(np.float64)
+    if leaf[-1] == "var" and epsilon != EPSILON:
+        # Not so little that the sum with our epsilon would round to 0.
+        array = np.maximum(array + (epsilon - EPSILON), EPSILON * (1e-6 - 1))
+    if bias is not None:
+        array = array - bias
+    if leaf[0] == "head" and anchor_order is not None:
+        array = reorder_anchors(leaf[1], array, anchor_order)
+    return jnp.asarray(array, jnp.float32)
 
 
 def _biases_for_means(

@@ -1,4 +1,4 @@
-"""Arrays of pickles that torch and detectron2 write; no pickle can make this run its own code.
+"""Pickles that hold arrays, as detectron2 writes them; no pickle can make this run its own code.
 
 The unpickler knows arrays, dicts, lists and numbers, and nothing else that a pickle can name. It is
 the one in Python of the standard library: the one in C hashes whatever a pickle has as the key of a
@@ -7,35 +7,18 @@ reason nothing of a pickle is compared, formatted or hashed here before its type
 an instruction copies is short or counted.
 """
 
-import collections
+import functools
 import io
-import math
 import pathlib
 import pickle
 import struct
-import zipfile
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
-import ml_dtypes  # noqa: F401  (makes bfloat16 known to NumPy)
 import numpy as np
 
 from rpn_jax.weights.bounds import Budget, lengths
 
-# What torch writes as the first of several pickles in files from before its version 1.6.
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_STORAGE_TYPES = {
-    "FloatStorage": "float32",
-    "DoubleStorage": "float64",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-}
 _KEYS = (str, bytes, int, float, bool)
 _MOST_PARTS = 64  # of the arguments of a call, and of the attributes of an object
 _ENTRY_BYTES = 128  # of a dict, about
@@ -45,85 +28,41 @@ class ForbiddenError(Exception):
     """A pickle names something that it may not have."""
 
 
-class _Tensor(NamedTuple):
-    """A view of a storage, whose bytes may not have been read yet."""
-
-    storage: tuple[str, str, int]  # key, element type, number of elements
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]  # in elements
-
-    @property
-    def key(self) -> str:
-        return self.storage[0]
-
-
-def read_torch(path: pathlib.Path, budget: Budget) -> dict[str, np.ndarray]:
-    """Returns the tensors of a state dict that torch saved, in its zip format or the older one."""
-    with path.open("rb") as file:
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                return _read_torch_zip(archive, budget)
-        file.seek(0)
-        return _read_torch_legacy(file, budget)
-
-
-def _read_torch_zip(archive: zipfile.ZipFile, budget: Budget) -> dict[str, np.ndarray]:
-    """`NAME/data.pkl` holds the structure, `NAME/data/KEY` the bytes of each storage."""
-    (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-    folder = pickled.removesuffix("data.pkl")
-    budget.spend(sum(entry.file_size for entry in archive.infolist()))
-    order = f"{folder}byteorder"
-    if order in archive.namelist() and archive.read(order) != b"little":
-        raise ValueError("big-endian")
-    with archive.open(pickled) as file:
-        tree = _unpickle(file, budget)
-    return _arrays_of(tree, lambda key: archive.read(f"{folder}data/{key}"), budget)
-
-
-def _read_torch_legacy(file: io.BufferedIOBase, budget: Budget) -> dict[str, np.ndarray]:
-    """Pickles of a magic number, a version, the system, the structure and the keys; then bytes."""
-    if _unpickle(file, budget) != _LEGACY_MAGIC:
-        raise ValueError("no magic number")
-    _unpickle(file, budget)
-    _unpickle(file, budget)
-    tree = _unpickle(file, budget)
-    keys = _unpickle(file, budget)
-    types = {tensor.key: tensor.storage[1] for tensor in _state_dict(tree, _Tensor).values()}
-    storages = {}
-    for key in keys:
-        (count,) = struct.unpack("<q", file.read(8))
-        storages[_checked(key, str)] = file.read(count * np.dtype(types[key]).itemsize)
-    return _arrays_of(tree, storages.__getitem__, budget)
-
-
-def _checked(value: Any, kind: type) -> Any:
+def checked(value: Any, kind: type) -> Any:
+    """Returns a value of exactly that type; raises a `ValueError` for another."""
     if type(value) is not kind:
         raise ValueError(f"no {kind.__name__}")
     return value
 
 
+def unpickle(
+    file: io.BufferedIOBase,
+    allowed: dict[tuple[str, str], Any],
+    persistent_load: Callable[[Any], Any] | None = None,
+    encoding: str = "ASCII",
+) -> Any:
+    """Returns what a pickle holds that names nothing but what is `allowed`, by what that gives.
+
+    Raises:
+        ForbiddenError: it names something else.
+        ValueError: it holds what no file of arrays does; `files` lists what damaged ones raise.
+    """
+    unpickler = _Unpickler(file, encoding=encoding)
+    unpickler.allowed = allowed
+    if persistent_load is not None:
+        unpickler.persistent_load = persistent_load
+    return unpickler.load()
+
+
 class _Unpickler(pickle._Unpickler):
-    """Reads a pickle that names nothing but what is `allowed`, by what that gives."""
+    """The instructions that are read otherwise than by the standard library."""
 
     dispatch = dict(pickle._Unpickler.dispatch)
 
-    def __init__(
-        self,
-        file: io.BufferedIOBase,
-        allowed: dict[tuple[str, str], Any],
-        persistent_load: Callable[[Any], Any] | None = None,
-        encoding: str = "ASCII",
-    ):
-        super().__init__(file, encoding=encoding)
-        self._allowed = allowed
-        if persistent_load is not None:
-            self.persistent_load = persistent_load
-
     def find_class(self, module, name):
-        if (module, name) not in self._allowed:
+        if (module, name) not in self.allowed:
             raise ForbiddenError(f"{module}.{name}"[:80])
-        return self._allowed[module, name]
+        return self.allowed[module, name]
 
     def load_setitem(self):
         _check_keys(self.stack[-2:-1])
@@ -176,11 +115,13 @@ def _check_keys(keys: Iterable[Any]) -> None:
         raise ValueError("a key that is no word and no number")
 
 
-def _dict_class(budget: Budget) -> type:
-    # Made anew for each file: what a pickle may name, it may also try to change.
-    class Dict(dict):
-        """Stands for OrderedDict, to which torch gives attributes."""
+def dict_class(budget: Budget) -> type:
+    """Returns what stands for OrderedDict, to which torch gives attributes.
 
+    It is made anew for each file: what a pickle may name, it may also try to change.
+    """
+
+    class Dict(dict):
         def __init__(self, items=()):
             budget.spend(_ENTRY_BYTES * len(items))
             items = [tuple(item) for item in items]
@@ -190,32 +131,21 @@ def _dict_class(budget: Budget) -> type:
     return Dict
 
 
-def _unpickle(file: io.BufferedIOBase, budget: Budget) -> Any:
-    """Returns what a pickle of torch holds, with `_Tensor` in place of tensors."""
-
-    def rebuild_tensor(storage, offset, shape, strides, *_):
-        (offset,) = lengths([offset])
-        return _Tensor(_checked(storage, tuple), offset, lengths(shape), lengths(strides))
-
-    def storage(identity):
-        kind, dtype, key, _, count = identity[:5]
-        if _checked(kind, str) != "storage":
-            raise ValueError("no storage")
-        return _checked(key, str), _checked(dtype, str), _checked(count, int)
-
-    allowed = {
-        ("collections", "OrderedDict"): _dict_class(budget),
-        ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
-        ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-        **{("torch", name): dtype for name, dtype in _STORAGE_TYPES.items()},
-    }
-    return _Unpickler(file, allowed, storage).load()
-
-
 def read_numpy_pickle(path: pathlib.Path, budget: Budget) -> dict[str, np.ndarray]:
     """Reads a pickle in which arrays are built as NumPy itself would, by stand-ins of its names."""
+    allowed, kind = _numpy_names(budget)
+    with path.open("rb") as file:
+        tree = unpickle(file, allowed, encoding="latin1")
+    arrays = {}
+    for name, array in state_dict(tree, kind).items():
+        budget.spend(array.value.nbytes)
+        arrays[name] = array.value.copy()
+    return arrays
 
-    # Made anew for each file, as `Dict` is.
+
+def _numpy_names(budget: Budget) -> tuple[dict[tuple[str, str], Any], type]:
+    """Returns what a pickle of arrays names, made anew for each file, and the class of an array."""
+
     class Array:
         """An array without content, which its state then brings."""
 
@@ -228,10 +158,10 @@ def read_numpy_pickle(path: pathlib.Path, budget: Budget) -> dict[str, np.ndarra
 
     class DType:
         def __init__(self, name, *_):
-            self.name = _checked(name, str)
+            self.name = checked(name, str)
 
         def __setstate__(self, state):
-            self.name = _checked(state[1], str) + self.name  # the byte order
+            self.name = checked(state[1], str) + self.name  # the byte order
 
     def array_of(content, dtype, shape, order):
         if not isinstance(content, bytes | bytearray) or not isinstance(dtype, DType):
@@ -240,37 +170,33 @@ def read_numpy_pickle(path: pathlib.Path, budget: Budget) -> dict[str, np.ndarra
 
     def from_buffer(content, dtype, shape, order, axes=None):  # protocol 5
         array = Array()
-        order = "C" if _checked(order, str) == "K" else order
+        order = "C" if checked(order, str) == "K" else order
         array.value = array_of(content, dtype, shape, order)
         if axes is not None:
             array.value = array.value.transpose(lengths(axes))
         return array
 
-    def encode(text, encoding):  # how bytes are written in protocol 2
-        if _checked(encoding, str) != "latin1":
-            raise ValueError("no bytes")
-        budget.spend(len(_checked(text, str)))
-        return text.encode("latin1")
-
-    allowed = {
-        ("collections", "OrderedDict"): _dict_class(budget),
-        ("_codecs", "encode"): encode,
+    names = {
+        ("collections", "OrderedDict"): dict_class(budget),
+        ("_codecs", "encode"): functools.partial(_encode, budget),
         ("numpy", "ndarray"): Array,
         ("numpy", "dtype"): DType,
     }
     for core in ("numpy.core", "numpy._core"):  # before and since NumPy 2
-        allowed[f"{core}.multiarray", "_reconstruct"] = Array
-        allowed[f"{core}.numeric", "_frombuffer"] = from_buffer
-    with path.open("rb") as file:
-        tree = _Unpickler(file, allowed, encoding="latin1").load()
-    arrays = {}
-    for name, array in _state_dict(tree, Array).items():
-        budget.spend(array.value.nbytes)
-        arrays[name] = array.value.copy()
-    return arrays
+        names[f"{core}.multiarray", "_reconstruct"] = Array
+        names[f"{core}.numeric", "_frombuffer"] = from_buffer
+    return names, Array
 
 
-def _state_dict(tree: Any, kind: type) -> dict[str, Any]:
+def _encode(budget: Budget, text: Any, encoding: Any) -> bytes:
+    """Stands for `codecs.encode`, with which protocol 2 writes bytes."""
+    if checked(encoding, str) != "latin1":
+        raise ValueError("no bytes")
+    budget.spend(len(checked(text, str)))
+    return text.encode("latin1")
+
+
+def state_dict(tree: Any, kind: type) -> dict[str, Any]:
     """Returns the leaves of a kind in a state dict, or in the one that is in a checkpoint."""
     for name in ("state_dict", "model"):
         if isinstance(tree, dict) and isinstance(tree.get(name), dict):
@@ -281,38 +207,3 @@ def _state_dict(tree: Any, kind: type) -> dict[str, Any]:
     if not leaves:
         raise ValueError("no arrays")
     return leaves
-
-
-def _arrays_of(
-    tree: Any, read_storage: Callable[[str], bytes], budget: Budget
-) -> dict[str, np.ndarray]:
-    """Returns the tensors of a state dict as arrays of their own; reads each storage once."""
-    tensors = _state_dict(tree, _Tensor)
-    arrays: dict[str, Any] = dict.fromkeys(tensors)
-    by_key: dict[str, list[str]] = collections.defaultdict(list)
-    for name, tensor in tensors.items():
-        by_key[tensor.key].append(name)
-    for key, names in by_key.items():
-        content = read_storage(key)
-        for name in names:
-            arrays[name] = _view(tensors[name], content, budget)
-    return arrays
-
-
-def _view(tensor: _Tensor, content: bytes, budget: Budget) -> np.ndarray:
-    """Returns a copy of the elements that a tensor has in its storage."""
-    _, dtype, count = tensor.storage
-    storage = np.frombuffer(content, dtype)
-    if len(storage) != count:
-        raise ValueError("another size than it says")
-    steps = zip(tensor.shape, tensor.strides, strict=True)
-    last = tensor.offset + sum((size - 1) * stride for size, stride in steps)
-    elements = math.prod(tensor.shape)
-    if elements > count or (elements and last >= count):
-        raise ValueError("a tensor beyond its storage")
-    budget.spend(elements * storage.itemsize)
-    return np.lib.stride_tricks.as_strided(
-        storage[tensor.offset :],
-        tensor.shape,
-        [stride * storage.itemsize for stride in tensor.strides],
-    ).copy()
