@@ -80,12 +80,38 @@ def read_figures(folder: pathlib.Path) -> dict[str, Any]:
     """
     path = folder / FILE
     if path.is_file():
-        return json.loads(path.read_text())
+        return _checked(_load(path))
     path = folder / _OLD_FILE
     if not path.is_file():
         return {}
-    old = json.loads(path.read_text())
-    scalars = old.pop("average_recall")
+    old = _load(path)
+    scalars = _named_numbers(old.pop("average_recall", None))
     top_ns = [int(name.removeprefix("AR@")) for name in of_all(scalars)]
     headline = headline_recall(sorted(top_ns)) if top_ns else "AR"
-    return {"headline": headline, "scalars": scalars, **old}
+    return _checked({"headline": headline, "scalars": scalars, **old})
+
+
+def _load(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except RecursionError as error:
+        raise ValueError("too deep") from error
+    if not isinstance(content, dict):
+        raise ValueError("no object")
+    return content
+
+
+def _checked(figures: dict[str, Any]) -> dict[str, Any]:
+    """Returns the figures; raises a `ValueError` if what every reader uses is not there."""
+    _named_numbers(figures.get("scalars"))
+    if not isinstance(figures.get("step"), int | None):
+        raise ValueError("no step")
+    return figures
+
+
+def _named_numbers(scalars: Any) -> dict[str, float]:
+    if not isinstance(scalars, dict):
+        raise ValueError("no scalars")
+    if not all(isinstance(value, int | float) for value in scalars.values()):
+        raise ValueError("a scalar that is no number")
+    return scalars

@@ -118,11 +118,26 @@ def read_objects(path: pathlib.Path) -> tuple[ObjectRanks, tuple[str, ...]]:
     """
     try:
         with np.load(path) as arrays:
-            names = tuple(arrays["class_names"].tolist())
-            return ObjectRanks(*(arrays[field] for field in ObjectRanks._fields)), names
+            names = tuple(arrays["class_names"].astype(str).tolist())
+            objects = ObjectRanks(*(arrays[field] for field in ObjectRanks._fields))
+        _check(objects, len(names))
+        return objects, names
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; evaluate the run (again)") from error
     except Exception as error:  # of zipfile, of zlib, a missing array
         raise UserError(
             f"{path}: cannot be read ({type(error).__name__}); evaluate the run again"
         ) from error
+
+
+def _check(objects: ObjectRanks, classes: int) -> None:
+    """Raises a `ValueError` if the arrays do not belong together."""
+    images = len(objects.image_id)
+    for field, array, like in zip(ObjectRanks._fields, objects, _NO_IMAGE, strict=True):
+        of_images = field in ("image_id", "num_objects", "num_proposals")
+        shape = (images if of_images else len(objects.rank), *like.shape[1:])
+        if array.dtype.kind != like.dtype.kind or array.shape != shape:
+            raise ValueError(f"{field} of another type or shape")
+    for index, count in ((objects.image_index, images), (objects.class_index, classes)):
+        if len(index) and not 0 <= index.min() <= index.max() < count:
+            raise ValueError("an object of no image, or of no class")

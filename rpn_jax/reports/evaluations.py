@@ -46,11 +46,30 @@ def read_evaluation(folder: pathlib.Path) -> Evaluation | None:
     """Returns what `evaluate` left in a folder, None if that is not there."""
     try:
         figures = read_figures(folder)
+        if figures:
+            _check(figures)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: its figures are damaged ({error}); evaluate again") from error
     if not figures:
         return None
     return Evaluation(figures, *read_objects(folder / "objects.npz"))
+
+
+def _check(figures: dict[str, Any]) -> None:
+    """Raises a `ValueError` unless a report can be made of the figures."""
+    without, recall = figures.get("without", []), figures.get("recall")
+    is_whole = (
+        all(isinstance(figures.get(name), str) for name in ("headline", "dataset", "split"))
+        and isinstance(without, list)
+        and all(isinstance(part, str) for part in without)
+        and isinstance(figures.get("seconds", 0), int | float)
+        and isinstance(recall, dict)
+        and isinstance(recall.get("all"), dict)
+        and recall["all"]
+        and all(number.isdecimal() for number in recall["all"])
+    )
+    if not is_whole:
+        raise ValueError("of another version, or changed")
 
 
 class Measure(NamedTuple):

@@ -12,7 +12,7 @@ from rpn_jax.runs.history import Run as History
 from rpn_jax.runs.history import read_run
 from rpn_jax.runs.metrics import read_metrics
 from rpn_jax.sweeps.definition import settings
-from rpn_jax.sweeps.runs import RunState, read_run_state, read_sweep
+from rpn_jax.sweeps.runs import RunState, has, read_run_state, read_sweep
 
 # Fields in which runs may differ and still be one setting.
 _NO_SETTING = ("seed", "data.data_dir", "data.num_threads")
@@ -143,6 +143,13 @@ def gather(folders: Sequence[pathlib.Path]) -> Study:
 
 
 def _sweep_study(out: pathlib.Path, sweep: dict[str, Any]) -> Study:
+    of_runs = {"setting": str, "overrides": dict}
+    if (
+        not has(sweep, {"fields": list, "base": str, "seed_field": str | None})
+        or not all(has(row, of_runs) for row in sweep["runs"])
+        or sweep["base"] not in {row["folder"] for row in sweep["runs"]}
+    ):
+        raise UserError(f"{out / 'sweep.json'}: is damaged (no base); start the sweep again")
     seed_field = sweep["seed_field"]
     runs = []
     for row in sweep["runs"]:

@@ -84,9 +84,26 @@ def read_sweep(out: pathlib.Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        record = json.loads(file.read_text())
+        _check_record(record)
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: is damaged ({error}); start the sweep again") from error
+    return record
+
+
+def _check_record(record: Any) -> None:
+    """Raises a `ValueError` unless a `sweep.json` tells the folders of its runs."""
+    if not has(record, {"runs": list}) or not all(has(r, {"folder": str}) for r in record["runs"]):
+        raise ValueError("no runs, or one without a folder")
+    if any(pathlib.PurePath(run["folder"]).name != run["folder"] for run in record["runs"]):
+        raise ValueError("a run outside its folder")
+
+
+def has(entry: Any, kinds: Mapping[str, Any]) -> bool:
+    """Returns whether an entry of JSON is an object that has values of these kinds."""
+    return isinstance(entry, dict) and all(
+        name in entry and isinstance(entry[name], kind) for name, kind in kinds.items()
+    )
 
 
 def write_state(workdir: pathlib.Path, name: str, content: Mapping[str, Any]) -> None:
@@ -101,9 +118,10 @@ def read_state(workdir: pathlib.Path, name: str) -> dict[str, Any]:
 
 def _load(file: pathlib.Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError):
+        content = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError):
         return {}
+    return content if isinstance(content, dict) else {}
 
 
 def read_run_state(workdir: pathlib.Path, queue: Mapping[str, str] | None = None) -> RunState:

@@ -458,5 +458,71 @@ def test_an_evaluation_of_another_version(fails, source, dataset, tmp_path):
     assert "objects.npz: no such file; evaluate the run (again)" in fails(folder)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "[]",
+        "{}",
+        "[" * 100_000,
+        {"scalars": {"AR@10": "high"}},
+        {"headline": None},
+        {"recall": {"all": {"many": [0.5]}}},
+        {"recall": {"all": {}}},
+        {"dataset": None},
+        {"step": "40"},
+    ],
+)
+def test_figures_that_were_changed(fails, source, dataset, tmp_path, change):
+    folder = begun(tmp_path / "run", source)
+    evaluated(folder, dataset, 0.7)
+    (file,) = (folder / "evaluation/train").glob("*.json")
+    whole = json.loads(file.read_text())
+    file.write_text(change if isinstance(change, str) else json.dumps({**whole, **change}))
+    assert "damaged" in fails(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_index": np.full(6, 5, np.int32)},
+        {"class_index": np.full(6, -1, np.int16)},
+        {"rank": np.zeros((6, 9), np.uint16)},
+        {"box": np.zeros((5, 4), np.float32)},
+        {"num_objects": np.zeros(4, np.int32)},
+        {"area": np.array(6 * ["large"])},
+    ],
+)
+def test_objects_that_do_not_belong_together(fails, source, dataset, tmp_path, change):
+    folder = begun(tmp_path / "run", source)
+    evaluated(folder, dataset, 0.7)
+    file = folder / "evaluation/train/objects.npz"
+    with np.load(file) as arrays:
+        write_npz(file, **{**arrays, **change})
+    assert "objects.npz: cannot be read" in fails(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{}",
+        "[" * 100_000,
+        {"runs": [None]},
+        {"runs": [{"folder": 3, "setting": "", "overrides": {}}]},
+        {"base": "nowhere"},
+        {"runs": [{"folder": "../other", "setting": "a", "overrides": {}}], "base": "../other"},
+    ],
+)
+def test_a_sweep_that_was_changed(sweep, tmp_path, capsys, content):
+    if not isinstance(content, str):
+        content = json.dumps(json.loads((sweep[0] / "sweep.json").read_text()) | content)
+    (tmp_path / "sweep.json").write_text(content)
+    is_of_report = "nowhere" in content
+    for command in ("report",) if is_of_report else ("report", "status"):
+        assert main([command, str(tmp_path)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "sweep.json: is damaged (" in line
+
+
 def test_several_folders_need_a_place(fails, tmp_path):
     assert "--out: is not given" in fails(tmp_path, tmp_path)
