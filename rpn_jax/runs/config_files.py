@@ -147,11 +147,11 @@ def _with_tuples(value: Any) -> Any:
 _MOVED = {
     "anchors": "rpn.anchors",
     "targets": "rpn.targets",
-    "rpn.box_weights": "rpn.box_weights",
+    "box_weights": "rpn.box_weights",
     "loss": "rpn.loss",
     "proposals": "rpn.proposals",
-    "rpn.channels": "rpn.channels",
-    "rpn.objectness": "rpn.objectness",
+    "model.head_channels": "rpn.channels",
+    "model.objectness": "rpn.objectness",
 }
 
 
