@@ -36,6 +36,6 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         source=data.source,
         skip_bad=arguments.skip_bad,
         anew=arguments.anew,
-        **data.options,
+        **data.options.to_dict(),
     )
     print(report)

@@ -71,6 +71,12 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
 def _apply_override(config: ConfigDict, override: str) -> None:
     field, equals, text = override.removeprefix("--config.").partition("=")
     known = flatten(config)
+    option = field.removeprefix("data.options.")
+    if equals and option != field and "." not in option and field not in known:
+        # The dataset knows which options it has.
+        with config.data.options.unlocked():
+            config.data.options[option] = _literal(text)
+        return
     if not override.startswith("--config.") or field not in known:
         moved = moved_field(field)
         close = (
@@ -98,6 +104,14 @@ def _apply_override(config: ConfigDict, override: str) -> None:
         raise UserError(
             f"{override}: give a value of type {kind.__name__}, such as {known[field]!r}"
         ) from error
+
+
+def _literal(text: str) -> Any:
+    """Returns the Python value that a text is, or else the text."""
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
 
 
 def differences(ours: ConfigDict, saved: ConfigDict) -> list[str]:

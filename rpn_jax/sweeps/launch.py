@@ -69,7 +69,7 @@ def prepare_data(configs: Sequence[ConfigDict]) -> None:
         UserError: as `prepare_dataset` and `open_dataset`.
     """
     for data in {json.dumps(config.data.to_dict()): config.data for config in configs}.values():
-        place = {"data_dir": data.data_dir, "source": data.source, **data.options}
+        place = {"data_dir": data.data_dir, "source": data.source, **data.options.to_dict()}
         splits = (data.train_split, data.eval_split)
         try:
             for split in splits:

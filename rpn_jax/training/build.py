@@ -4,7 +4,6 @@ Below this file nothing sees a config.
 """
 
 import functools
-import pathlib
 from collections.abc import Callable
 
 import jax
@@ -188,9 +187,9 @@ def open_split(config: ConfigDict, split: str) -> Dataset:
     return open_dataset(
         data.dataset,
         split,
-        data_dir=pathlib.Path(data.data_dir).expanduser(),
+        data_dir=data.data_dir,
         source=data.source,
-        **data.options,
+        **data.options.to_dict(),
     )
 
 

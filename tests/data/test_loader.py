@@ -1,8 +1,11 @@
 import itertools
+import pathlib
 
 import numpy as np
 import pytest
+from damage import flip_a_byte
 
+from rpn_jax.data.datasets import open_dataset, prepare_dataset
 from rpn_jax.data.loader import Batch, eval_batches, load_example, train_batches
 from rpn_jax.data.plan import BatchPlan, choose_buckets
 from rpn_jax.errors import UserError
@@ -19,6 +22,16 @@ def assert_equal_batches(one: Batch, other: Batch):
     for a, b in zip(one, other, strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_damaged_record_is_one_line(voc, tmp_path, buckets):
+    place = dict(data_dir=tmp_path / "prepared", source=voc.root)
+    directory = pathlib.Path(prepare_dataset("voc_folder", **place).directory)
+    flip_a_byte(directory / "voc_folder-train.array_record-00000-of-00001")
+    dataset = open_dataset("voc_folder", "train", **place)
+    with pytest.raises(UserError, match=r"train\.array_record-0.* is damaged") as raised:
+        list(eval_batches(dataset, 2, buckets, **SIDES))
+    assert "\n" not in str(raised.value)
 
 
 def test_a_batch_holds_its_planned_examples(voc_dataset, buckets):

@@ -86,6 +86,22 @@ def test_a_config_that_sets_an_unknown_field_is_refused(tmp_path):
         load_config(str(tmp_path / "absent.py"))
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("stored", "stored"),
+        ("('train',)", ("train",)),
+        ("{'train': ('a.json', 'images')}", {"train": ("a.json", "images")}),
+    ],
+)
+def test_options_of_the_dataset_are_flags(text, value):
+    config = apply_overrides(default_config(), [f"--config.data.options.splits={text}"])
+    assert config.data.options.to_dict() == {"splits": value}
+    again = from_json(to_json(config))
+    assert differences(config, again) == []
+    assert default_config().data.options.to_dict() == {}
+
+
 def test_json_keeps_every_field_and_its_type():
     overrides = "--config.data.source=x", "--config.rpn.anchors.sizes=((8.0,),(16.0,))"
     config = apply_overrides(default_config(), overrides)

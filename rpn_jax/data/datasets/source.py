@@ -92,6 +92,10 @@ def check_example(
     Raises:
       UserError: the image does not decode or is not of the size that its annotation states.
     """
+    try:
+        example.filename.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{example.filename!r}: the name is not UTF-8; rename the file") from error
     frame = find_frame(example, orientation)
     image = decode_image(example.image, example.filename, frame.turn)
     if image.shape[:2] != (frame.height, frame.width):

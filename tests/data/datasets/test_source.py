@@ -93,6 +93,12 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     assert finding.file.endswith("gone.jpg")
 
 
+def test_a_name_that_is_not_utf_8_is_one_line():
+    with pytest.raises(UserError, match=r"^'caf\\udce9\.jpg': the name is not UTF-8; rename"):
+        read_checked(lambda: example([], filename="caf\udce9.jpg"), skip_bad=False)
+    assert "UTF-8" in read_checked(lambda: example([], filename="\ud800"), skip_bad=True).what
+
+
 def test_a_long_list_is_cut():
     assert list_some(["a", "b"]) == "a, b"
     assert list_some("abcde", limit=3) == "a, b, c and 2 more"
