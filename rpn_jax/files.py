@@ -15,6 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from rpn_jax.errors import UserError
+from rpn_jax.text import printable
 
 # So long a lock waits for a process that was killed and has not given it back yet.
 _LOCK_SECONDS = 5
@@ -103,9 +104,9 @@ def _take(file) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     except OSError as error:
-        print(
+        what = (
             f"{file.name}: cannot be locked ({error.strerror}); make sure that no second process "
-            "uses this folder",
-            file=sys.stderr,
+            "uses this folder"
         )
+        print(printable(what), file=sys.stderr)
     return True

@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Writes the function and says what it is."""
     from rpn_jax.errors import UserError
+    from rpn_jax.text import printable
     from rpn_jax.trained.export import export_proposals
 
     image_hw = image_size(arguments.image_size)
@@ -64,4 +65,5 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         step=arguments.step,
     )
     canvas = " x ".join(map(str, (arguments.batch_size, *image_hw, 3)))
-    print(f"{arguments.out}: images {canvas}, for {arguments.platforms}, {size / 1e6:.1f} MB")
+    place = printable(arguments.out)
+    print(f"{place}: images {canvas}, for {arguments.platforms}, {size / 1e6:.1f} MB")

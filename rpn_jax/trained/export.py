@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
 from rpn_jax.files import write_bytes
+from rpn_jax.text import printable
 from rpn_jax.trained.load import load_trained
 from rpn_jax.weights.exporting import check_torchvision, torchvision_arrays
 from rpn_jax.weights.model_file import SUFFIX, write_model
@@ -50,7 +51,7 @@ def export_weights(
         write_model(out, config, variables, source=str(place), step=step)
         kind = f"with the config of its {config.model.backbone}"
     count = sum(array.size for array in jax.tree.leaves(variables))
-    return f"{out}: {count / 1e6:.1f} million values of {place}, {kind}"
+    return printable(f"{out}: {count / 1e6:.1f} million values of {place}, {kind}")
 
 
 def export_proposals(

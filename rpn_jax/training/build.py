@@ -23,6 +23,7 @@ from rpn_jax.models.rcnn import RCNN, build_rpn, frozen_stages_of, init_variable
 from rpn_jax.ops.anchors import cell_anchors
 from rpn_jax.runs.config import random_key, sizes_per_level
 from rpn_jax.runs.processes import is_first
+from rpn_jax.text import printable
 from rpn_jax.training.state import TrainState, initial_state
 from rpn_jax.training.step import make_train_step
 from rpn_jax.typing import GroundTruth, Images
@@ -224,5 +225,5 @@ def load_pretrained(config: ConfigDict, network: RCNN) -> Pretrained | None:
     drawn = [part for part in ("neck", "rpn") if getattr(network, part) and part not in loaded]
     if is_first():
         rest = f"; drawn from the seed: {' and '.join(drawn)}" if drawn else ""
-        print(f"{source.path}: {pretrained}{rest}")
+        print(printable(f"{source.path}: {pretrained}{rest}"))
     return pretrained

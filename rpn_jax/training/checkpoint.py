@@ -32,6 +32,7 @@ from rpn_jax.errors import UserError, first_line, list_some
 from rpn_jax.models.rcnn import current_path
 from rpn_jax.runs import processes
 from rpn_jax.runs.devices import AXIS, replicate
+from rpn_jax.text import printable
 from rpn_jax.training.state import TrainState
 
 SEAL = "SHA256SUMS"  # `sha256sum --check SHA256SUMS` reads it, too
@@ -365,7 +366,7 @@ def _flush(path: pathlib.Path) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+    print(printable(line), file=sys.stderr)
 
 
 def _by_name(tree, rename: Callable = list) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from rpn_jax.data.datasets.source import Example, Finding, Source
 from rpn_jax.data.datasets.stored import INFO, METADATA, PREPARE, DamagedError, load_index
 from rpn_jax.data.datasets.voc_folder import read_voc_folder
 from rpn_jax.errors import UserError, list_some
+from rpn_jax.text import printable
 
 Path = str | os.PathLike[str]
 
@@ -116,7 +117,8 @@ def prepare_dataset(
             try:
                 return _kept_report(name, directory, config)
             except DamagedError as damage:
-                print(f"{damage.file}: is damaged; preparing it all again", file=sys.stderr)
+                what = f"{damage.file}: is damaged; preparing it all again"
+                print(printable(what), file=sys.stderr)
         write(kind.builder, config, directory)
     return _report(*_index(name, directory))
 

@@ -23,6 +23,7 @@ from rpn_jax.data.datasets.source import Example, Finding, check_boxes, find_fra
 from rpn_jax.errors import UserError, first_line, list_some
 from rpn_jax.files import locked
 from rpn_jax.progress import progress_bar
+from rpn_jax.text import printable
 
 _INCOMPLETE = "incomplete."  # as TFDS names what it has not finished
 
@@ -58,7 +59,7 @@ def _lock(file: pathlib.Path, held: contextlib.ExitStack) -> None:
     try:
         held.enter_context(locked(file, f"{file.parent}: is being prepared by {{holder}}"))
     except UserError as busy:
-        print(f"{busy}; waiting for its end", file=sys.stderr)
+        print(printable(f"{busy}; waiting for its end"), file=sys.stderr)
         held.enter_context(locked(file, "", seconds=math.inf))
 
 
