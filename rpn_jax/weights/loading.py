@@ -154,7 +154,7 @@ def _value(
         array = np.maximum(array + (epsilon - EPSILON), EPSILON * (1e-6 - 1))
     if bias is not None:
         array = array - bias
-    if leaf[0] == "head" and anchor_order is not None:
+    if leaf[0] == "rpn" and anchor_order is not None:
         array = reorder_anchors(leaf[1], array, anchor_order)
     return jnp.asarray(array, jnp.float32)
 
