@@ -100,19 +100,36 @@ class PendingMetrics:
         """Waits for the kept steps and returns the mean of each metric over them.
 
         Raises:
-            NonFiniteLossError: a loss that is not finite, with its step.
+            NonFiniteError: a loss or a gradient that is not finite, with its step.
         """
         steps, self._steps = self._steps, []
         rows = jax.device_get([values for _, values in steps])
         for (step, _), row in zip(steps, rows, strict=True):
             if not np.isfinite(row["loss"]):
-                raise NonFiniteLossError(step, float(row["loss"]))
+                problem = f"the loss of step {step} is {row['loss']}"
+                raise NonFiniteError(step, problem)
+            if not np.isfinite(row.get("grad_norm", 0.0)):
+                raise NonFiniteError(
+                    step, f"the norm of the gradient of step {step} is {row['grad_norm']}"
+                )
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
-class NonFiniteLossError(Exception):
-    """The loss of `step` was NaN or infinite."""
+class NonFiniteError(Exception):
+    """At `step`, numbers were NaN or infinite; the message says which.
 
-    def __init__(self, step: int, loss: float):
-        super().__init__(f"the loss of step {step} is {loss}")
+    Parameters of the step `useless_from` and of later ones are of no use, if any were saved.
+    """
+
+    def __init__(self, step: int, problem: str, useless_from: int | None = None):
+        super().__init__(problem)
         self.step = step
+        self.useless_from = useless_from
+
+
+def check_finite(step: int, losses: dict[str, float]) -> None:
+    """Raises a `NonFiniteError` if a loss that was measured after `step` is not finite."""
+    for name, value in losses.items():
+        if not np.isfinite(value):
+            problem = f"the {name} of the validation after step {step} is {value}"
+            raise NonFiniteError(step, problem, useless_from=step)

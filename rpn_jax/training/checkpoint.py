@@ -1,21 +1,22 @@
 """Saving a run and going on with it, by Orbax.
 
-    WORKDIR/checkpoints/STEP            whole, with a seal: the SHA-256 of each of its files
+    WORKDIR/checkpoints/STEP            whole, read back, with a seal (see `runs.seal`)
     WORKDIR/checkpoints/STEP.unsealed   being written, or left so by a run that was killed
     WORKDIR/checkpoints/STEP.deleted    being deleted, or left so
-    WORKDIR/damaged/STEP                no longer as it was sealed
+    WORKDIR/damaged/STEP                no longer as it was sealed, or of a run that had diverged
 
 A checkpoint comes and goes by a rename, and an older one goes only when a newer one has come: a run
 killed at any moment leaves its newest checkpoint, and none that is half of one. What becomes of the
-files afterwards, the seal tells. Of several processes all write and read; the first alone seals,
-judges, moves and deletes.
+files afterwards, the seal tells. Of several processes all write and read; the first alone reads
+back, seals, judges, moves and deletes.
 """
 
 import contextlib
 import errno
-import hashlib
+import glob
 import os
 import pathlib
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from concurrent import futures
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
@@ -32,11 +34,14 @@ from rpn_jax.errors import UserError, first_line, list_some
 from rpn_jax.models.rcnn import current_path
 from rpn_jax.runs import processes
 from rpn_jax.runs.devices import AXIS, replicate
+from rpn_jax.runs.metrics import NonFiniteError
+from rpn_jax.runs.seal import SEAL, damage, flush, seal
 from rpn_jax.text import printable
 from rpn_jax.training.state import TrainState
 
-SEAL = "SHA256SUMS"  # `sha256sum --check SHA256SUMS` reads it, too
 _ITEM = "default"  # where an ocp.CheckpointManager has its only item
+_LARGEST = 1e18  # of a parameter; the squares of larger ones are soon beyond float32
+_ATTEMPTS = 20  # to read the newest checkpoint of a run that keeps replacing it
 
 
 class Checkpoints:
@@ -46,7 +51,12 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: pathlib.Path, keep: int = 1, *, read_only: bool = False):
-        self.folder = (workdir / "checkpoints").resolve()
+        self.folder = pathlib.Path(os.path.abspath(workdir / "checkpoints"))
+        if glob.escape(str(self.folder)) != str(self.folder):
+            raise UserError(
+                f"--workdir={workdir}: a folder of checkpoints may not have *, ? or [ in its path, "
+                "which Orbax takes for wildcards; give another folder, or a link to it without them"
+            )
         self._workdir = workdir
         self._read_only = read_only
         self._keep = max(keep, 1)
@@ -72,6 +82,7 @@ class Checkpoints:
 
         Raises:
             UserError: this state cannot be written, or the one before it could not.
+            NonFiniteError: what was written before is of no use, and has not been kept.
         """
         self._finish_saving()
         step = int(state.step)
@@ -81,7 +92,20 @@ class Checkpoints:
         processes.on_first(lambda: self._check_space(step, size))
         with self._explained(step, size):
             self._orbax.save(self._unsealed(step) / _ITEM, _to_global(state))
-        self._saving = self._background.submit(self._commit, step, size)
+        self._saving = self._background.submit(self._commit, step, size, _shapes(_by_name(state)))
+
+    def reject(self, step: int, problem: str) -> None:
+        """Sets aside the checkpoints of that step and later, whose parameters are of no use."""
+        if self._saving is not None:
+            futures.wait([self._saving])
+
+        def set_aside():
+            for bad in self._steps():
+                if bad >= step:
+                    self._set_aside(bad, problem)
+            return max(self._steps(), default=None)
+
+        self._latest = processes.on_first(set_aside)
 
     def check(self) -> None:
         """Raises the `UserError` of a save that has failed in the background; never waits."""
@@ -98,17 +122,28 @@ class Checkpoints:
                 not), or it does not hold such a state.
         """
         self._finish_saving()
-        step = processes.on_first(lambda: self._checked(step))
-        try:
-            return self._load(like, step)
-        except _UnreadableError as error:
-            raise UserError(f"{self._at(step)}: cannot be read: {error}") from error
+        for _ in range(_ATTEMPTS):
+            found = processes.on_first(lambda: self._checked(step))
+            try:
+                state = self._load(like, found)
+            except _UnreadableError as error:
+                problem = f"cannot be read: {error}"
+            else:
+                problem = unsound(_by_name(state))
+                if problem is None:
+                    return state
+                problem = f"{problem}: the run had diverged; give --step of an earlier one"
+            if processes.on_first(lambda: self._at(found).exists()):  # noqa: B023
+                break
+            # The run that goes on there has just replaced it.
+        raise UserError(f"{self._at(found)}: {problem}")
 
     def restore_newest(self, like: TrainState) -> TrainState | None:
         """Returns the newest whole state, to go on with; None if there is none.
 
-        Damaged checkpoints are named on stderr and moved to `WORKDIR/damaged`. One without a seal,
-        as earlier versions of the project wrote them, is used where none with a seal is left.
+        Checkpoints that are damaged, or hold values that are not finite, are named on stderr and
+        moved to `WORKDIR/damaged`. One without a seal, as earlier versions of the project wrote
+        them, is used where none with a seal is left.
 
         Raises:
             UserError: the checkpoint does not hold such a state as `like`.
@@ -120,6 +155,10 @@ class Checkpoints:
                 state = self._load(like, step)
             except _UnreadableError as error:
                 problem = str(error)
+            else:
+                if unsound_values := unsound(_by_name(state)):
+                    processes.on_first(lambda: self._set_aside(step, unsound_values))  # noqa: B023
+                    continue
             problems = [text for text in processes.gather(problem) if text]
             if not problems:
                 break
@@ -127,7 +166,7 @@ class Checkpoints:
         if step is None and found is not None and processes.is_first():
             _say(f"{self.folder}: no checkpoint is left; the run begins anew")
         self._latest = step
-        return state
+        return state if step is not None else None
 
     def close(self) -> None:
         """Waits until everything is written.
@@ -163,7 +202,7 @@ class Checkpoints:
         return self.folder / f"{step}.unsealed"
 
     def _steps(self) -> list[int]:
-        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
+        return saved_steps(self._workdir)
 
     def _is_sealed(self, step: int) -> bool:
         return (self._at(step) / SEAL).exists()
@@ -173,24 +212,43 @@ class Checkpoints:
         if saving is not None:
             saving.result()
 
-    def _commit(self, step: int, size: int) -> None:
-        """Waits for Orbax, makes a checkpoint of what it wrote, deletes those beyond `keep`."""
+    def _commit(self, step: int, size: int, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Waits for Orbax, makes a checkpoint of what it wrote, deletes those that have to go."""
         with self._explained(step, size):
             self._orbax.wait_until_finished()
             if processes.is_first():
+                self._read_back(step, shapes)
                 seal(self._unsealed(step))
                 self._unsealed(step).rename(self._at(step))
-                _flush(self.folder)
-                for old in self._steps()[: -self._keep]:
-                    self._at(old).rename(self.folder / f"{old}.deleted")
-                    self._remove_unfinished(str(old))
+                flush(self.folder)
+                self._delete_beyond(self._keep)
         self._latest = step
+
+    def _delete_beyond(self, count: int) -> None:
+        for old in self._steps()[:-count]:
+            self._at(old).rename(self.folder / f"{old}.deleted")
+            self._remove_unfinished(str(old))
+
+    def _read_back(self, step: int, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Makes sure that what was written is there, whole, and of a run that goes on."""
+        try:
+            leaves = read_arrays(self._unsealed(step))
+        except Exception as error:  # there is no saying what Orbax raises
+            raise ValueError(f"reading it back: {first_line(error)}") from error
+        if _shapes(leaves) != shapes:
+            raise ValueError("read back, it lacks some of what was to be written")
+        if problem := unsound(leaves):
+            self._remove_unfinished(str(step))
+            raise NonFiniteError(step, f"after step {step}, {problem}")
 
     def _remove_unfinished(self, step: str) -> None:
         # The last is of earlier versions, which left the renaming to Orbax.
         for suffix in ("unsealed", "deleted", "orbax-checkpoint-tmp*"):
             for path in self.folder.glob(f"{step}.{suffix}"):
-                shutil.rmtree(path, ignore_errors=True)  # or by the next run
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)  # or by the next run
+                else:
+                    path.unlink(missing_ok=True)
 
     def _check_space(self, step: int, size: int) -> None:
         # Not that Orbax would not fail, but it does so with a page of tracebacks. Some file systems
@@ -311,58 +369,48 @@ class _UnreadableError(Exception):
     """Orbax cannot read a checkpoint."""
 
 
-def seal(folder: pathlib.Path) -> None:
-    """Writes down the SHA-256 of every file in the folder, all of it safe on the disk."""
-    digests = _digests(folder)
-    (folder / SEAL).write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()))
-    for path in (*folder.rglob("*"), folder):
-        _flush(path)
+def saved_steps(workdir: pathlib.Path) -> list[int]:
+    """Returns the steps of the checkpoints in a work folder, and passes over other names."""
+    folder = workdir / "checkpoints"
+    paths = list(folder.iterdir()) if folder.is_dir() else []
+    return sorted(
+        int(path.name)
+        for path in paths
+        if re.fullmatch("0|[1-9][0-9]*", path.name) and path.is_dir()
+    )
 
 
-def damage(folder: pathlib.Path) -> str | None:
-    """Returns what has happened to the folder's files since they were sealed, None if nothing.
+def read_arrays(checkpoint: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns every array in the folder of a checkpoint, by name, in this process alone."""
+    here = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(),
+        active_processes={jax.process_index()},
+        barrier_sync_key_prefix=f"process_{jax.process_index()}",
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=here)
+    with ocp.Checkpointer(handler, multiprocessing_options=here) as checkpointer:
+        folder = checkpoint / _ITEM
+        metadata = checkpointer.metadata(folder).item_metadata
+        if metadata is None:
+            raise FileNotFoundError("its metadata is missing")
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree)
+        return _by_name(checkpointer.restore(folder, restore_args=as_numpy))
 
-    Each file is read once.
 
-    Raises:
-        UserError: they cannot be read, which says nothing about what they hold.
+def unsound(leaves: dict[str, Any]) -> str | None:
+    """Returns which array of a state a run cannot go on with, None if there is none.
+
+    It is one with a NaN or an infinity, or a parameter so large that a network of it gives them.
     """
-    try:
-        lines = (folder / SEAL).read_text().splitlines()
-        sealed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-        found = _digests(folder)
-    except FileNotFoundError:
-        return f"{SEAL} is missing"
-    except ValueError:
-        return f"{SEAL} has changed"
-    except OSError as error:
-        if error.errno == errno.EIO:
-            return str(error)
-        raise UserError(f"{folder}: cannot be read ({error.strerror}); try again") from error
-    missing = [f"{name} is missing" for name in sealed.keys() - found.keys()]
-    added = [f"{name} has been added" for name in found.keys() - sealed.keys()]
-    both = sealed.keys() & found.keys()
-    changed = [f"{name} has changed" for name in both if sealed[name] != found[name]]
-    return list_some(sorted(missing + added + changed), limit=3) or None
-
-
-def _digests(folder: pathlib.Path) -> dict[str, str]:
-    digests = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != SEAL:
-            with path.open("rb") as file:
-                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
-
-
-def _flush(path: pathlib.Path) -> None:
-    """Has the system write a file or a folder's list of names to the disk now."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    for name, leaf in leaves.items():
+        if not jnp.issubdtype(leaf.dtype, jnp.floating) or not leaf.size:
+            continue
+        largest = float(np.abs(np.asarray(leaf)).max())  # NaN where one is
+        if not np.isfinite(largest):
+            return f"{name} holds values that are not finite"
+        if name.startswith("params.") and largest > _LARGEST:
+            return f"{name} holds values as large as {largest:.1g}"
+    return None
 
 
 def _say(line: str) -> None:

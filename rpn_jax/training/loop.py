@@ -24,7 +24,7 @@ from rpn_jax.progress import progress_bar
 from rpn_jax.runs import devices
 from rpn_jax.runs.config import random_key
 from rpn_jax.runs.fingerprint import record_run
-from rpn_jax.runs.metrics import MetricsWriter, NonFiniteLossError, PendingMetrics
+from rpn_jax.runs.metrics import MetricsWriter, NonFiniteError, PendingMetrics, check_finite
 from rpn_jax.runs.processes import StopRequest, is_first, on_first, together
 from rpn_jax.runs.profile import StepProfiler
 from rpn_jax.runs.workdir import claim_workdir
@@ -99,7 +99,9 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
             )
             folder = workdir / "pictures" / f"step_{step:06d}"
             results = draw_first(config, detector, results, folder, progress.writer, step)
-            progress.validated(step, *evaluate(config, results))
+            figures, losses = evaluate(config, results)
+            check_finite(step, losses)
+            progress.validated(step, figures, losses)
 
         def is_validated(step):
             return eval_set and (step == config.steps or step % config.evaluation.every == 0)
@@ -140,7 +142,9 @@ def _explained(
 
     try:
         yield
-    except NonFiniteLossError as error:
+    except NonFiniteError as error:
+        if error.useless_from is not None:
+            checkpoints.reject(error.useless_from, str(error))
         images = plan.batch(error.step - 1).examples.tolist()
         raise UserError(
             f"{error}, on images {images} of split {config.data.train_split}; {last_good()}; try a "

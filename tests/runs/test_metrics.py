@@ -4,8 +4,9 @@ import pytest
 
 from rpn_jax.runs.metrics import (
     MetricsWriter,
-    NonFiniteLossError,
+    NonFiniteError,
     PendingMetrics,
+    check_finite,
     read_metrics,
 )
 
@@ -45,6 +46,20 @@ def test_the_first_step_that_is_not_finite_is_named(bad):
     pending = PendingMetrics()
     for step, loss in ((5, 1.0), (6, bad), (7, np.nan)):
         pending.add(step, {"loss": jnp.float32(loss)})
-    with pytest.raises(NonFiniteLossError) as caught:
+    with pytest.raises(NonFiniteError) as caught:
         pending.fetch()
     assert caught.value.step == 6
+    assert str(caught.value) == f"the loss of step 6 is {bad}"
+
+
+def test_a_gradient_that_is_not_finite_is_noticed_though_the_loss_is():
+    pending = PendingMetrics()
+    pending.add(3, {"loss": jnp.float32(1.0), "grad_norm": jnp.float32(np.nan)})
+    with pytest.raises(NonFiniteError, match="^the norm of the gradient of step 3 is nan$"):
+        pending.fetch()
+
+
+def test_a_validation_loss_that_is_not_finite():
+    check_finite(4, {"loss": 1.0})
+    with pytest.raises(NonFiniteError, match="^the loss_box of the validation after step 4 is inf"):
+        check_finite(4, {"loss": 1.0, "loss_box": np.inf})

@@ -19,8 +19,9 @@ import pytest
 
 from rpn_jax.errors import UserError
 from rpn_jax.runs import devices
+from rpn_jax.runs.metrics import NonFiniteError
 from rpn_jax.training import checkpoint
-from rpn_jax.training.checkpoint import SEAL, Checkpoints, damage
+from rpn_jax.training.checkpoint import SEAL, Checkpoints, damage, saved_steps
 from rpn_jax.training.state import TrainState
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -122,7 +123,9 @@ def test_the_newest_are_kept_and_one_that_is_there_is_not_written_again(tmp_path
 def test_the_seal_is_one_that_sha256sum_reads(newest):
     done = subprocess.run(["sha256sum", "--check", "--quiet", SEAL], cwd=newest)
     assert done.returncode == 0
-    assert len((newest / SEAL).read_text().splitlines()) == len(files(newest)) - 1
+    *lines, count = (newest / SEAL).read_text().splitlines()
+    assert count == f"# {len(lines)} files"
+    assert len(lines) == len(files(newest)) - 1
 
 
 def flip_a_bit(path):
@@ -154,7 +157,12 @@ def delete_half(folder):
 
 def shorten_the_seal(folder):
     lines = (folder / SEAL).read_text().splitlines(keepends=True)
-    (folder / SEAL).write_text("".join(lines[:-1]))
+    (folder / SEAL).write_text("".join(lines[: len(lines) // 2]))
+
+
+def drop_a_line_of_the_seal(folder):
+    lines = (folder / SEAL).read_text().splitlines(keepends=True)
+    (folder / SEAL).write_text("".join(lines[1:]))
 
 
 def empty(folder):
@@ -168,6 +176,7 @@ DAMAGES = {
     lambda folder: (folder / SEAL).write_bytes(b"\xff\n"): f"{SEAL} has changed",
     delete_half: "is missing",
     shorten_the_seal: "has been added",
+    drop_a_line_of_the_seal: f"{SEAL} has changed",
     lambda folder: (folder / SEAL).unlink(): f"{SEAL} is missing",
     empty: f"{SEAL} is missing",
 }
@@ -191,6 +200,36 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_it_used(
     aside = workdir / "damaged" / "2"
     assert [path.relative_to(aside) for path in files(aside)] == remains
     assert f"{newest}: damaged: " in capsys.readouterr().err
+
+
+def test_what_others_left_among_the_checkpoints_is_passed_over(workdir, newest):
+    (newest / ".DS_Store").write_text("of a file manager")
+    (workdir / "checkpoints" / "24").write_text("a file")
+    for name in ("00024", "٣", "-1", "notes"):
+        (workdir / "checkpoints" / name).mkdir()
+    assert saved_steps(workdir) == [1, 2]
+    assert_same(restore_newest(workdir), 2)
+    assert not (workdir / "damaged").exists()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+def test_a_state_that_a_run_cannot_go_on_with_is_not_kept(tmp_path, bad):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(make_state(1))
+    state = make_state(2)
+    kernel = state.params["rpn"]["kernel"]
+    params = {**state.params, "rpn": {"kernel": kernel.at[0].set(bad)}}
+    checkpoints.save(state._replace(params=params))
+    with pytest.raises(NonFiniteError, match=r"^after step 2, params\.rpn\.kernel holds values"):
+        checkpoints.close()
+    assert names(tmp_path / "checkpoints") == ["1"]
+    assert_same(restore_newest(tmp_path), 1)
+
+
+@pytest.mark.parametrize("name", ["r [x]", "exp*", "a?"])
+def test_a_folder_whose_name_has_wildcards_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match=r"may not have \*, \? or \[ in its path"):
+        Checkpoints(tmp_path / name / "run")
 
 
 def test_a_run_all_of_whose_checkpoints_are_damaged_says_so_and_begins_anew(workdir, capsys):
