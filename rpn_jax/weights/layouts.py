@@ -6,14 +6,14 @@ files. Its table runs from leaf to name, so that it serves to read such files an
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from rpn_jax.models.backbones import vgg
 from rpn_jax.models.layers.norms import EPSILON
+from rpn_jax.weights import modules
+from rpn_jax.weights.modules import Module
 
 Leaf = tuple[str, ...]
-Module = tuple[str, ...]  # a leaf without its part and its array: ("c3", "conv3_1")
 
 
 class Dialect(NamedTuple):
@@ -127,130 +127,6 @@ def _behind(
     return name
 
 
-def _vgg_convolutions() -> Iterator[tuple[int, int, int]]:
-    """Yields, for each convolution of VGG-16, its stage, its number there, and those before it."""
-    before = 0
-    for stage, (count, _) in enumerate(vgg.STAGES.values(), start=1):
-        for number in range(1, count + 1):
-            yield stage, number, before
-            before += 1
-
-
-def _vgg_place(stage: int, number: int) -> Module:
-    return f"c{stage}", f"conv{stage}_{number}"
-
-
-_CAFFE_VGG = {_vgg_place(s, n): f"conv{s}_{n}" for s, n, _ in _vgg_convolutions()}
-_KERAS_VGG = {_vgg_place(s, n): f"block{s}_conv{n}" for s, n, _ in _vgg_convolutions()}
-# torchvision numbers the layers through: behind each convolution its norm, if any, and a ReLU, and
-# at the end of each stage a pool.
-_TORCHVISION_VGG = {
-    _vgg_place(s, n): f"features.{2 * before + s - 1}" for s, n, before in _vgg_convolutions()
-}
-_TORCHVISION_VGG_BN = {
-    (*_vgg_place(s, n), kind): f"features.{3 * before + s - 1 + (kind == 'norm')}"
-    for s, n, before in _vgg_convolutions()
-    for kind in ("conv", "norm")
-}
-_CAFFE_ZF = {(f"c{i}", f"conv{i}"): f"conv{i}" for i in range(1, 6)}
-_TORCHVISION_ALEXNET = {
-    (f"c{i}", f"conv{i}"): f"features.{layer}" for i, layer in enumerate((0, 3, 6, 8, 10), 1)
-}
-
-
-def _torchvision_resnet(module: Module) -> str | None:
-    match module:
-        case "c1", "conv1", ("conv" | "norm") as kind:
-            return "conv1" if kind == "conv" else "bn1"
-        case stage, block, "shortcut", ("conv" | "norm") as kind:
-            layer = "downsample.0" if kind == "conv" else "downsample.1"
-        case stage, block, layer, ("conv" | "norm") as kind:
-            layer = layer if kind == "conv" else layer.replace("conv", "bn")
-        case _:
-            return None
-    return f"layer{_number(stage) - 1}.{_number(block) - 1}.{layer}"
-
-
-def _detectron2_resnet(module: Module) -> str | None:
-    match module:
-        case "c1", "conv1", ("conv" | "norm") as kind:
-            name = "stem.conv1"
-        case stage, block, layer, ("conv" | "norm") as kind:
-            name = f"res{_number(stage)}.{_number(block) - 1}.{layer}"
-        case _:
-            return None
-    return name if kind == "conv" else f"{name}.norm"
-
-
-def _keras_resnet(module: Module) -> str | None:
-    match module:
-        case "c1", "conv1", ("conv" | "norm") as kind:
-            name = "conv1"
-        case stage, block, layer, ("conv" | "norm") as kind:
-            number = 0 if layer == "shortcut" else _number(layer)
-            name = f"conv{_number(stage)}_block{_number(block)}_{number}"
-        case _:
-            return None
-    return f"{name}_conv" if kind == "conv" else f"{name}_bn"
-
-
-def _torchvision_densenet(module: Module) -> str | None:
-    match module:
-        case "c1", ("conv0" | "norm0") as layer:
-            return f"features.{layer}"
-        case "c5", "norm":
-            return "features.norm5"
-        case stage, "norm":
-            return f"features.transition{_number(stage) - 1}.norm"
-        case stage, "transition":
-            return f"features.transition{_number(stage) - 2}.conv"
-        case stage, block, layer if block.startswith("layer"):
-            return f"features.denseblock{_number(stage) - 1}.dense{block}.{layer}"
-    return None
-
-
-def _keras_densenet(module: Module) -> str | None:
-    inner = {"norm1": "0_bn", "conv1": "1_conv", "norm2": "1_bn", "conv2": "2_conv"}
-    match module:
-        case "c1", ("conv0" | "norm0") as layer:
-            return "conv1/conv" if layer == "conv0" else "conv1/bn"
-        case "c5", "norm":
-            return "bn"
-        case stage, "norm":
-            return f"pool{_number(stage)}_bn"
-        case stage, "transition":
-            return f"pool{_number(stage) - 1}_conv"
-        case stage, block, layer if block.startswith("layer"):
-            return f"conv{_number(stage)}_block{_number(block)}_{inner[layer]}"
-    return None
-
-
-def _number(name: str) -> int:
-    """Returns the number at the end of a name, such as the 3 of "block3"."""
-    return int(re.search(r"\d+$", name)[0])
-
-
-_TORCHVISION_FPN = {
-    (f"{ours}{stage}",): f"backbone.fpn.{theirs}_blocks.{stage - 2}.0"
-    for ours, theirs in (("lateral", "inner"), ("output", "layer"))
-    for stage in range(2, 6)
-}
-_TORCHVISION_HEAD = {
-    ("conv",): "rpn.head.conv.0.0",
-    ("objectness",): "rpn.head.cls_logits",
-    ("deltas",): "rpn.head.bbox_pred",
-}
-_DETECTRON2_FPN = {
-    (f"{layer}{stage}",): f"backbone.fpn_{layer}{stage}"
-    for layer in ("lateral", "output")
-    for stage in range(2, 6)
-}
-_DETECTRON2_HEAD = {
-    ("conv",): "proposal_generator.rpn_head.conv",
-    ("objectness",): "proposal_generator.rpn_head.objectness_logits",
-    ("deltas",): "proposal_generator.rpn_head.anchor_deltas",
-}
-
 _KERAS_EPSILON = 1.001e-5
 # Keras 3 numbers the arrays of a layer in its `.weights.h5`.
 _KERAS_3_NAMES = (
@@ -265,7 +141,7 @@ LAYOUTS = (
         title="Caffe's VGG-16",
         signature="conv1_1_w",
         dialect=_CAFFE,
-        parts={"backbone": _CAFFE_VGG.get},
+        parts={"backbone": modules.CAFFE_VGG.get},
         convention="caffe",
     ),
     Layout(
@@ -273,7 +149,7 @@ LAYOUTS = (
         title="Caffe's ZF",
         signature="conv1_w",
         dialect=_CAFFE,
-        parts={"backbone": _CAFFE_ZF.get},
+        parts={"backbone": modules.CAFFE_ZF.get},
         convention="caffe",
     ),
     Layout(
@@ -281,7 +157,7 @@ LAYOUTS = (
         title="torchvision's AlexNet",
         signature="features.6.weight",
         dialect=_TORCH,
-        parts={"backbone": _TORCHVISION_ALEXNET.get},
+        parts={"backbone": modules.TORCHVISION_ALEXNET.get},
         convention="torchvision",
     ),
     Layout(
@@ -289,7 +165,7 @@ LAYOUTS = (
         title="torchvision's VGG-16",
         signature="features.2.weight",
         dialect=_TORCH,
-        parts={"backbone": _TORCHVISION_VGG.get},
+        parts={"backbone": modules.TORCHVISION_VGG.get},
         convention="torchvision",
     ),
     Layout(
@@ -297,7 +173,7 @@ LAYOUTS = (
         title="torchvision's VGG-16 with batch normalisation",
         signature="features.1.running_mean",
         dialect=_TORCH,
-        parts={"backbone": _TORCHVISION_VGG_BN.get},
+        parts={"backbone": modules.TORCHVISION_VGG_BN.get},
         convention="torchvision",
         norm="frozen_batch_norm",
     ),
@@ -306,7 +182,7 @@ LAYOUTS = (
         title="torchvision's ResNet",
         signature="layer1.0.conv1.weight",
         dialect=_TORCH,
-        parts={"backbone": _torchvision_resnet},
+        parts={"backbone": modules.torchvision_resnet},
         convention="torchvision",
     ),
     Layout(
@@ -314,7 +190,7 @@ LAYOUTS = (
         title="torchvision's DenseNet",
         signature="features.denseblock1.denselayer1.conv1.weight",
         dialect=_TORCH,
-        parts={"backbone": _torchvision_densenet},
+        parts={"backbone": modules.torchvision_densenet},
         convention="torchvision",
         former_names=((r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2"),),
     ),
@@ -323,7 +199,7 @@ LAYOUTS = (
         title="Keras's VGG-16",
         signature="block1_conv1/kernel",
         dialect=_KERAS,
-        parts={"backbone": _KERAS_VGG.get},
+        parts={"backbone": modules.KERAS_VGG.get},
         convention="keras_caffe",
         former_names=(
             (r"(block\d_conv\d)/\1_W_1$", r"\1/kernel"),
@@ -336,7 +212,7 @@ LAYOUTS = (
         title="Keras's ResNet",
         signature="conv2_block1_0_conv/kernel",
         dialect=_KERAS,
-        parts={"backbone": _keras_resnet},
+        parts={"backbone": modules.keras_resnet},
         convention="keras_caffe",
         former_names=_KERAS_3_NAMES,
         epsilon=_KERAS_EPSILON,
@@ -347,7 +223,7 @@ LAYOUTS = (
         title="Keras's DenseNet",
         signature="pool2_conv/kernel",
         dialect=_KERAS,
-        parts={"backbone": _keras_densenet},
+        parts={"backbone": modules.keras_densenet},
         convention="torchvision",
         former_names=((r"^conv1_(conv|bn)/", r"conv1/\1/"), *_KERAS_3_NAMES),
         epsilon=_KERAS_EPSILON,
@@ -358,9 +234,9 @@ LAYOUTS = (
         signature="backbone.body.layer1.0.conv1.weight",
         dialect=_TORCH,
         parts={
-            "backbone": _behind("backbone.body.", _torchvision_resnet),
-            "neck": _TORCHVISION_FPN.get,
-            "rpn": _TORCHVISION_HEAD.get,
+            "backbone": _behind("backbone.body.", modules.torchvision_resnet),
+            "neck": modules.TORCHVISION_FPN.get,
+            "rpn": modules.TORCHVISION_HEAD.get,
         },
         convention="torchvision",
         former_names=(
@@ -374,8 +250,8 @@ LAYOUTS = (
         signature="backbone.stem.conv1.weight",
         dialect=_TORCH,
         parts={
-            "backbone": _behind("backbone.", _detectron2_resnet),
-            "rpn": _DETECTRON2_HEAD.get,
+            "backbone": _behind("backbone.", modules.detectron2_resnet),
+            "rpn": modules.DETECTRON2_HEAD.get,
         },
         convention="detectron2",
         stride_in_1x1=True,
@@ -387,9 +263,9 @@ LAYOUTS = (
         signature="backbone.bottom_up.stem.conv1.weight",
         dialect=_TORCH,
         parts={
-            "backbone": _behind("backbone.bottom_up.", _detectron2_resnet),
-            "neck": _DETECTRON2_FPN.get,
-            "rpn": _DETECTRON2_HEAD.get,
+            "backbone": _behind("backbone.bottom_up.", modules.detectron2_resnet),
+            "neck": modules.DETECTRON2_FPN.get,
+            "rpn": modules.DETECTRON2_HEAD.get,
         },
         convention="detectron2",
         stride_in_1x1=True,
