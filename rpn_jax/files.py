@@ -88,7 +88,7 @@ def locked(path: pathlib.Path, busy: str, seconds: float = _LOCK_SECONDS) -> Ite
         while not _take(file):
             if time.monotonic() > deadline:
                 file.seek(0)
-                raise UserError(busy.format(holder=file.read().strip()))
+                raise UserError(busy.replace("{holder}", file.read().strip()))
             time.sleep(0.2)
         file.truncate(0)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

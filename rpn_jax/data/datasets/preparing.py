@@ -37,7 +37,7 @@ def has_leftovers(folder: pathlib.Path) -> bool:
 def claimed(folder: pathlib.Path) -> Iterator[None]:
     """Keeps other preparations out of a dataset's folder, or waits for the one that is in it.
 
-    What a preparation that was killed has left there is removed.
+    What preparations that were killed have left there, and in the folders beside it, is removed.
 
     Raises:
       UserError: the folder cannot be written.
@@ -50,9 +50,20 @@ def claimed(folder: pathlib.Path) -> Iterator[None]:
             raise UserError(
                 f"{folder}: cannot hold datasets ({error.strerror}); give another data_dir"
             ) from error
-        for left in [*folder.glob(f"{_INCOMPLETE}*"), *folder.glob("*/.*.tmp")]:
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
+        _clear(folder)
+        for other in {left.parent for left in folder.parent.glob(f"*/{_INCOMPLETE}*")}:
+            # Not one that is being prepared.
+            with (
+                contextlib.suppress(OSError, UserError),
+                locked(other / "lock", "", seconds=0.0),
+            ):
+                _clear(other)
         yield
+
+
+def _clear(folder: pathlib.Path) -> None:
+    for left in [*folder.glob(f"{_INCOMPLETE}*"), *folder.glob("*/.*.tmp")]:
+        shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
 
 
 def _lock(file: pathlib.Path, held: contextlib.ExitStack) -> None:

@@ -45,10 +45,10 @@ class DamagedError(UserError):
 
 def load_json(file: pathlib.Path) -> Any:
     """Returns the content of a file of a prepared dataset."""
+    if not file.is_file():  # a pipe would be waited for
+        raise DamagedError(file, "the file is missing")
     try:
         return json.loads(file.read_bytes())
-    except FileNotFoundError as error:
-        raise DamagedError(file, "the file is missing") from error
     except (OSError, RecursionError, ValueError) as error:
         raise DamagedError(file, first_line(error)) from error
 

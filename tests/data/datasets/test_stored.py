@@ -1,6 +1,7 @@
 """Prepared datasets that were damaged, or that somebody with bad intentions made."""
 
 import json
+import os
 import pathlib
 import sys
 
@@ -104,6 +105,14 @@ def test_a_damaged_file_is_named_with_the_remedy(prepared, name, damage):
     directory, open_it = prepared
     DAMAGES[damage](directory / name)
     with pytest.raises(UserError, match=rf"{name}: the prepared dataset is damaged .*; to mend it"):
+        open_it()
+
+
+def test_a_pipe_is_not_waited_for(prepared):
+    directory, open_it = prepared
+    (directory / "metadata.json").unlink()
+    os.mkfifo(directory / "metadata.json")
+    with pytest.raises(UserError, match=r"metadata\.json: the prepared dataset is damaged"):
         open_it()
 
 
