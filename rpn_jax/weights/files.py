@@ -55,8 +55,9 @@ def read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: is damaged or not {kind}; give another") from error
 
 
-# A ValueError is a pickle inside an .npz, a TypeError an .npy; the others are what the readers and
-# the unpickler's instructions raise when they meet nonsense.
+# A ValueError is a pickle inside an .npz, a TypeError an .npy, a RuntimeError an encrypted archive
+# or a structure that is too deep; the others are what the readers and the unpickler's instructions
+# raise when they meet nonsense.
 _DAMAGED = (
     ValueError,
     TypeError,
@@ -65,8 +66,7 @@ _DAMAGED = (
     AttributeError,
     ArithmeticError,
     MemoryError,
-    RecursionError,
-    NotImplementedError,
+    RuntimeError,
     struct.error,
     zipfile.BadZipFile,
     zlib.error,

@@ -1,12 +1,15 @@
 """Arrays of the `.h5` files that Keras writes; nothing outside the file is read."""
 
 import pathlib
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 
 from rpn_jax.errors import UserError
 from rpn_jax.weights.bounds import Budget, size_in_bytes
+
+_DEEPEST = 64  # groups in groups; Keras makes a handful
 
 
 def read_hdf5(path: pathlib.Path, budget: Budget) -> dict[str, np.ndarray]:
@@ -43,8 +46,8 @@ def read_hdf5(path: pathlib.Path, budget: Budget) -> dict[str, np.ndarray]:
 
     try:
         with h5py.File(path) as root:
-            _check_inside(path, root)
-            root.visititems(read_layer)
+            for place, item in list(_objects(path, root)):  # all of them are checked before
+                read_layer(place, item)
     except (OSError, RuntimeError) as error:  # what HDF5 raises when it meets nonsense
         raise ValueError(str(error)) from error
     if not arrays:
@@ -52,30 +55,45 @@ def read_hdf5(path: pathlib.Path, budget: Budget) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _check_inside(path: pathlib.Path, root: Any) -> None:
-    """Raises a `UserError` for the first object whose content may be outside the file."""
+def _objects(
+    path: pathlib.Path, group: Any, above: Sequence[str] = (), seen: set[int] | None = None
+) -> Iterator[tuple[str, Any]]:
+    """Yields place and object of all that is below a group, each once.
+
+    Raises:
+        UserError: the content of one may be outside the file.
+        ValueError: groups lie in groups without end.
+    """
     import h5py
 
-    # What these return ends the walk; an error would be lost in the library's own code.
-    def in_link(place, link):
-        if isinstance(link, h5py.ExternalLink):
-            return f"{_text(place)} is an external link ({link.filename}, {link.path})"
+    if len(above) > _DEEPEST:
+        raise ValueError("too deep")
+    seen = set() if seen is None else seen
+    for name in group:
+        place = "/".join([*above, name])
+        link = group.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
-            return f"{_text(place)} is a soft link ({getattr(link, 'path', 'of another kind')})"
-        return None
-
-    def in_object(place, item):
+            kind = "an external" if isinstance(link, h5py.ExternalLink) else "a soft"
+            whereto = [getattr(link, field, "") for field in ("filename", "path")]
+            _refuse(path, f"{place} is {kind} link ({', '.join(filter(None, whereto))})")
+        item = group[name]
         if isinstance(item, h5py.Dataset) and item.external:
-            return f"{_text(place)} is stored in another file ({_text(item.external[0][0])})"
+            _refuse(path, f"{place} is stored in another file ({_text(item.external[0][0])})")
         if isinstance(item, h5py.Dataset) and item.is_virtual:
-            return f"{_text(place)} is a virtual dataset (made of others)"
-        return None
+            _refuse(path, f"{place} is a virtual dataset (made of others)")
+        address = h5py.h5o.get_info(item.id).addr
+        if address in seen:
+            continue
+        seen.add(address)
+        yield place, item
+        if isinstance(item, h5py.Group):
+            yield from _objects(path, item, (*above, name), seen)
 
-    if found := root.visititems_links(in_link) or root.visititems(in_object):
-        raise UserError(
-            f"{path}: {found}, which is not followed; give a file that holds all of its arrays "
-            "itself"
-        )
+
+def _refuse(path: pathlib.Path, what: str) -> NoReturn:
+    raise UserError(
+        f"{path}: {what}, which is not followed; give a file that holds all of its arrays itself"
+    )
 
 
 def _text(value: Any) -> str:

@@ -272,11 +272,22 @@ def cut_off_legacy(path):
     path.write_bytes((FIXTURES / "state_dict_legacy.pth").read_bytes()[:-5])
 
 
+def encrypted(path):
+    torch_zip(path, tensor_pickle(0, (1,), (1,), 1), [("0", bytes(4))])
+    content = bytearray(path.read_bytes())
+    for header, place in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        start = content.find(header)
+        while start >= 0:
+            content[start + place] |= 1
+            start = content.find(header, start + 4)
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     "write",
     [
         no_archive, empty, without_tensors, no_dict, no_pickle, stored_elsewhere, cut_off_zip,
-        cut_off_legacy,
+        cut_off_legacy, encrypted,
     ],
 )  # fmt: skip
 def test_a_damaged_pth_is_refused(tmp_path, write):
@@ -452,6 +463,17 @@ def test_a_hidden_array_is_refused_though_nothing_uses_it(tmp_path, outside):
         keras_legacy(file, {"conv": {"conv/bias:0": np.ones(3, np.float32)}})
         linked_outside(file.create_group("other"), outside)
     assert "other/bias is an external link" in refusal(path)
+
+
+def test_groups_in_a_circle_end(tmp_path):
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w") as file:
+        keras_legacy(file, {"conv": {"conv/bias:0": np.ones(3, np.float32)}})
+        file["conv"]["again"] = file["/"]
+    assert list(read_arrays(path)) == ["conv/bias"]
+    with h5py.File(path, "a") as file:
+        file.create_group("a/" * 200)
+    assert "damaged" in refusal(path)
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".h5", ".pth", ".pkl"])
