@@ -144,8 +144,27 @@ def _add_row(workdir: pathlib.Path, facts: dict[str, Any], step: int) -> None:
     }
     # Written anew as a whole: a row cut short by a full disk would swallow the one behind it.
     file = workdir / "runs.jsonl"
-    rows = [json.dumps(row) + "\n" for row in [*read_metrics(file), row]]
+    earlier = read_metrics(file)
+    if step:
+        _tell_other_data(workdir, earlier, facts["data"])
+    rows = [json.dumps(row) + "\n" for row in [*earlier, row]]
     write_bytes(file, "".join(rows).encode())
+
+
+def _tell_other_data(workdir: pathlib.Path, rows: list[dict], data: dict[str, Any]) -> None:
+    """Says on stderr that a run goes on with data of other content than before."""
+    before = rows[-1].get("data", {}) if rows else {}
+    differing = differing_fields(
+        {split: before[split] for split in before.keys() & data.keys()},
+        {split: data[split] for split in before.keys() & data.keys()},
+    )
+    if differing:
+        changes = (f"{field} is {ours}, was {was}" for field, (was, ours) in differing.items())
+        print(
+            f"{workdir}: goes on with other data than it began with: {list_some(changes, 4)}; "
+            "its result is that of no single dataset",
+            file=sys.stderr,
+        )
 
 
 def hash_source(package: pathlib.Path) -> str:

@@ -72,9 +72,13 @@ class MetricsWriter:
 
 
 def read_metrics(path: pathlib.Path) -> list[dict]:
-    """Returns the rows of a `metrics.jsonl`, without the half line that a killed run can leave."""
+    """Returns the rows of a `metrics.jsonl`, without those that are damaged.
+
+    A killed run can leave half a line.
+    """
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    text = path.read_text(errors="replace") if path.exists() else ""
+    for line in text.splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from rpn_jax.errors import UserError, first_line
+from rpn_jax.errors import StoppedError, UserError, first_line
 
 # A process that does not answer for so long is given up, and the others with it.
 _HEARTBEAT_SECONDS = 60
@@ -129,11 +129,15 @@ class StopRequest:
     SIGTERM is what schedulers and clouds send before they take a machine away; SIGUSR1 is Slurm's
     warning (`sbatch --signal`), SIGINT is Ctrl-C, which a second time interrupts at once. With
     several processes one of them may be told, and JAX lets all agree on a step to stop at.
+
+    A lone process stops at once, by a `StoppedError`, where there is no step to finish: before the
+    first (`steps_begin` says when that is) and within `at_once`.
     """
 
     def __init__(self):
         self.signal: signal.Signals | None = None
         self._previous = {}
+        self._stops_at_once, self._where = True, "before the first step"
 
     def __enter__(self) -> "StopRequest":
         numbers = [signal.SIGINT, signal.SIGUSR1]
@@ -153,6 +157,26 @@ class StopRequest:
         self.signal = signal.Signals(number)
         if jax.distributed.is_initialized():
             os.kill(os.getpid(), signal.SIGTERM)
+        elif self._stops_at_once:
+            raise self.stopped(self._where)
+
+    def stopped(self, where: str) -> StoppedError:
+        """Returns the error that ends a run where it was asked to stop."""
+        return StoppedError(f"stopped {where}", interrupted=self.signal == signal.SIGINT)
+
+    def steps_begin(self) -> None:
+        """From now on a step is finished, and its state saved, before the run stops."""
+        self._stops_at_once = False
+
+    @contextlib.contextmanager
+    def at_once(self, where: str) -> Iterator[None]:
+        """Within the block a signal raises the `StoppedError` that names `where` it arrived."""
+        before = self._stops_at_once, self._where
+        self._stops_at_once, self._where = True, where
+        try:
+            yield
+        finally:
+            self._stops_at_once, self._where = before
 
     def reached(self, step: int) -> bool:
         """Returns whether the run should stop after this step; to be asked at every step."""

@@ -37,7 +37,7 @@ def _claim(workdir: pathlib.Path, config: ConfigDict, held: contextlib.ExitStack
         )
         held.enter_context(locked(workdir / "lock", busy))
         if file.exists():
-            differing = differences(config, from_json(file.read_text(), str(file)))
+            differing = differences(config, _read(file))
             if differing:
                 raise UserError(
                     f"--workdir={workdir}: was begun with another config ({'; '.join(differing)}); "
@@ -56,4 +56,9 @@ def load_workdir_config(workdir: pathlib.Path) -> ConfigDict:
     file = workdir / "config.json"
     if not file.is_file():
         raise UserError(f"--workdir={workdir}: no run was begun there (it has no config.json)")
-    return from_json(file.read_text())
+    return _read(file)
+
+
+def _read(file: pathlib.Path) -> ConfigDict:
+    # A damaged byte makes JSON of another meaning, or none, and that is told with the file's name.
+    return from_json(file.read_text(errors="replace"), str(file))

@@ -19,7 +19,7 @@ from rpn_jax.evaluation.objects import (
     to_lists,
 )
 from rpn_jax.evaluation.recall import RecallResult
-from rpn_jax.files import write_npz, write_text
+from rpn_jax.files import writing
 from rpn_jax.runs import devices
 from rpn_jax.runs.processes import gather, is_first, together
 from rpn_jax.tables import format_table
@@ -85,17 +85,18 @@ def evaluate_trained(
         "losses": losses,
     }
     if is_first():
-        write_npz(
-            folder / "objects.npz",
-            **ranks._asdict(),
-            class_names=np.array(dataset.class_names),
-            iou_thresholds=IOU_THRESHOLDS,
-        )
         recall = RecallResult.from_json(figures.details)
         for suffix in (".png", ".svg"):
             plot_recall_to_iou({title: recall}, folder / f"recall_to_iou{suffix}")
-        # Last: whoever finds it finds the others.
-        write_text(folder / FILE, json.dumps(content, indent=2))
+        # Both are written before either takes its place: a report never mixes two evaluations.
+        with writing(folder / "objects.npz") as of_objects, writing(folder / FILE) as of_figures:
+            np.savez_compressed(
+                of_objects,
+                **ranks._asdict(),
+                class_names=np.array(dataset.class_names),
+                iou_thresholds=IOU_THRESHOLDS,
+            )
+            of_figures.write(json.dumps(content, indent=2).encode())
     table = f"{figures.table}\n{_beside(figures, peer_figures)}"
     return f"{config.data.dataset} {split}, {title}\n{table}"
 

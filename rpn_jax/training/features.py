@@ -7,13 +7,14 @@ a small part of the arithmetic. All runs on the same data share the files, as th
 import functools
 import hashlib
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, first_line
 from rpn_jax.files import replacing
 from rpn_jax.models.inputs import input_convention, normalize_images
 from rpn_jax.models.rcnn import RCNN, trainable_mask, variable_shapes
@@ -86,8 +87,12 @@ class FeatureCache:
         name = hashlib.blake2b(image.tobytes() + facts, digest_size=16).hexdigest()
         path = self._folder / name[:2] / f"{name}.npz"
         if path.exists():
-            with np.load(path) as file:
-                return tuple(file.values())
+            try:
+                with np.load(path) as file:
+                    return tuple(file.values())
+            except Exception as error:  # there is no saying what damaged files raise
+                reason = first_line(error)
+                print(f"{path}: damaged ({reason}), and computed again", file=sys.stderr)
         levels = jax.device_get(self._features_of(image, image_hw))
         try:
             with replacing(path) as file:

@@ -8,7 +8,6 @@ the state, so that a run that was cut off goes on as if nothing had been.
 import contextlib
 import errno
 import pathlib
-import signal
 import time
 from collections.abc import Iterator
 
@@ -18,7 +17,7 @@ from ml_collections import ConfigDict
 from rpn_jax.data.datasets import Dataset
 from rpn_jax.data.loader import train_batches
 from rpn_jax.data.plan import BatchPlan, Buckets
-from rpn_jax.errors import StoppedError, UserError
+from rpn_jax.errors import StoppedError, UserError, first_line
 from rpn_jax.evaluation.figures import Figures
 from rpn_jax.progress import progress_bar
 from rpn_jax.runs import devices
@@ -63,16 +62,19 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
             disk is full.
         StoppedError: a signal asked the run to stop, see `processes.StopRequest`; it has saved.
     """
-    with together():
-        check_devices(config)
-        train_set = open_split(config, config.data.train_split)
-        eval_set = open_split(config, config.data.eval_split) if config.evaluation.every else None
-        detector = build_detector(config)
-        schedule, optimizer = build_optimizer(config)
-        pretrained = load_pretrained(config, detector.network)
-        check_features(config, detector.network)
-    # All that can be wrong with the config has been found; from here on programs are compiled.
-    with claim_workdir(workdir, config), StopRequest() as stop, contextlib.ExitStack() as at_end:
+    with StopRequest() as stop, contextlib.ExitStack() as at_end:
+        with together():
+            check_devices(config)
+            train_set = open_split(config, config.data.train_split)
+            eval_set = (
+                open_split(config, config.data.eval_split) if config.evaluation.every else None
+            )
+            detector = build_detector(config)
+            schedule, optimizer = build_optimizer(config)
+            pretrained = load_pretrained(config, detector.network)
+            check_features(config, detector.network)
+        # All that can be wrong with the config has been found; from here on programs are compiled.
+        at_end.enter_context(claim_workdir(workdir, config))
         state = new_state(config, detector.network, optimizer, pretrained)
         state, key = devices.replicate((state, random_key(config)))
         train_step = build_train_step(config, detector, optimizer, schedule)
@@ -99,7 +101,8 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
             )
             folder = workdir / "pictures" / f"step_{step:06d}"
             results = draw_first(config, detector, results, folder, progress.writer, step)
-            figures, losses = evaluate(config, results)
+            with stop.at_once(f"in the validation after step {step}"):
+                figures, losses = evaluate(config, results)
             check_finite(step, losses)
             progress.validated(step, figures, losses)
 
@@ -108,6 +111,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
 
         if start and is_validated(start) and not progress.has_validation(start):
             validate(state, start)  # which was cut off
+        stop.steps_begin()
         steps = progress.watch(batches(config, train_set, plan, canvases, features, start))
         for step, on_device in enumerate(steps, start + 1):
             # The host runs ahead of the devices: it waits for them only to log and to save.
@@ -122,10 +126,13 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
             if is_save:
                 checkpoints.save(state)
             if is_stop:
-                interrupted = stop.signal == signal.SIGINT
-                raise StoppedError(f"stopped after step {step}", interrupted=interrupted)
+                raise stop.stopped(f"after step {step}")
             if is_validated(step):
-                validate(state, step)
+                try:
+                    validate(state, step)
+                except StoppedError:
+                    checkpoints.save(state)
+                    raise
     return state
 
 
@@ -149,6 +156,14 @@ def _explained(
         raise UserError(
             f"{error}, on images {images} of split {config.data.train_split}; {last_good()}; try a "
             "lower config.optimizer.learning_rate or a config.optimizer.clip_norm"
+        ) from error
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"config.batch_size={config.batch_size}: out of memory ({first_line(error)}); "
+            f"{last_good()}; give a smaller one, --config.accumulation=N or "
+            "--config.model.remat=true"
         ) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -20,6 +20,7 @@ from rpn_jax.runs import processes, workdir
 from rpn_jax.runs.metrics import read_metrics
 from rpn_jax.trained.load import load_trained
 from rpn_jax.training import loop
+from rpn_jax.training.checkpoint import saved_steps
 
 STEPS = 500
 
@@ -107,16 +108,48 @@ def test_a_signal_lets_the_run_save_and_go_on(data_dir, tmp_path, monkeypatch, n
 
 def test_usr1_is_a_request_too():
     with processes.StopRequest() as stop:
+        stop.steps_begin()
         assert not stop.reached(1)
         signal.raise_signal(signal.SIGUSR1)
         assert stop.reached(2)
 
 
 def test_ctrl_c_twice_interrupts_at_once():
-    with processes.StopRequest():
+    with processes.StopRequest() as stop:
+        stop.steps_begin()
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_before_the_first_step_and_in_a_validation_a_run_stops_at_once(number):
+    with processes.StopRequest(), pytest.raises(StoppedError, match="before the first step") as e:
+        signal.raise_signal(number)
+    assert e.value.interrupted == (number == signal.SIGINT)
+    with processes.StopRequest() as stop:
+        stop.steps_begin()
+        with (
+            pytest.raises(StoppedError, match="stopped in the validation"),
+            stop.at_once("in the validation"),
+        ):
+            signal.raise_signal(number)
+
+
+def test_a_validation_that_is_stopped_saves_and_is_made_up_for(data_dir, tmp_path, monkeypatch):
+    config = shapes_config(data_dir, "checkpoint.every=100", "evaluation.every=4")
+
+    def is_told_to_stop(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", is_told_to_stop)
+        with pytest.raises(StoppedError, match="^stopped in the validation after step 4$"):
+            loop.train(config, tmp_path)
+    assert saved_steps(tmp_path) == [4]
+    loop.train(config, tmp_path)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows if "validation/loss" in row] == [4, 6]
 
 
 def test_a_validation_that_was_cut_off_is_made_up_for(data_dir, tmp_path, monkeypatch):

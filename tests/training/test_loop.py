@@ -1,5 +1,6 @@
 """The whole of `train`: resumed after a kill, refused, stopped by a NaN, compiled only once."""
 
+import copy
 import functools
 import json
 import logging
@@ -21,7 +22,9 @@ from rpn_jax.data.datasets import prepare_dataset
 from rpn_jax.data.plan import BatchPlan
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.objects import read_objects
+from rpn_jax.runs import fingerprint
 from rpn_jax.runs.metrics import read_metrics
+from rpn_jax.runs.workdir import load_workdir_config
 from rpn_jax.trained.load import load_trained
 from rpn_jax.trained.measure import evaluate_trained
 from rpn_jax.training import loop
@@ -144,6 +147,43 @@ def test_evaluation_without_parts_of_the_network(finished):
     assert whole["losses"] == unthinned["losses"] == blind["losses"]
     assert whole["proposals"] < unthinned["proposals"] == blind["proposals"] == 50 * 11
     assert whole["recall"] != unthinned["recall"] != blind["recall"]
+
+
+def test_out_of_memory_is_one_line_with_a_remedy(finished):
+    config, workdir, _ = finished
+    checkpoints = Checkpoints(workdir, read_only=True)
+    plan, _ = loop.training_plan(config, open_split(config, "train"))
+    advice = r"batch_size=8: out of memory \(.*last good checkpoint: step 6 .*accumulation=N"
+    with (
+        pytest.raises(UserError, match=advice),
+        loop._explained(config, workdir, checkpoints, plan),
+    ):
+        jax.jit(lambda: jnp.ones(2**60))()
+
+
+def test_damaged_rows_are_passed_over_and_a_damaged_config_is_named(finished, tmp_path):
+    config, workdir, _ = finished
+    content = (workdir / "metrics.jsonl").read_bytes()
+    (tmp_path / "metrics.jsonl").write_bytes(content.replace(b'"step": 2', b'"step": \xff', 1))
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert len(rows) == len(read_metrics(workdir / "metrics.jsonl")) - 1
+    content = (workdir / "config.json").read_bytes()
+    (tmp_path / "config.json").write_bytes(content.replace(b'"seed": 0', b'"seed": \xff', 1))
+    with pytest.raises(UserError, match=r"config.json: .*damaged"):
+        load_workdir_config(tmp_path)
+
+
+def test_a_run_that_goes_on_with_other_data_says_so(finished, tmp_path, capsys):
+    _, workdir, _ = finished
+    rows = [json.loads(line) for line in (workdir / "runs.jsonl").read_text().splitlines()]
+    other = copy.deepcopy(rows[-1]["data"])
+    fingerprint._tell_other_data(tmp_path, rows, other)
+    assert capsys.readouterr().err == ""
+    other["train"]["images"] += 1
+    fingerprint._tell_other_data(tmp_path, rows, other)
+    line = capsys.readouterr().err
+    assert line.startswith(f"{tmp_path}: goes on with other data than it began with: train.images")
+    assert line.count("\n") == 1
 
 
 def test_a_workdir_of_another_config_is_refused_by_field(finished, data_dir):
