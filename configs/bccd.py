@@ -1,7 +1,7 @@
 """Blood cells: a ResNet-18 from scratch on the microscope images of BCCD, or any VOC folder.
 
-    python -m rpn_jax prepare --config=configs/bccd.py --config.data.source=FOLDER
-    python -m rpn_jax train --config=configs/bccd.py --config.data.source=FOLDER \
+    rpn-jax prepare --config=bccd --config.data.source=FOLDER
+    rpn-jax train --config=bccd --config.data.source=FOLDER \
         --workdir=runs/bccd
 
 About ten minutes on two CPU cores. Trained on the train list (205 images), measured on the test

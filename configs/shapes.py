@@ -1,7 +1,7 @@
 """The quick start: a ResNet-18 from scratch on generated shapes.
 
-    python -m rpn_jax prepare --config=configs/shapes.py
-    python -m rpn_jax train --config=configs/shapes.py --workdir=runs/shapes
+    rpn-jax prepare --config=shapes
+    rpn-jax train --config=shapes --workdir=runs/shapes
 
 Four to five minutes on two CPU cores without AVX-512. On the 300 unseen test images: recall at
 IoU 0.5 is 0.977 and 0.990 with 50 and 100 proposals, AR@100 0.715.

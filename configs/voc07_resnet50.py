@@ -1,7 +1,7 @@
 """The paper's recipe with a ResNet-50 in place of VGG-16, on PASCAL VOC 2007.
 
-    python -m rpn_jax prepare --config=configs/voc07_resnet50.py
-    python -m rpn_jax train --config=configs/voc07_resnet50.py --workdir=runs/voc07_resnet50 \
+    rpn-jax prepare --config=voc07_resnet50
+    rpn-jax train --config=voc07_resnet50 --workdir=runs/voc07_resnet50 \
         --config.model.pretrained=resnet50.safetensors
 
 The network is "C4": up to c4 at stride 16, with batch normalisation frozen, the stem and c2 too.
@@ -10,7 +10,7 @@ The network is "C4": up to c4 at stride 16, with batch normalisation frozen, the
 Expected time and score: not run.
 """
 
-import voc07_vgg16
+from rpn_jax.configs import voc07_vgg16
 
 
 def get_config():

@@ -1,7 +1,7 @@
 """The paper's recipe: VGG-16 on PASCAL VOC 2007, section 3.1.3 and 3.3.
 
-    python -m rpn_jax prepare --config=configs/voc07_vgg16.py
-    python -m rpn_jax train --config=configs/voc07_vgg16.py --workdir=runs/voc07_vgg16 \
+    rpn-jax prepare --config=voc07_vgg16
+    rpn-jax train --config=voc07_vgg16 --workdir=runs/voc07_vgg16 \
         --config.model.pretrained=vgg16.npz
 
 One image a step; on N devices give --config.batch_size=N, and scale the learning rate and the steps

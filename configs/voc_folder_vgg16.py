@@ -1,7 +1,7 @@
 """VGG-16 on a small folder of VOC photographs: 3000 steps of one image, tuned from conv3_1 up.
 
-    python -m rpn_jax prepare --config=configs/voc_folder_vgg16.py --config.data.source=FOLDER
-    python -m rpn_jax train --config=configs/voc_folder_vgg16.py --config.data.source=FOLDER \
+    rpn-jax prepare --config=voc_folder_vgg16 --config.data.source=FOLDER
+    rpn-jax train --config=voc_folder_vgg16 --config.data.source=FOLDER \
         --config.model.pretrained=vgg16.npz --workdir=runs/voc
 
 Settings were compared on a fifth of trainval held out for that, by average recall in per cent

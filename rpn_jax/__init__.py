@@ -1,3 +1,25 @@
-"""Region Proposal Networks in JAX and Flax (Ren, He, Girshick, Sun, arXiv 1506.01497)."""
+"""Region Proposal Networks in JAX and Flax (Ren, He, Girshick, Sun, arXiv 1506.01497).
+
+JAX is imported by what needs it, not by `import rpn_jax`.
+"""
+
+import importlib
 
 __version__ = "0.1.0"
+__all__ = ["UserError", "configs"]
+
+_HOMES = {
+    "UserError": "rpn_jax.errors",
+}
+
+
+def __getattr__(name):
+    if name == "configs":
+        return importlib.import_module("rpn_jax.configs")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rpn_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,6 @@
 """The quick start's network, shorter: the balance of the loss, the learning rate, three seeds.
 
-    python -m rpn_jax sweep --sweep=configs/sweeps/shapes.py --out=runs/sweep --jobs=2
+    rpn-jax sweep --sweep=shapes --out=runs/sweep --jobs=2
 
 Twelve runs of 100 steps.
 """
@@ -10,7 +10,7 @@ from rpn_jax.sweeps.definition import Sweep, grid, seeds
 
 def get_sweep():
     return Sweep(
-        config="configs/shapes.py",
+        config="shapes",
         fixed={
             "data.options.num_train": 400,
             "data.options.num_test": 100,

@@ -1,6 +1,6 @@
 """The paper's Table 8: anchors of 1 or 3 sizes and 1 or 3 aspect ratios, at a reduced scale.
 
-    python -m rpn_jax sweep --sweep=configs/sweeps/voc_anchors.py --out=runs/voc_anchors \
+    rpn-jax sweep --sweep=voc_anchors --out=runs/voc_anchors \
         --config.data.source=FOLDER --config.model.pretrained=vgg16.npz
 
 Twelve runs, as reduced as those of `voc_lambda.py`, whose `FULL` makes this the paper's own study
@@ -24,8 +24,7 @@ still pay among 1000 proposals and at high IoU, where aspect ratios bring 5.3 po
 NMS, so that its row does not grow.
 """
 
-from voc_lambda import CONFIG, FULL, REDUCED, scaled
-
+from rpn_jax.configs.sweeps.voc_lambda import CONFIG, FULL, REDUCED, scaled
 from rpn_jax.sweeps.definition import Sweep, seeds, settings
 
 

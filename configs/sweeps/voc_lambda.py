@@ -1,6 +1,6 @@
 """The paper's Table 9: the balance λ of the two losses, with three seeds, at a reduced scale.
 
-    python -m rpn_jax sweep --sweep=configs/sweeps/voc_lambda.py --out=runs/voc_lambda \
+    rpn-jax sweep --sweep=voc_lambda --out=runs/voc_lambda \
         --config.data.source=FOLDER --config.model.pretrained=vgg16.npz
 
 Twelve runs of 900 steps of one image of half the paper's size, on a small folder of VOC
@@ -29,7 +29,7 @@ from rpn_jax.sweeps.definition import Sweep, grid, seeds
 
 FULL = False  # all of VOC 2007, at the paper's size and length
 
-CONFIG = "configs/voc07_vgg16.py" if FULL else "configs/voc_folder_vgg16.py"
+CONFIG = "voc07_vgg16" if FULL else "voc_folder_vgg16"
 SHORTER_SIDE = 600 if FULL else 300
 REDUCED = {
     "data.shorter_side": SHORTER_SIDE,

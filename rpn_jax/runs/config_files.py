@@ -20,32 +20,43 @@ from ml_collections import ConfigDict
 from rpn_jax.errors import UserError, first_line
 from rpn_jax.runs.config import VERSION, default_config, flatten
 
+_SHIPPED = pathlib.Path(__file__).parents[1] / "configs"
+
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """Returns the config of a file with `--config.field=value` overrides applied, locked.
 
+    `path` may also be the name alone of a shipped config, such as `shapes`.
+
     Raises:
         UserError: no such file, one that fails, or an override of a field that there is not.
     """
-    with names_in_file("--config", path, "configs/") as names:
+    with names_in_file("--config", path) as names:
         config = names["get_config"]()
     return apply_overrides(config, overrides)
 
 
 @contextlib.contextmanager
-def names_in_file(flag: str, path: str, folder: str) -> Iterator[dict[str, Any]]:
-    """Yields what a Python file that the user named defines, `folder` being where ours are.
+def names_in_file(flag: str, path: str, kind: str = ".") -> Iterator[dict[str, Any]]:
+    """Yields what a Python file that the user named defines.
+
+    `path` may also be the name alone of a shipped one, in the folder `kind` of `rpn_jax.configs`.
 
     Raises:
         UserError: no such file, or one that fails, in the block too.
     """
-    file = pathlib.Path(path)
+    file = pathlib.Path(path).expanduser()
     if not file.is_file():
-        raise UserError(f"{flag}={path}: no such file; the project's own are in {folder}")
+        shipped = {file.stem: file for file in sorted((_SHIPPED / kind).glob("[!_]*.py"))}
+        if path not in shipped:
+            raise UserError(
+                f"{flag}={path}: no such file; give one, or a shipped one: {', '.join(shipped)}"
+            )
+        file = shipped[path]
     # A variant imports its parent by name from the same folder.
     sys.path.insert(0, str(file.resolve().parent))
     try:
-        yield runpy.run_path(path)
+        yield runpy.run_path(str(file))
     except UserError as error:
         raise UserError(f"{flag}={path}: {error}") from error
     except Exception as error:

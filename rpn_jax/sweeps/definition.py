@@ -6,7 +6,7 @@ A sweep file says it in a few lines of Python:
 
     def get_sweep():
         return Sweep(
-            config="configs/shapes.py",
+            config="shapes",
             fixed={"steps": 100},
             axes=[grid({"rpn.loss.balance": (1.0, 3.0, 10.0)}), seeds(3)],
         )
@@ -70,7 +70,7 @@ class Sweep:
     """A base config and the axes over it.
 
     Attributes:
-      config: the file, as `train --config` takes it.
+      config: the file or the shipped name, as `train --config` takes it.
       axes: of `grid`, `settings`, `seeds`, `random_search`; runs are their product, the last axis
         changing fastest.
       fixed: fields that all runs have otherwise than the config.
@@ -306,7 +306,7 @@ def load_sweep(path: str, given: Sequence[str] = ()) -> Plan:
         UserError: no such file, one that fails, or anything wrong with the sweep: see `expand`;
             also a field that there is not, or a value of another type than the field has.
     """
-    with names_in_file("--sweep", path, "configs/sweeps/") as names:
+    with names_in_file("--sweep", path, "sweeps") as names:
         sweep = names["get_sweep"]()
         runs = expand(sweep)
         configs = tuple(_config(sweep, run, given) for run in runs)

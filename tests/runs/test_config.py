@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+import rpn_jax
 from rpn_jax.errors import UserError
 from rpn_jax.runs.config import default_config, flatten
 from rpn_jax.runs.config_files import apply_overrides, differences, from_json, load_config, to_json
@@ -73,6 +74,26 @@ def test_a_variant_imports_its_parent_from_the_same_folder(tmp_path):
     assert (config.steps, config.batch_size, config.seed) == (5, 3, 9)
     with pytest.raises(AttributeError):
         config.stepz = 1
+
+
+def test_a_shipped_config_is_found_by_name_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shapes").mkdir()
+    assert differences(load_config("shapes"), rpn_jax.configs.shapes()) == []
+    with pytest.raises(UserError, match="--config=shape: no such file; .* bccd, shapes, voc07"):
+        load_config("shape")
+    with pytest.raises(AttributeError, match="no config 'shape'; there are bccd"):
+        rpn_jax.configs.shape  # noqa: B018
+
+
+def test_a_config_of_ones_own_starts_from_a_shipped_one(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from rpn_jax.configs import bccd\n"
+        "def get_config():\n  c = bccd()\n  assert c == bccd.get_config()\n"
+        "  c.steps = 7\n  return c\n"
+    )
+    expected = load_config("bccd", ["--config.steps=7"])
+    assert differences(load_config(str(tmp_path / "mine.py")), expected) == []
 
 
 def test_a_config_that_sets_an_unknown_field_is_refused(tmp_path):

@@ -1,0 +1,1 @@
+"""The shipped sweeps, which `--sweep=NAME` finds."""
