@@ -8,6 +8,7 @@ import io
 import os
 import pathlib
 import stat
+import struct
 import warnings
 from typing import NamedTuple
 
@@ -22,9 +23,12 @@ from rpn_jax.errors import UserError
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 0x0100, 0x0101
 _MAX_BYTES = 2**30
+_PNG_START = b"\x89PNG\r\n\x1a\n"
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
-# Pillow warns of images that are large but allowed, and of EXIF that it cannot read.
+# Pillow warns of images that are large but allowed, and of EXIF that it cannot read; OpenCV of
+# what becomes an error here, without the file's name.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 class Header(NamedTuple):
@@ -73,6 +77,8 @@ def read_header(data: bytes, filename: str) -> Header:
     """
     if not data:
         raise UserError(f"{filename}: the image file is empty")
+    if data.startswith(_PNG_START) and not _is_whole_png(data):
+        raise UserError(f"{filename}: the PNG is truncated, or damaged")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
@@ -92,6 +98,18 @@ def read_header(data: bytes, filename: str) -> Header:
         return Header(height, width, orientation, 1, _inverse(orientation))
     orientation = _exif_orientation(image)
     return Header(image.height, image.width, orientation, orientation, 1)
+
+
+def _is_whole_png(data: bytes) -> bool:
+    """Returns whether a PNG's chunks lie within it, the last one included.
+
+    OpenCV 5 allocates what a chunk's length says, up to 4 GB, before it looks for the content.
+    """
+    position, kind = len(_PNG_START), b""
+    while kind != b"IEND" and position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        position += 12 + length  # length, kind, content and checksum
+    return kind == b"IEND" and position <= len(data)
 
 
 def _exif_orientation(image: Image.Image) -> int:

@@ -104,6 +104,29 @@ def test_broken_exif_does_not_matter(noise, start):
     assert sorted(decode_image(data, "x").shape) == [3, 20, 30]
 
 
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(
+        [turned_image(gradient(20, 30), 6, k) for k in ("JPEG", "PNG", "TIFF", "WEBP")]
+    ),
+    st.lists(st.tuples(st.integers(12, 10_000), st.binary(max_size=4)), min_size=1, max_size=4),
+    st.integers(0, 3),
+)
+def test_a_damaged_file_is_an_image_or_one_line(data, changes, cut):
+    for place, content in changes:
+        place %= len(data)
+        data = data[:place] + content + data[place + len(content) :]
+    try:
+        image = decode_image(data[: len(data) - cut], "x.img")
+    except UserError as error:
+        assert str(error).startswith("x.img: ")
+        assert "\n" not in str(error)
+    else:
+        assert image.dtype == np.uint8
+        assert image.shape[2] == 3
+
+
 def huge_png(side):
     """A PNG of `side` x `side` black pixels in about side² / 8000 bytes."""
 
@@ -125,6 +148,15 @@ def test_a_small_file_of_too_many_pixels_is_refused_undecoded(monkeypatch):
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(UserError, match=r"bomb\.png: the image has more than 1\d+ pixels; make it"):
         decode_image(data, "bomb.png")
+
+
+def test_a_png_with_a_chunk_longer_than_the_file_is_not_decoded(monkeypatch):
+    data = bytearray(encode(gradient(20, 30)))
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
+    at = data.index(b"IDAT") - 4
+    data[at : at + 4] = (2**32 - 1).to_bytes(4, "big")
+    with pytest.raises(UserError, match=r"x\.png: the PNG is truncated, or damaged"):
+        decode_image(bytes(data), "x.png")
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
