@@ -76,7 +76,8 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         config = self.builder_config
-        audit = Audit(self.name, config.origin, config.source.class_names)
+        source = config.source
+        audit = Audit(self.name, config.origin, source.class_names, source)
         self.info.metadata["annotations"] = config.source.digest
         return {split: self._generate_examples(split, audit) for split in config.source.splits}
 
@@ -124,8 +125,15 @@ class CocoJson(SourceBuilder):
 class Audit:
     """Decodes and checks every image of a dataset once, and remembers what it saw of each split."""
 
-    def __init__(self, name: str, origin: str | None, class_names: Sequence[str]):
+    def __init__(
+        self,
+        name: str,
+        origin: str | None,
+        class_names: Sequence[str],
+        source: Source | None = None,
+    ):
         self._class_names = list(class_names)
+        self._source = source or Source(tuple(class_names), {}, "")
         self._report = PreparationReport(name, origin, self._class_names, {})
         self._splits: dict[str, dict[str, Any]] = {}
         # The first file whose size says that boxes are in stored pixels, and the first of which
@@ -158,7 +166,10 @@ class Audit:
             summaries.append(checked._replace(example=checked.example._replace(image=b"")))
         if not summaries:
             raise UserError(f"{self._report.name}: split {split} has no usable image")
-        self._report.splits[split] = tally(summaries, len(self._class_names), skipped)
+        report = tally(summaries, len(self._class_names), skipped)
+        report.left_out += self._source.left_out.get(split, ())
+        report.noted += self._source.noted.get(split, ())
+        self._report.splits[split] = report
         self._splits[split] = {
             "heights": [s.height for s in summaries],
             "widths": [s.width for s in summaries],
@@ -166,6 +177,9 @@ class Audit:
             "turns": [s.frame.turn if s.frame else 1 for s in summaries],
             "fingerprint": digest.hexdigest(),
         }
+        ids = [s.example.original_id for s in summaries]
+        if any(isinstance(image_id, str) for image_id in ids):
+            self._splits[split]["original_ids"] = ids
 
     def _compare_frames(self, checked: CheckedExample) -> None:
         """Raises a `UserError` if sizes say "stored" of one image, and another's is a guess."""
@@ -186,6 +200,7 @@ class Audit:
         return {
             "source": self._report.source,
             "class_names": self._class_names,
+            "category_ids": list(self._source.category_ids),
             "splits": self._splits,
             "report": self._report.asdict(),
         }

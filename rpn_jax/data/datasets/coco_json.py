@@ -1,43 +1,52 @@
 """Any COCO instances JSON with its images, as a TFDS dataset.
 
-    FOLDER/annotations/instances_SPLIT.json   FOLDER/SPLIT/…jpg
-
-or any other place, named by options. A crowd (`iscrowd`) is an ignore region: of its mask only
-the box is used. Category ids become labels 0, 1, … in the order of the ids.
+The common layouts are found by themselves, see `rpn_jax.data.annotations.coco_layouts`; others are
+named by an option. A crowd (`iscrowd`) is an ignore region: of its mask only the box is used.
+Category ids become labels 0, 1, … in the order of the ids, numbers before names.
 """
 
 import functools
 import hashlib
-import json
-import math
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from rpn_jax.data.datasets.source import Example, Source
+from rpn_jax.data.annotations.coco_file import (
+    CocoImage,
+    Id,
+    load_coco,
+    read_categories,
+    read_entries,
+    used_categories,
+)
+from rpn_jax.data.annotations.coco_layouts import find_splits
+from rpn_jax.data.annotations.fields import shown
+from rpn_jax.data.annotations.image_files import Files
+from rpn_jax.data.annotations.overlaps import shared_images
+from rpn_jax.data.datasets.source import Example, Finding, Source
 from rpn_jax.data.images import read_image
-from rpn_jax.errors import UserError, list_some
+from rpn_jax.errors import UserError
 
-_PREFIX = "instances_"
-_MISSING_BOX = (math.nan,) * 4
-_Content = Mapping[str, list[dict[str, Any]]]
+_INT64 = range(-(2**63), 2**63)
 
 
 def read_coco_json(
     folder: str,
     *,
     skip_bad: bool = False,
-    splits: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    splits: Sequence[str] | str | Mapping[str, Sequence[str]] | None = None,
+    outside: bool = False,
 ) -> Source:
     """Returns the annotated images of one JSON per split.
 
     Args:
       folder: what relative paths start from.
-      skip_bad: a bad annotation raises only when its example is read, not here already.
-      splits: `{split: (json, image folder)}`; or names of splits in the layout of COCO; or None
-        for all splits in that layout. All JSONs must have the same categories.
+      skip_bad: an image that cannot be used raises only when it is read, not here already; a bad
+        annotation is left out, and with it the image if it has no other.
+      splits: `{split: (json, image folder)}`; or names of splits in a layout that is found by
+        itself; or None for all splits in it. All JSONs must have the same categories.
+      outside: `file_name` and links may lead to files outside of the folder.
 
     Raises:
       UserError: a file or folder is missing, empty or not of the format.
@@ -45,42 +54,41 @@ def read_coco_json(
     root = pathlib.Path(folder)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
-    files = _split_files(root, splits)
-    categories: dict[int, str] | None = None
-    examples, digest = {}, hashlib.sha256()
+    files = find_splits(root, splits)
+    contents, digest, used = {}, hashlib.sha256(), set()
+    categories: dict[Id, str] | None = None
     for split, (file, images) in files.items():
-        if not images.is_dir():
-            raise UserError(f"{images}: no such folder, but it should hold the images of {file}")
-        text = _read(file)
-        digest.update(f"{split}\0{images.name}\0".encode() + text)
-        content, names = _parse(text, file)
+        data = _read(file)
+        digest.update(f"{split}\0{images.name}\0".encode(errors="replace") + data)
+        contents[split] = load_coco(data, file)
+        names = read_categories(contents[split]["categories"], file)
         if categories not in (None, names):
             raise UserError(f"{file}: its categories are not those of the other splits' files")
         categories = names
-        examples[split] = _examples(content, file, images, names, skip_bad)
-    class_names = tuple(categories[key] for key in sorted(categories))
-    return Source(class_names, examples, digest.hexdigest())
+        used |= used_categories(contents[split]["annotations"])
+    classes = _classes(categories, used, file)
+    label_of = {category: label for label, category in enumerate(classes)}
 
-
-def _split_files(
-    root: pathlib.Path, splits: Sequence[str] | Mapping[str, Sequence[str]] | None
-) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
-    """Returns the JSON and the image folder of each split."""
-    if isinstance(splits, Mapping):
-        return {s: (root / file, root / images) for s, (file, images) in splits.items()}
-    folder = root / "annotations"
-    present = {
-        path.stem.removeprefix(_PREFIX): (path, root / path.stem.removeprefix(_PREFIX))
-        for path in sorted(folder.glob(f"{_PREFIX}*.json"))
-    }
-    missing = [split for split in splits or () if split not in present]
-    if missing or not present:
-        wanted = ", ".join(f"{_PREFIX}{split}.json" for split in missing or ["SPLIT"])
-        raise UserError(
-            f"{folder}: holds no {wanted}; splits there: {list_some(present) or 'none'}. For "
-            "another layout give the option splits={split: (json, image folder)}"
-        )
-    return {split: present[split] for split in splits or present}
+    examples, left_out, paths = {}, {}, {}
+    for split, (file, images) in files.items():
+        found = Files([images, root], outside)
+        read = read_entries(contents.pop(split), file, found, label_of, skip_bad=skip_bad)
+        numbers = _numbers(image.id for image in read.images)
+        examples[split] = [
+            functools.partial(_read_example, image, number, file, label_of)
+            for image, number in zip(read.images, numbers, strict=True)
+        ] + [functools.partial(_raise, f"{file}: {what}") for what in read.skipped]
+        left_out[split] = [Finding(str(file), what) for what in read.left_out]
+        paths[split] = [image.path for image in read.images]
+    shared = shared_images(paths)
+    return Source(
+        tuple(classes.values()),
+        examples,
+        digest.hexdigest(),
+        left_out=left_out,
+        noted={split: [Finding(str(files[split][0]), what)] for split, what in shared.items()},
+        category_ids=tuple(classes),
+    )
 
 
 def _read(file: pathlib.Path) -> bytes:
@@ -90,108 +98,56 @@ def _read(file: pathlib.Path) -> bytes:
         raise UserError(f"{file}: cannot read the annotations ({error.strerror})") from error
 
 
-def _parse(text: bytes, file: pathlib.Path) -> tuple[_Content, dict[int, str]]:
-    """Returns the file's content and the name of each category id."""
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{file}: not readable as JSON ({error})") from error
-    try:
-        names = {category["id"]: str(category["name"]) for category in content["categories"]}
-        has_lists = isinstance(content["images"], list) and isinstance(content["annotations"], list)
-    except (KeyError, TypeError):
-        has_lists = False
-    if not has_lists:
-        raise UserError(
-            f"{file}: not a COCO instances file, which has lists of images, annotations and "
-            "categories (with id and name)"
-        )
-    if not content["images"]:
-        raise UserError(f"{file}: the split is empty; it lists no image")
-    return content, names
+def _classes(categories: Mapping[Id, str], used: set[Id], file: pathlib.Path) -> dict[Id, str]:
+    """Returns the categories that become classes, in the order of labels.
+
+    Of several with one name, such as a supercategory that is listed too, the one in use is taken.
+    """
+    ids_of: dict[str, list[Id]] = {}
+    for category in sorted(categories, key=lambda c: (isinstance(c, str), c)):
+        ids_of.setdefault(categories[category], []).append(category)
+    for name, ids in ids_of.items():
+        in_use = [category for category in ids if category in used]
+        if len(in_use) > 1:
+            raise UserError(
+                f"{file}: categories {' and '.join(map(shown, in_use))} have one name, "
+                f"{shown(name)}; give each its own, or make them one"
+            )
+        ids_of[name] = (in_use or ids)[:1]
+    chosen = {ids[0] for ids in ids_of.values()}
+    return {
+        category: categories[category]
+        for category in sorted(chosen, key=lambda c: (isinstance(c, str), c))
+    }
 
 
-def _examples(
-    content: _Content,
-    file: pathlib.Path,
-    images: pathlib.Path,
-    names: Mapping[int, str],
-    skip_bad: bool,
-) -> list[functools.partial]:
-    """Returns a reader for each image, then (to be listed as skipped) one for each bad entry."""
-    label_of = {category: label for label, category in enumerate(sorted(names))}
-    annotations: dict[int, list[dict[str, Any]]] = {}
-    present = {path.name for path in images.iterdir()}
-    bad = []
-
-    def complain(message: str) -> None:
-        error = UserError(f"{file}: {message}")
-        if not skip_bad:
-            raise error
-        bad.append(functools.partial(_raise, error))
-
-    usable = []
-    for image in content["images"]:
-        name = image.get("file_name")
-        if not name or "id" not in image:
-            complain(f"an image has no file_name or no id: {image}")
-        elif name not in present and not (images / name).is_file():
-            complain(f"annotates an image that is not there, {images / name}")
-        else:
-            usable.append(image)
-            annotations[image["id"]] = []
-    known = {image.get("id") for image in content["images"]}
-    for annotation in content["annotations"]:
-        image_id, category = annotation.get("image_id"), annotation.get("category_id")
-        if image_id not in known:
-            complain(f"annotation {annotation.get('id')} is of unknown image {image_id}")
-        elif category not in label_of:
-            complain(f"annotation {annotation.get('id')} has unknown category {category}")
-        elif image_id in annotations:
-            annotations[image_id].append(annotation)
-    readers = [
-        functools.partial(_read_example, image, annotations[image["id"]], images, label_of)
-        for image in usable
-    ]
-    return readers + bad
+def _numbers(ids: Iterable[Id]) -> list[int]:
+    """Returns the ids, or the images' positions if an id is no number that 64 bits can hold."""
+    ids = list(ids)
+    if all(isinstance(image_id, int) and image_id in _INT64 for image_id in ids):
+        return ids
+    return list(range(len(ids)))
 
 
-def _raise(error: UserError) -> Example:
-    raise error
+def _raise(message: str) -> Example:
+    raise UserError(message)
 
 
 def _read_example(
-    image: Mapping[str, Any],
-    annotations: Sequence[Mapping[str, Any]],
-    folder: pathlib.Path,
-    label_of: Mapping[int, int],
+    image: CocoImage, number: int, file: pathlib.Path, label_of: Mapping[Id, int]
 ) -> Example:
-    path = folder / image["file_name"]
-    size = (image.get("height"), image.get("width"))
-    left_top_size = np.array([_box(a) for a in annotations], np.float64).reshape(-1, 4)
+    objects = image.objects
+    left_top_size = np.array([o.box for o in objects], np.float64).reshape(-1, 4)
     left_top = left_top_size[:, :2]
     return Example(
-        image=read_image(path),
-        filename=str(path),
-        image_id=int(image["id"]),
+        image=read_image(image.path),
+        filename=str(image.path),
+        image_id=number,
         boxes=np.concatenate([left_top, left_top + left_top_size[:, 2:]], axis=1),
-        labels=np.array([label_of[a["category_id"]] for a in annotations], np.int64),
-        ignore=np.array([bool(a.get("iscrowd", 0)) for a in annotations], bool),
-        areas=np.array([_area(a) for a in annotations], np.float64),
-        declared_hw=size if all(size) else None,
+        labels=np.array([label_of[o.category_id] for o in objects], np.int64),
+        ignore=np.array([o.is_crowd for o in objects], bool),
+        areas=np.array([o.area for o in objects], np.float64),
+        declared_hw=image.declared_hw,
+        origins=[Finding(str(file), f"{o.where}, {o.written},") for o in objects],
+        original_id=image.id,
     )
-
-
-def _box(annotation: Mapping[str, Any]) -> tuple[float, ...]:
-    """Returns x, y, width, height; NaN where the annotation has no such thing."""
-    try:
-        x, y, width, height = map(float, annotation["bbox"])
-    except (KeyError, TypeError, ValueError):
-        return _MISSING_BOX
-    return x, y, width, height
-
-
-def _area(annotation: Mapping[str, Any]) -> float:
-    """Returns the area of the mask, by which COCO sorts objects by size; NaN if not given."""
-    area = annotation.get("area")
-    return float(area) if isinstance(area, (int, float)) and area > 0 else math.nan

@@ -41,6 +41,8 @@ class Dataset:
       heights: of the original images, known without reading them.
       widths: the same.
       num_objects: boxes of each image, ignore regions included.
+      category_ids: the source's own id of each class, () where it has none.
+      original_ids: the source's own id of each image where those are no numbers, else None.
       fingerprint: a hash of the file names, ids, boxes, labels and ignore flags.
     """
 
@@ -48,6 +50,8 @@ class Dataset:
     heights: Int[np.ndarray, " N"]
     widths: Int[np.ndarray, " N"]
     num_objects: Int[np.ndarray, " N"]
+    category_ids: tuple[int | str, ...]
+    original_ids: tuple[int | str, ...] | None
     fingerprint: str
 
     def __init__(
@@ -63,7 +67,10 @@ class Dataset:
         self.split = split
         try:
             self.class_names = tuple(map(str, index["class_names"]))
+            # Version 0.1 kept no ids.
+            self.category_ids = tuple(index.get("category_ids", ()))
             known = index["splits"][split]
+            self.original_ids = known.get("original_ids")
             self.heights = np.array(known["heights"], np.int64)
             self.widths = np.array(known["widths"], np.int64)
             self.num_objects = np.array(known["num_objects"], np.int64)

@@ -21,8 +21,8 @@ class SplitReport:
     """Counts of one split; histograms and classes count objects, not ignore regions.
 
     A size is the square root of a box's area in pixels of the original image, an aspect is its
-    width over its height. `skipped` are images that are not in the prepared data at all; of those
-    that are `noted` a person should know something.
+    width over its height. `left_out` are annotations that could not be used, `skipped` are images
+    that are not in the prepared data at all; of what is `noted` a person should know.
     """
 
     images: int
@@ -36,6 +36,7 @@ class SplitReport:
     dropped: list[Finding]
     skipped: list[Finding]
     noted: list[Finding] = dataclasses.field(default_factory=list)
+    left_out: list[Finding] = dataclasses.field(default_factory=list)
 
 
 def tally(
@@ -92,7 +93,7 @@ class PreparationReport:
         for split, fields in stored["splits"].items():
             findings = {
                 key: [Finding(*finding) for finding in fields.get(key, [])]
-                for key in ("clipped", "dropped", "skipped", "noted")
+                for key in ("clipped", "dropped", "skipped", "noted", "left_out")
             }
             splits[split] = SplitReport(**{**fields, **findings})
         return cls(**{**stored, "splits": splits})
@@ -120,6 +121,7 @@ class PreparationReport:
             single("ignore regions", "ignored"),
             single("boxes clipped", "clipped"),
             single("boxes dropped", "dropped"),
+            single("annotations left out", "left_out"),
             ("objects of class",),
             *rows(self.class_names, "per_class"),
             ("objects of size sqrt(area), pixels",),
@@ -131,11 +133,11 @@ class PreparationReport:
 
     def _findings(self) -> list[str]:
         lines = []
-        for kind in ("clipped", "dropped", "skipped", "noted"):
+        for kind in ("clipped", "dropped", "left_out", "skipped", "noted"):
             # A file that several splits name is listed once.
             findings = dict.fromkeys(f for r in self.splits.values() for f in getattr(r, kind))
             if findings:
-                lines += ["", f"{kind}:"]
+                lines += ["", f"{kind.replace('_', ' ')}:"]
                 lines += [
                     printable(f"  {file}: {what}")
                     for file, what in list(findings)[:_SHOWN_FINDINGS]

@@ -1,5 +1,6 @@
 """What an annotation source (VOC folder, COCO JSON, generator) hands over to be prepared."""
 
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,35 +11,6 @@ from rpn_jax.data.images import Header, decode_image, read_header
 from rpn_jax.errors import UserError
 
 _DARK = 16  # an image without a pixel as bright as that is black to the eye
-
-
-class Example(NamedTuple):
-    """One image and what was annotated in it, as the source has it: nothing is checked yet.
-
-    Boxes are x1, y1, x2, y2 in continuous pixels; one that could not be read is NaN. `areas` are
-    None where they are the boxes' own. `declared_hw` is the size that the annotation states.
-    """
-
-    image: bytes
-    filename: str
-    image_id: int
-    boxes: Float[np.ndarray, "n 4"]
-    labels: Int[np.ndarray, " n"]
-    ignore: Bool[np.ndarray, " n"]
-    areas: Float[np.ndarray, " n"] | None
-    declared_hw: tuple[int, int] | None
-
-
-class Source(NamedTuple):
-    """An annotated set of images: for each split, one function per image that reads it.
-
-    The function raises UserError where the image cannot be used. `digest` changes when the
-    annotations do.
-    """
-
-    class_names: tuple[str, ...]
-    splits: Mapping[str, Sequence[Callable[[], Example]]]
-    digest: str
 
 
 class Finding(NamedTuple):
@@ -52,6 +24,44 @@ class Finding(NamedTuple):
         """Returns the two halves of an error's `file: what is wrong`."""
         file, _, what = str(error).partition(": ")
         return cls(file, what)
+
+
+class Example(NamedTuple):
+    """One image and what was annotated in it, as the source has it: nothing is checked yet.
+
+    Boxes are x1, y1, x2, y2 in continuous pixels; one that could not be read is NaN. `areas` are
+    None where they are the boxes' own. `declared_hw` is the size that the annotation states.
+    `origins` name the entry that each box comes from, for messages; `original_id` is the image's
+    id in the source, where that is no number.
+    """
+
+    image: bytes
+    filename: str
+    image_id: int
+    boxes: Float[np.ndarray, "n 4"]
+    labels: Int[np.ndarray, " n"]
+    ignore: Bool[np.ndarray, " n"]
+    areas: Float[np.ndarray, " n"] | None
+    declared_hw: tuple[int, int] | None
+    origins: Sequence[Finding] = ()
+    original_id: int | str | None = None
+
+
+class Source(NamedTuple):
+    """An annotated set of images: for each split, one function per image that reads it.
+
+    The function raises UserError where the image cannot be used. `digest` changes when the
+    annotations do. By split, `left_out` are annotations that could not be used, though their
+    images can, and `noted` is what a person should know. `category_ids` are the source's own ids
+    of its classes, in the order of the labels.
+    """
+
+    class_names: tuple[str, ...]
+    splits: Mapping[str, Sequence[Callable[[], Example]]]
+    digest: str
+    left_out: Mapping[str, Sequence[Finding]] = types.MappingProxyType({})
+    noted: Mapping[str, Sequence[Finding]] = types.MappingProxyType({})
+    category_ids: tuple[int | str, ...] = ()
 
 
 class Frame(NamedTuple):
@@ -184,20 +194,18 @@ def check_boxes(
 
     clipped, dropped = [], []
     for i in range(len(boxes)):
-        box = f"box {i + 1} ({', '.join(f'{v:g}' for v in boxes[i])})"
+        file, box = _origin(example, i)
         if not finite[i]:
             message = f"{box} has a coordinate that is missing or not a finite number"
             if not skip_bad:
-                raise UserError(f"{example.filename}: {message}")
-            dropped.append(Finding(example.filename, message))
+                raise UserError(f"{file}: {message}")
+            dropped.append(Finding(file, message))
         elif not has_area[i]:
-            dropped.append(Finding(example.filename, f"{box} has no area"))
+            dropped.append(Finding(file, f"{box} has no area"))
         elif not visible[i]:
-            dropped.append(
-                Finding(example.filename, f"{box} is outside the {width}x{height} image")
-            )
+            dropped.append(Finding(file, f"{box} is outside the {width}x{height} image"))
         elif moved[i]:
-            clipped.append(Finding(example.filename, f"{box} clipped to {width}x{height}"))
+            clipped.append(Finding(file, f"{box} clipped to {width}x{height}"))
     keep = finite & has_area & visible
     inside = inside[keep].astype(np.float32)
     areas = np.prod(inside[:, 2:] - inside[:, :2], axis=1)
@@ -211,6 +219,14 @@ def check_boxes(
         areas=areas.astype(np.float32),
     )
     return CheckedExample(kept, height, width, clipped, dropped)
+
+
+def _origin(example: Example, i: int) -> Finding:
+    """Returns the file that a box comes from, and what the box is called there."""
+    if example.origins:
+        return example.origins[i]
+    box = ", ".join(f"{value:g}" for value in example.boxes[i])
+    return Finding(example.filename, f"box {i + 1} ({box})")
 
 
 def read_checked(

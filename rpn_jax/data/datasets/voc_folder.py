@@ -8,46 +8,56 @@ continuous rectangle (xmin - 1, ymin - 1, xmax, ymax). A `difficult` object is a
 
 import functools
 import hashlib
-import math
+import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
-from xml.etree.ElementTree import Element, ParseError
 
 import numpy as np
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
 
-from rpn_jax.data.datasets.source import Example, Source
+from rpn_jax.data.annotations.fields import FieldError
+from rpn_jax.data.annotations.image_files import IMAGE_SUFFIXES, Files
+from rpn_jax.data.annotations.problems import REMEDY
+from rpn_jax.data.annotations.voc_lists import read_name_lists, split_names
+from rpn_jax.data.annotations.voc_xml import VocAnnotation, VocObject, parse_voc_xml
+from rpn_jax.data.datasets.source import Example, Finding, Source
 from rpn_jax.data.images import read_image
 from rpn_jax.errors import UserError, list_some
 
 
-class _Object(NamedTuple):
-    class_name: str
-    box: tuple[float, float, float, float]
-    difficult: bool
+class _Annotated(NamedTuple):
+    """An image, the file that annotates it, and what that says."""
 
-
-class _Annotation(NamedTuple):
-    objects: tuple[_Object, ...]
-    declared_hw: tuple[int, int] | None
+    image: pathlib.Path
+    file: pathlib.Path
+    annotation: VocAnnotation
 
 
 def read_voc_folder(
-    folder: str, *, skip_bad: bool = False, splits: Sequence[str] | None = None
+    folder: str,
+    *,
+    skip_bad: bool = False,
+    splits: Sequence[str] | str | None = None,
+    first_pixel: int = 1,
+    outside: bool = False,
 ) -> Source:
     """Returns the annotated images of a VOC folder.
 
     Args:
       folder: holds `Annotations`, `JPEGImages` and `ImageSets/Main`.
-      skip_bad: a bad annotation raises only when its example is read, not here already.
+      skip_bad: a bad annotation raises only when its example is read, not here already; a bad
+        object is left out, and with it the image if it has no other.
       splits: the name lists to read; all of `ImageSets/Main` by default, except those per class
         (whose lines end in 1, 0 or -1). `all.txt` cannot be one.
+      first_pixel: 0 for files that count from 0: a box covers (xmin, ymin, xmax, ymax) there.
+      outside: images may be links to files outside of the folder.
 
     Raises:
       UserError: a folder, list, annotation or image is missing, empty or unreadable.
     """
+    if first_pixel not in (0, 1):
+        raise UserError(f"option first_pixel={first_pixel!r}: give 1, or 0 for files that say so")
     root = pathlib.Path(folder)
     for part in ("", "Annotations", "JPEGImages", "ImageSets/Main"):
         if not (root / part).is_dir():
@@ -55,122 +65,184 @@ def read_voc_folder(
                 f"{root / part}: no such folder; a VOC folder holds Annotations, JPEGImages and "
                 "ImageSets/Main"
             )
-    lists = _name_lists(root / "ImageSets/Main", splits)
-    images = {path.stem: path for path in sorted((root / "JPEGImages").iterdir())}
-
-    annotations: dict[str, _Annotation | UserError] = {}
-    digest = hashlib.sha256(repr(lists).encode())
+    reader = _Reader(root, outside)
+    lists = read_name_lists(root / "ImageSets/Main", split_names(splits), reader.is_name)
+    annotated: dict[str, _Annotated | UserError] = {}
     for name in dict.fromkeys(name for names in lists.values() for name in names):
         try:
-            path = root / "Annotations" / f"{name}.xml"
-            if not path.is_file():
-                raise UserError(f"{path}: no such annotation file, but ImageSets/Main names it")
-            text = path.read_bytes()
-            digest.update(name.encode() + b"\0" + text)
-            if name not in images:
-                raise UserError(f"{path}: annotates an image that JPEGImages does not hold")
-            annotations[name] = _parse(text, str(path))
+            annotated[name] = reader.read(name)
+            if annotated[name].annotation.problems and not skip_bad:
+                problem = annotated[name].annotation.problems[0]
+                raise UserError(f"{annotated[name].file}: {problem}")
         except UserError as error:
             if not skip_bad:
-                raise
-            annotations[name] = error
-
-    usable = [a for a in annotations.values() if isinstance(a, _Annotation)]
-    class_names = tuple(sorted({o.class_name for a in usable for o in a.objects}))
-    label_of = {class_name: label for label, class_name in enumerate(class_names)}
+                raise UserError(f"{error}; {REMEDY}") from error
+            annotated[name] = error
+    usable = [a for a in annotated.values() if isinstance(a, _Annotated)]
+    class_names = tuple(sorted({o.class_name for a in usable for o in a.annotation.objects}))
+    read = functools.partial(
+        _read_example,
+        first_pixel=first_pixel,
+        label_of={class_name: label for label, class_name in enumerate(class_names)},
+    )
     examples = {
         split: [
-            functools.partial(_read_example, annotations[name], images.get(name), i, label_of)
-            for i, name in enumerate(names)
+            functools.partial(read, annotated[name], image_id)
+            for image_id, name in enumerate(dict.fromkeys(names))
         ]
         for split, names in lists.items()
     }
-    return Source(class_names, examples, digest.hexdigest())
+    digest = hashlib.sha256(repr(lists).encode())
+    digest.update(reader.digest.digest())
+    return Source(
+        class_names,
+        examples,
+        digest.hexdigest(),
+        left_out={split: _left_out(annotated, names) for split, names in lists.items()},
+        noted={
+            split: [
+                *_repeated(root / f"ImageSets/Main/{split}.txt", names),
+                *_zeros(root, annotated, names, first_pixel),
+            ]
+            for split, names in lists.items()
+        },
+    )
 
 
-def _name_lists(folder: pathlib.Path, splits: Sequence[str] | None) -> dict[str, list[str]]:
-    """Returns the image names of each split, in the order of the file."""
-    # TFDS reserves the name `all` for what it says.
-    present = {p.stem: p for p in sorted(folder.glob("*.txt")) if p.stem != "all"}
-    missing = [split for split in splits or () if split not in present]
-    if missing or not present:
-        raise UserError(
-            f"{folder}: holds no name list {', '.join(f'{m}.txt' for m in missing) or '(*.txt)'}; "
-            f"there are: {list_some(present) or 'none'}"
+class _Reader:
+    """Finds and reads the annotation and the image of a name."""
+
+    def __init__(self, root: pathlib.Path, outside: bool):
+        self._annotations = Files([root / "Annotations"], outside)
+        self._images = Files([root / "JPEGImages"], outside)
+        self._root = root
+        self.digest = hashlib.sha256()
+        self._by_stem: dict[str, list[str]] = {}
+        try:
+            names = sorted(path.name for path in (root / "JPEGImages").iterdir())
+        except OSError as error:
+            raise UserError(f"{root / 'JPEGImages'}: cannot be read ({error.strerror})") from error
+        for name in names:
+            stem = unicodedata.normalize("NFC", os.path.splitext(name)[0])
+            self._by_stem.setdefault(stem, []).append(name)
+
+    def is_name(self, name: str) -> bool:
+        """Returns whether an annotation has that name."""
+        try:
+            self._annotations.find(f"{name}.xml")
+        except FieldError:
+            return False
+        return True
+
+    def read(self, name: str) -> _Annotated:
+        path = self._root / "Annotations" / f"{name}.xml"
+        try:
+            path = self._annotations.find(f"{name}.xml")
+        except FieldError as error:
+            reason = error if os.path.isfile(path) else "no such annotation file"
+            raise UserError(f"{path}: {reason}, but ImageSets/Main names it") from error
+        try:
+            text = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        self.digest.update(name.encode() + b"\0" + text)
+        return _Annotated(self._image(path, name), path, parse_voc_xml(text, str(path)))
+
+    def _image(self, path: pathlib.Path, name: str) -> pathlib.Path:
+        """Returns the image of a name: the one file called so, its suffix apart."""
+        files = self._by_stem.get(unicodedata.normalize("NFC", name), [])
+        exact = [file for file in files if os.path.splitext(file)[0] == name]
+        files = exact or files
+        images = [file for file in files if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES]
+        files = images or files
+        if len(files) > 1:
+            raise UserError(
+                f"{path}: annotates one image, but JPEGImages holds {list_some(files)}; "
+                "remove or rename all but one"
+            )
+        try:
+            return self._images.find(files[0] if files else "")
+        except FieldError as error:
+            what = error if files else "annotates an image that JPEGImages does not hold"
+            raise UserError(f"{path}: {what}") from error
+
+
+def _left_out(
+    annotated: Mapping[str, _Annotated | UserError], names: Iterable[str]
+) -> list[Finding]:
+    return [
+        Finding(str(annotated[name].file), problem)
+        for name in dict.fromkeys(names)
+        if isinstance(annotated[name], _Annotated)
+        for problem in annotated[name].annotation.problems
+    ]
+
+
+def _repeated(file: pathlib.Path, names: Sequence[str]) -> list[Finding]:
+    repeated = (
+        sorted({name for name in names if names.count(name) > 1})
+        if len(set(names)) < len(names)
+        else []
+    )
+    if not repeated:
+        return []
+    return [Finding(str(file), f"lists {list_some(repeated)} more than once; taken once")]
+
+
+def _zeros(
+    root: pathlib.Path,
+    annotated: Mapping[str, _Annotated | UserError],
+    names: Iterable[str],
+    first_pixel: int,
+) -> list[Finding]:
+    """Returns a finding if files that should count from 1 have zeros."""
+    usable = [annotated[n] for n in dict.fromkeys(names) if isinstance(annotated[n], _Annotated)]
+    files = [a.file.name for a in usable if any(0 in o.corners[:2] for o in a.annotation.objects)]
+    if not files or first_pixel == 0:
+        return []
+    return [
+        Finding(
+            str(root / "Annotations"),
+            f"{len(files)} of {len(usable)} files have boxes that begin at 0 ({list_some(files)}), "
+            "which VOC counts from 1; if all count from 0 give the option first_pixel=0",
         )
-    lists = {}
-    for split in splits or present:
-        lines = present[split].read_text(encoding="utf-8-sig").splitlines()
-        rows = [line.split() for line in lines if line.strip()]
-        if not rows:
-            raise UserError(f"{present[split]}: the split is empty; list image names or remove it")
-        if splits is None and all(len(row) == 2 and row[1] in ("1", "0", "-1") for row in rows):
-            continue
-        lists[split] = [row[0] for row in rows]
-    return lists
+    ]
 
 
-def _parse(text: bytes, file: str) -> _Annotation:
-    """Returns what an annotation says; a coordinate that is no number becomes NaN.
-
-    The XML may come from anyone: defusedxml refuses entity definitions and external entities.
-    """
-    try:
-        root = fromstring(text)
-    except DefusedXmlException as error:
-        raise UserError(f"{file}: the XML defines entities, which is refused ({error})") from error
-    except (ParseError, ValueError, LookupError) as error:
-        raise UserError(f"{file}: not readable as XML ({error})") from error
-    size = [_number(root, f"size/{side}") for side in ("height", "width")]
-    objects = []
-    for element in root.findall("object"):
-        class_name = (element.findtext("name") or "").strip()
-        if not class_name:
-            raise UserError(f"{file}: object {len(objects) + 1} has no name")
-        sides = (_number(element, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
-        box = _continuous_box(*sides)
-        objects.append(_Object(class_name, box, _number(element, "difficult") == 1))
-    known = all(side > 0 for side in size)  # some tools write 0 x 0
-    return _Annotation(tuple(objects), (int(size[0]), int(size[1])) if known else None)
-
-
-def _continuous_box(
-    xmin: float, ymin: float, xmax: float, ymax: float
-) -> tuple[float, float, float, float]:
+def _continuous_box(each: VocObject, first_pixel: int) -> tuple[float, float, float, float]:
     """Returns x1, y1, x2, y2 in continuous pixels.
 
     Equal sides would be one pixel to the letter of VOC; in real data they are a slip of the mouse
     (BCCD has two), so they stay equal and the box is dropped as one without area.
     """
+    xmin, ymin, xmax, ymax = each.corners
     if xmin == xmax or ymin == ymax:
-        return xmin, ymin, xmax, ymax
-    return xmin - 1, ymin - 1, xmax, ymax
-
-
-def _number(element: Element, path: str) -> float:
-    try:
-        return float(element.findtext(path) or "nan")
-    except ValueError:
-        return math.nan
+        return each.corners
+    return xmin - first_pixel, ymin - first_pixel, xmax, ymax
 
 
 def _read_example(
-    annotation: _Annotation | UserError,
-    image: pathlib.Path | None,
+    annotated: _Annotated | UserError,
     image_id: int,
+    *,
+    first_pixel: int,
     label_of: Mapping[str, int],
 ) -> Example:
     """Returns the example; raises what was wrong with an annotation that is to be skipped."""
-    if isinstance(annotation, UserError):
-        raise annotation
-    objects = annotation.objects
+    if isinstance(annotated, UserError):
+        raise annotated
+    image, file, (objects, declared_hw, problems) = annotated
+    if problems and not objects:
+        raise UserError(f"{file}: {problems[0]}")
+    boxes = [_continuous_box(each, first_pixel) for each in objects]
     return Example(
         image=read_image(image),
         filename=str(image),
         image_id=image_id,
-        boxes=np.array([o.box for o in objects], np.float64).reshape(-1, 4),
+        boxes=np.array(boxes, np.float64).reshape(-1, 4),
         labels=np.array([label_of[o.class_name] for o in objects], np.int64),
         ignore=np.array([o.difficult for o in objects], bool),
         areas=None,
-        declared_hw=annotation.declared_hw,
+        declared_hw=declared_hw,
+        origins=[Finding(str(file), f"{o.where}, {o.written},") for o in objects],
     )

@@ -145,8 +145,8 @@ def test_boxes_that_are_clipped_or_dropped_are_listed_by_file(voc, data_dir):
     text = voc.annotation("d").read_text()
     voc.annotation("d").write_text(text.replace(">20<", ">99<").replace("xmax>12<", "xmax>9<"))
     report = prepare_voc(voc, data_dir, splits=["train"])
-    assert [f.file for f in report.splits["train"].clipped] == [str(voc.image("d"))]
-    assert [f.file for f in report.splits["train"].dropped] == [str(voc.image("d"))]
+    assert [f.file for f in report.splits["train"].clipped] == [str(voc.annotation("d"))]
+    assert [f.file for f in report.splits["train"].dropped] == [str(voc.annotation("d"))]
     assert "clipped:" in str(report)
     np.testing.assert_array_equal(
         open_voc(voc, data_dir, splits=["train"])[3].boxes, [[1, 2, 32, 31], [0, 0, 32, 32]]

@@ -243,7 +243,7 @@ def test_without_a_home_folder(voc, monkeypatch):
 def test_a_pipe_among_the_images(voc, place):
     voc.image("b").unlink()
     os.mkfifo(voc.image("b"))
-    with pytest.raises(UserError, match=r"b\.jpg: not a regular file"):
+    with pytest.raises(UserError, match=r"b\.xml: .*b\.jpg.* is no regular file"):
         prepare(place)
     report = prepare(place, skip_bad=True)
-    assert [found.file for found in report.splits["train"].skipped] == [str(voc.image("b"))]
+    assert [found.file for found in report.splits["train"].skipped] == [str(voc.annotation("b"))]

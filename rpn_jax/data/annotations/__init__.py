@@ -1,0 +1,1 @@
+"""Annotation files as people have them: their values, their layouts, the names of their images."""
