@@ -117,14 +117,14 @@ def test_a_damaged_file_is_an_image_or_one_line(data, changes, cut):
     for place, content in changes:
         place %= len(data)
         data = data[:place] + content + data[place + len(content) :]
+    said, shape = "x.img: ", ()
     try:
-        image = decode_image(data[: len(data) - cut], "x.img")
+        shape = decode_image(data[: len(data) - cut], "x.img").shape
     except UserError as error:
-        assert str(error).startswith("x.img: ")
-        assert "\n" not in str(error)
-    else:
-        assert image.dtype == np.uint8
-        assert image.shape[2] == 3
+        said = str(error)
+    assert said.startswith("x.img: ")
+    assert "\n" not in said
+    assert shape[2:] in ((), (3,))
 
 
 def huge_png(side):
