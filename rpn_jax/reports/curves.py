@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from rpn_jax.evaluation.figures import headline_recall
 from rpn_jax.evaluation.matching import IOU_THRESHOLDS
 from rpn_jax.evaluation.objects import ObjectRanks
 from rpn_jax.reports.comparison import Figures
@@ -166,8 +167,19 @@ def learning_curves(study: Study, out: pathlib.Path) -> Section:
 
 
 def _validated_number(study: Study) -> str:
-    """Returns the name, among a validation's figures, of what the runs are judged by."""
-    return f"validation/{study.counted[0].evaluation.headline}"
+    """Returns the name, among a validation's figures, of what the runs are judged by.
+
+    Where they were evaluated for other numbers of proposals than validated, it is the recall that
+    would stand for them then.
+    """
+    names = {
+        name.removeprefix("validation/") for run in study.runs for row in run.rows for name in row
+    }
+    headline = study.counted[0].evaluation.headline
+    numbers = [name.removeprefix("AR@") for name in names if name.startswith("AR@")]
+    if headline not in names and (top_ns := [int(n) for n in numbers if n.isdecimal()]):
+        headline = headline_recall(sorted(top_ns))
+    return f"validation/{headline}"
 
 
 def _points(rows: Sequence[Mapping[str, float | int]], name: str) -> dict[int, float]:

@@ -353,6 +353,12 @@ def test_pictures_of_images_with_what_they_miss(alone):
     assert "3 of 3 objects found at IoU 0.5, AR 50.0 %" in markdown
 
 
+def test_validations_of_other_numbers_than_evaluated_are_drawn(alone):
+    # Evaluated for AR@300, validated for AR@10 alone.
+    markdown = (alone / "report/report.md").read_text()
+    assert "![Validation AR@10 to step](plots/validation.svg)" in markdown
+
+
 def test_pictures_need_the_dataset(dataset, tmp_path):
     folder = begun(tmp_path / "moved", (tmp_path / "gone", tmp_path / "gone"))
     evaluated(folder, dataset, 0.6)
