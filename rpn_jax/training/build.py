@@ -182,16 +182,26 @@ def anchors_at_origin(config: ConfigDict) -> tuple[np.ndarray, ...]:
         raise UserError(f"config.rpn.anchors: {error}; correct the field") from error
 
 
-def open_split(config: ConfigDict, split: str) -> Dataset:
-    """Returns a split of the config's prepared dataset; it is a `UserError` if there is none."""
+def open_split(config: ConfigDict, split: str, *, needs_objects: bool = False) -> Dataset:
+    """Returns a split of the config's prepared dataset.
+
+    Raises:
+        UserError: it is not prepared; or it has no object, and `needs_objects`.
+    """
     data = config.data
-    return open_dataset(
+    dataset = open_dataset(
         data.dataset,
         split,
         data_dir=data.data_dir,
         source=data.source,
         **data.options.to_dict(),
     )
+    if needs_objects and not dataset.has_objects:
+        raise UserError(
+            f"{data.dataset}: split {split!r} has no objects in its {len(dataset)} images, so that "
+            "there is nothing to learn or to find; name another split"
+        )
+    return dataset
 
 
 def check_batch_size(field: str, batch_size: int, accumulation: int = 1) -> None:

@@ -65,10 +65,10 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
     with StopRequest() as stop, contextlib.ExitStack() as at_end:
         with together():
             check_devices(config)
-            train_set = open_split(config, config.data.train_split)
-            eval_set = (
-                open_split(config, config.data.eval_split) if config.evaluation.every else None
-            )
+            train_set = open_split(config, config.data.train_split, needs_objects=True)
+            eval_set = None
+            if config.evaluation.every:
+                eval_set = open_split(config, config.data.eval_split, needs_objects=True)
             detector = build_detector(config)
             schedule, optimizer = build_optimizer(config)
             pretrained = load_pretrained(config, detector.network)

@@ -214,6 +214,24 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(data_dir, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_split_without_objects_is_refused_before_anything_is_compiled(voc, tmp_path, split):
+    text = voc.annotation("a").read_text()
+    only_a_crowd = text.replace("<difficult>0<", "<difficult>1<")
+    voc.annotation("a").write_text(only_a_crowd)
+    voc.names(split).write_text("a\nc\n")
+    prepare_dataset("voc_folder", data_dir=tmp_path / "data", source=voc.root)
+    config = small_config(
+        "--config.data.dataset=voc_folder",
+        f"--config.data.source={voc.root}",
+        f"--config.data.data_dir={tmp_path / 'data'}",
+        "--config.batch_size=8",
+    )
+    with pytest.raises(UserError, match=f"split '{split}' has no objects in its 2 images"):
+        loop.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture(scope="module")
 def two_shapes(tmp_path_factory):
     """A folder in COCO's layout with images of two aspect ratios."""

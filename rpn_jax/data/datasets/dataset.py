@@ -41,6 +41,7 @@ class Dataset:
       heights: of the original images, known without reading them.
       widths: the same.
       num_objects: boxes of each image, ignore regions included.
+      has_objects: whether any image has an object that is no ignore region.
       category_ids: the source's own id of each class, () where it has none.
       original_ids: the source's own id of each image where those are no numbers, else None.
       fingerprint: a hash of the file names, ids, boxes, labels and ignore flags.
@@ -50,6 +51,7 @@ class Dataset:
     heights: Int[np.ndarray, " N"]
     widths: Int[np.ndarray, " N"]
     num_objects: Int[np.ndarray, " N"]
+    has_objects: bool
     category_ids: tuple[int | str, ...]
     original_ids: tuple[int | str, ...] | None
     fingerprint: str
@@ -67,6 +69,7 @@ class Dataset:
         self.split = split
         try:
             self.class_names = tuple(map(str, index["class_names"]))
+            self.has_objects = index["report"]["splits"][split]["objects"] > 0
             # Version 0.1 kept no ids.
             self.category_ids = tuple(index.get("category_ids", ()))
             known = index["splits"][split]
