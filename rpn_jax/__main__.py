@@ -25,6 +25,7 @@ from rpn_jax.commands import (
     train,
 )
 from rpn_jax.errors import StoppedError, UserError
+from rpn_jax.text import printable
 
 COMMANDS = {
     "prepare": prepare,
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         COMMANDS[arguments.command].run(arguments, overrides)
     except UserError as error:
         if arguments.traceback:
-            traceback.print_exc()
+            _show_traceback()
         print(f"error: {error}", file=sys.stderr)
         return _failed()
     except StoppedError as stopped:
@@ -107,9 +108,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception:
-        traceback.print_exc()
+        _show_traceback()
         return _failed()
     return 0
+
+
+def _show_traceback() -> None:
+    """Prints where the error that is being handled arose; names in its message are escaped."""
+    for line in traceback.format_exc().split("\n"):
+        print(printable(line), file=sys.stderr)
 
 
 def _failed() -> int:

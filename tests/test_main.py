@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from rpn_jax.__main__ import set_cpu_flags
+from rpn_jax.__main__ import main, set_cpu_flags
+from rpn_jax.commands import status
 
 PROGRAM = """
 from rpn_jax.__main__ import set_cpu_flags
@@ -71,3 +72,14 @@ print(re.search(r"AnonHugePages: *(\\d+)", open("/proc/self/smaps_rollup").read(
         and "[never]" not in on_demand.read_text()
     ):
         assert int(done.stdout) > 2**15  # of 2**16
+
+
+def test_a_traceback_cannot_write_to_the_terminal(monkeypatch, capsys):
+    def fail(arguments, overrides):
+        raise RuntimeError("no \x1b]0;such\x07 file")
+
+    monkeypatch.setattr(status, "run", fail)
+    assert main(["status", "runs"]) == 1
+    error = capsys.readouterr().err
+    assert r"RuntimeError: no \x1b]0;such\x07 file" in error.splitlines()
+    assert all(letter.isprintable() or letter == "\n" for letter in error)
