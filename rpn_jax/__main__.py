@@ -107,7 +107,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # As `head` closes it. What is still buffered must go somewhere when Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except Exception:
+    except Exception as error:
+        if _is_lost_process(error) and not arguments.traceback:
+            print(
+                "error: another process of this job has ended or does not answer; its own output "
+                "says why; the same command goes on from the last checkpoint",
+                file=sys.stderr,
+            )
+            return _failed(os.EX_TEMPFAIL)
         _show_traceback()
         return _failed()
     return 0
@@ -119,7 +126,15 @@ def _show_traceback() -> None:
         print(printable(line), file=sys.stderr)
 
 
-def _failed() -> int:
+def _is_lost_process(error: Exception) -> bool:
+    """Returns whether an error is what XLA says when one of several processes is gone."""
+    jax = sys.modules.get("jax")
+    return bool(
+        jax and jax.distributed.is_initialized() and isinstance(error, jax.errors.JaxRuntimeError)
+    )
+
+
+def _failed(status: int = 1) -> int:
     """Returns the status of a failure; one of several processes ends here, and fails the others.
 
     At a usual exit JAX would wait for them, which wait for this one.
@@ -128,8 +143,8 @@ def _failed() -> int:
     if jax and jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)
-    return 1
+        os._exit(status)
+    return status
 
 
 def use_large_pages() -> None:
