@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     on if it is started again, 130 when interrupted, 141 when what read its output has closed it.
     """
     if argv is None:
+        mend_streams()
         use_large_pages()
     parser = argparse.ArgumentParser(
         prog="python -m rpn_jax",
@@ -147,6 +148,23 @@ def _failed(status: int = 1) -> int:
     return status
 
 
+def mend_streams() -> None:
+    """Makes sure that whatever is printed is taken, whatever a process was started with.
+
+    A stream that was closed (`2>&-`) goes nowhere, rather than into the next file that is opened;
+    letters that its encoding lacks become escapes.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+        if number and hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
 def use_large_pages() -> None:
     """Starts this process over, once, with a heap in pages of 2 MB, where Linux has them on demand.
 
@@ -170,6 +188,8 @@ def keep_compiled_programs() -> None:
     30 MB of it. Variables that choose otherwise stay as they are.
     """
     place = os.path.expanduser("~/.cache/rpn_jax/compiled")
+    if not os.path.isabs(place):  # HOME is not set, and the system does not know the user
+        return
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", place)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
