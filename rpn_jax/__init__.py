@@ -1,15 +1,25 @@
 """Region Proposal Networks in JAX and Flax (Ren, He, Girshick, Sun, arXiv 1506.01497).
 
+    import rpn_jax
+
+    model = rpn_jax.load("runs/shapes")  # or a model file
+    boxes, scores, _ = model.propose("photo.jpg")
+
 JAX is imported by what needs it, not by `import rpn_jax`.
 """
 
 import importlib
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "configs"]
+__all__ = ["Found", "Model", "UserError", "configs", "load", "prepare", "train"]
 
 _HOMES = {
+    "Found": "rpn_jax.trained.model",
+    "Model": "rpn_jax.trained.model",
     "UserError": "rpn_jax.errors",
+    "load": "rpn_jax.trained.model",
+    "prepare": "rpn_jax.library",
+    "train": "rpn_jax.library",
 }
 
 

@@ -16,6 +16,7 @@ FLOORS = {
     "training": 6,
     "trained": 7,
     "compiling": 8,
+    "library": 8,
     "sweeps": 9,
     "reports": 10,
     "commands": 11,

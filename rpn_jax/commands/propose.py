@@ -15,13 +15,12 @@ from collections.abc import Sequence
 
 from rpn_jax.commands.flags import add_trained_flags, trained_place
 
-IMAGE_SUFFIXES = {".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-IMAGE_SUFFIXES |= {".avif", ".gif", ".heic", ".heif"}  # the last two are not read, but named
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
-    parser.add_argument("images", nargs="*", type=pathlib.Path, metavar="IMAGE")
+    parser.add_argument(
+        "images", nargs="*", type=pathlib.Path, metavar="IMAGE", help="a file, or a folder"
+    )
     add_trained_flags(parser)
     parser.add_argument(
         "--folder", type=pathlib.Path, metavar="DIR", help="all images in it and below"
@@ -41,22 +40,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Writes proposals and pictures."""
+    from rpn_jax.data.images import image_files
     from rpn_jax.errors import UserError
     from rpn_jax.trained.detect import write_proposals
 
-    paths = list(arguments.images)
+    given = list(arguments.images)
     if arguments.folder:
         if not arguments.folder.is_dir():
             raise UserError(f"--folder={arguments.folder}: no such folder")
-        found = arguments.folder.rglob("*")
-        paths += sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise UserError(
-            f"no images given; name image files, or a --folder that holds "
-            f"{', '.join(sorted(IMAGE_SUFFIXES))} files"
-        )
-    if missing := [path for path in paths if not path.is_file()]:
+        given.append(arguments.folder)
+    if not given:
+        raise UserError("no images given; name image files or folders of them")
+    if missing := [path for path in given if not path.exists()]:
         raise UserError(f"{missing[0]}: no such image file; leave it out or correct the path")
+    listed = [image_files(path) if path.is_dir() else [path] for path in given]
+    paths = list(dict.fromkeys(path for found in listed for path in found))
     config, place = trained_place(arguments, overrides)
     failures = write_proposals(
         config,

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from rpn_jax.compiling.chips import Topology, parse_topology
 from rpn_jax.compiling.hlo import Collective, parse_program
+from rpn_jax.data.canvases import largest_canvas_hw
 from rpn_jax.errors import UserError
 from rpn_jax.models.rcnn import trainable_mask
 from rpn_jax.runs.config import random_key
@@ -114,22 +115,13 @@ def images_per_chip(config: ConfigDict, topology: Topology) -> int:
     return config.batch_size // topology.chips
 
 
-def canvas_hw(config: ConfigDict) -> tuple[int, int]:
-    """Returns the canvas of a landscape image of the largest size that the config allows.
-
-    Height and width are rounded up to 16, as the loader rounds its canvases.
-    """
-    shorter, longer = config.data.shorter_side, config.data.longer_side
-    return -(-min(shorter, longer) // 16) * 16, -(-longer // 16) * 16
-
-
 class StepCompiler:
     """The training step of a config on a topology, for any number of images."""
 
     def __init__(self, config: ConfigDict, topology: Topology):
         detector = build_detector(config)
         schedule, optimizer = build_optimizer(config)
-        self.canvas_hw = canvas_hw(config)
+        self.canvas_hw = largest_canvas_hw(config.data.shorter_side, config.data.longer_side)
         self.max_objects = config.data.max_objects or MAX_OBJECTS
         self.state = state_shapes(config, detector.network, optimizer)
         mask = trainable_mask(self.state.params, frozen_paths(config))

@@ -21,6 +21,9 @@ from rpn_jax.errors import UserError
 
 # By Pillow's names. Its plugins for other formats, some of them seldom looked at, stay closed.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# Of the files in a folder; HEIC is not read, but named.
+SUFFIXES = {".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+SUFFIXES |= {".avif", ".gif", ".heic", ".heif"}
 _ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 0x0100, 0x0101
 _MAX_BYTES = 2**30
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -48,6 +51,21 @@ class Header(NamedTuple):
         """Returns the height and width that a viewer shows."""
         height, width = self.height, self.width
         return (width, height) if self.orientation >= 5 else (height, width)
+
+
+def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns what has the name of an image in a folder and below, sorted; readable or not.
+
+    Raises:
+      UserError: there is none.
+    """
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise UserError(
+            f"{folder}: no images are in it or below; give a folder that holds "
+            f"{', '.join(sorted(SUFFIXES))} files"
+        )
+    return found
 
 
 def read_image(path: str | os.PathLike) -> bytes:

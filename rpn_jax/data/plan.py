@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from rpn_jax.cuts import cheapest_cut
+from rpn_jax.data.canvases import rounded_up
 from rpn_jax.data.transforms import resized_hw
 
 # What a random stream is for; part of its seed.
@@ -43,7 +44,7 @@ def choose_buckets(
     )
     sides = dict(shorter_side=shorter_side, longer_side=longer_side)
     resized = np.array([resized_hw(int(h), int(w), **sides) for h, w in originals])
-    rounded = -(-resized // multiple) * multiple
+    rounded = rounded_up(resized, multiple)
     sizes, size_of = np.unique(rounded, axis=0, return_inverse=True)
     size_of_example = size_of.reshape(-1)[original_of.reshape(-1)]
     weights = np.bincount(size_of_example, minlength=len(sizes))

@@ -1,8 +1,10 @@
 """Flip and resize one example. Images are RGB uint8 arrays (H, W, 3)."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 
 _LEAST_SIDE = 8
 
@@ -17,6 +19,21 @@ def resized_hw(height: int, width: int, *, shorter_side: int, longer_side: int) 
     scale = min(shorter_side / min(height, width), longer_side / max(height, width))
     least = min(_LEAST_SIDE, shorter_side)
     return max(least, int(height * scale + 0.5)), max(least, int(width * scale + 0.5))
+
+
+def rescale(
+    boxes: Float[np.ndarray, "n 4"],
+    from_hw: Sequence[int] | Shaped[np.ndarray, " 2"],
+    to_hw: Sequence[int] | Shaped[np.ndarray, " 2"],
+    factors: type = np.float64,
+) -> Float[np.ndarray, "n 4"]:
+    """Returns float32 boxes of an image as they lie in the same image at another size.
+
+    Each axis has its exact factor, new size over old, which rounding makes differ a little; what
+    goes into training has `factors` in float32, what comes out in float64.
+    """
+    fy, fx = np.asarray(to_hw, np.float64) / np.asarray(from_hw, np.float64)
+    return (boxes * np.array([[fx, fy, fx, fy]], factors)).astype(np.float32)
 
 
 def flip_horizontally(
@@ -37,7 +54,7 @@ def resize(
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "n 4"]]:
     """Returns the image at its new size, written into `out` if given, and its boxes with it.
 
-    Each axis has its exact factor, new size over old, which rounding makes differ a little.
+    For the boxes see `rescale`.
     """
     height, width = image.shape[:2]
     new_height, new_width = new_hw
@@ -49,5 +66,4 @@ def resize(
         shrinks = new_height < height or new_width < width
         method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         cv2.resize(image, (new_width, new_height), dst=out, interpolation=method)
-    fx, fy = new_width / width, new_height / height
-    return out, boxes * np.array([[fx, fy, fx, fy]], np.float32)
+    return out, rescale(boxes, (height, width), new_hw, np.float32)

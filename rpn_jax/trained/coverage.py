@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from rpn_jax.data.datasets import Dataset
 from rpn_jax.data.loader import load_example
 from rpn_jax.data.plan import Buckets
-from rpn_jax.data.transforms import resized_hw
+from rpn_jax.data.transforms import rescale, resized_hw
 from rpn_jax.detectors.targets import assign_targets, takes_part_in_training
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.coverage import (
@@ -116,9 +116,7 @@ def read_images(config: ConfigDict, dataset: Dataset, canvases: Buckets) -> list
             shorter_side=config.data.shorter_side,
             longer_side=config.data.longer_side,
         )
-        # Each axis has its exact factor, as in `transforms.resize`.
-        scale = np.float32(new_hw) / np.float32([record.height, record.width])
-        boxes = record.boxes * scale[[1, 0, 1, 0]][None, :]
+        boxes = rescale(record.boxes, (record.height, record.width), new_hw, np.float32)
         images.append(
             ResizedImage(canvases.canvases[bucket], np.float32(new_hw), boxes, record.ignore)
         )

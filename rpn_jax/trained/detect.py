@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from rpn_jax.evaluation.coco import to_coco_results
 from rpn_jax.files import write_npz, write_text
 from rpn_jax.trained.load import load_trained
-from rpn_jax.training.predict import propose_images
+from rpn_jax.training.predict import Proposer
 from rpn_jax.visualize.boxes import draw_proposals, write_image
 
 
@@ -31,37 +31,48 @@ def write_proposals(
     each file that could not be read; the others are written all the same.
     """
     detector, variables, _ = load_trained(config, place, step)
+    proposer = Proposer(config, detector.with_counts(settings), variables)
     names = output_names(paths)
     failures, rows = [], {}
-    for result in propose_images(config, detector.with_counts(settings), variables, paths):
-        name = names[result.path]
+    for result in proposer.propose(paths):
+        name = names[result.index]
         if result.error:
             failures.append(result.error)
             continue
         if file_format == "npz":
             write_npz(out / f"{name}.npz", boxes=result.boxes, scores=result.scores)
         else:
-            rows[result.path] = [
-                {**row, "file_name": str(result.path)}
-                for row in to_coco_results(
-                    paths.index(result.path) + 1, result.boxes, result.scores
-                )
+            rows[result.index] = [
+                {**row, "file_name": str(paths[result.index])}
+                for row in to_coco_results(result.index + 1, result.boxes, result.scores)
             ]
         if draw:
-            picture = draw_proposals(result.image, result.boxes, result.scores, top_n=draw)
+            picture = draw_proposals(result.pixels, result.boxes, result.scores, top_n=draw)
             write_image(out / "pictures" / f"{name}.jpg", picture)
     if file_format == "json":
-        in_order = [row for path in paths for row in rows.get(path, [])]
+        in_order = [row for index in sorted(rows) for row in rows[index]]
         write_text(out / "proposals.json", json.dumps(in_order))
     return failures
 
 
-def output_names(paths: Sequence[pathlib.Path]) -> dict[pathlib.Path, str]:
-    """Returns a file name for each path: its stem, or all of the path where stems are equal."""
-    stems = collections.Counter(path.stem for path in paths)
-    return {
-        path: path.stem
-        if stems[path.stem] == 1
-        else "_".join(path.with_suffix("").parts).strip("/")
-        for path in paths
-    }
+def output_names(paths: Sequence[pathlib.Path]) -> list[str]:
+    """Returns a file name for each path, no two equal.
+
+    The path's stem; where others have it, the stem with all folders, or that and the suffix.
+    """
+
+    def candidates(path: pathlib.Path) -> list[str]:
+        joined = "_".join(path.parts).strip("/")
+        return [path.stem, joined.removesuffix(path.suffix), joined]
+
+    # File systems may take a capital for its small letter.
+    owners = collections.Counter(
+        name for path in paths for name in {name.casefold() for name in candidates(path)}
+    )
+    return [
+        next(
+            (name for name in candidates(path) if owners[name.casefold()] == 1),
+            f"{path.stem}_{number}",
+        )
+        for number, path in enumerate(paths, 1)
+    ]

@@ -65,36 +65,71 @@ def export_proposals(
     settings: str = "test",
     step: int | None = None,
 ) -> int:
+    """Loads a trained network and does with it what `write_function` does.
+
+    Args:
+        config: of the network.
+        place: see `load_trained`, as for `step`.
+        out: see `write_function`, as for those not named here.
+        image_hw: see there.
+        batch_size: see there.
+        platforms: see there.
+        settings: whose counts of `config.rpn.proposals`, "train" or "test".
+        step: of the checkpoint.
+    """
+    check_platforms(platforms)
+    detector, variables, _ = load_trained(config, place, step)
+    return write_function(
+        detector.with_counts(settings),
+        variables,
+        out,
+        image_hw=image_hw,
+        batch_size=batch_size,
+        platforms=platforms,
+    )
+
+
+def check_platforms(platforms: Sequence[str]) -> None:
+    """Raises a `UserError` that names a platform that there is not."""
+    if unknown := [name for name in platforms if name not in PLATFORMS]:
+        raise UserError(
+            f"--platforms: {unknown[0]!r} is unknown; give one or more of {','.join(PLATFORMS)}"
+        )
+
+
+def write_function(
+    detector: Detector,
+    variables,
+    out: pathlib.Path,
+    *,
+    image_hw: tuple[int, int],
+    batch_size: int = 1,
+    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+) -> int:
     """Writes the function from images to proposals, weights inside, and returns the file's bytes.
 
     It is `propose_function` lowered for all of the platforms, which need not be there, as
     `jax.export` serialises it: `jax.export.deserialize` reads it without this package.
 
     Args:
-        config: of the network.
-        place: see `load_trained`, as for `step`.
+        detector: with the counts of proposals that are wanted.
+        variables: its trained ones.
         out: the file to write.
         image_hw: rows and columns of the canvas.
         batch_size: images at once.
         platforms: names of `PLATFORMS`.
-        settings: whose counts of `config.rpn.proposals`, "train" or "test".
-        step: of the checkpoint.
 
     Raises:
         UserError: an unknown platform, a canvas on which some level has no cell, or a file that
             cannot be read or written.
     """
-    if unknown := [name for name in platforms if name not in PLATFORMS]:
-        raise UserError(
-            f"--platforms: {unknown[0]!r} is unknown; give one or more of {','.join(PLATFORMS)}"
-        )
-    detector, variables, _ = load_trained(config, place, step)
+    check_platforms(platforms)
     if any(0 in grid_hw for grid_hw in detector.network.grid_hw(*image_hw)):
         raise UserError(
             f"--image_size={'x'.join(map(str, image_hw))}: leaves no cell of the network's last "
             "feature map; give a larger one"
         )
-    function = propose_function(detector.with_counts(settings), jax.device_get(variables))
+    function = propose_function(detector, jax.device_get(variables))
     exported = export.export(jax.jit(function), platforms=tuple(platforms))(
         jax.ShapeDtypeStruct((batch_size, *image_hw, 3), jnp.uint8),
         jax.ShapeDtypeStruct((batch_size, 2), jnp.float32),

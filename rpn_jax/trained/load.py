@@ -8,11 +8,27 @@ from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
 from rpn_jax.models.rcnn import variable_shapes
 from rpn_jax.runs import devices
+from rpn_jax.runs.workdir import load_workdir_config
 from rpn_jax.training.build import build_detector, state_shapes
 from rpn_jax.training.checkpoint import Checkpoints
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.state import evaluation_variables
 from rpn_jax.weights.model_file import check_fits, read_model
+
+
+def trained_config(place: pathlib.Path) -> ConfigDict:
+    """Returns the config that came with a trained network: a run's folder, or a model file.
+
+    Raises:
+        UserError: it is neither, or cannot be read.
+    """
+    if not place.exists():
+        raise UserError(f"{place}: no such run's folder or model file; correct the path")
+    if not place.is_dir():
+        return read_model(place).config
+    if not (place / "config.json").is_file():
+        raise UserError(f"{place}: no run was begun there (it has no config.json)")
+    return load_workdir_config(place)
 
 
 def load_trained(

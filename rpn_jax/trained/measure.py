@@ -20,21 +20,18 @@ from rpn_jax.evaluation.objects import (
 )
 from rpn_jax.evaluation.recall import RecallResult
 from rpn_jax.files import writing
-from rpn_jax.runs import devices
 from rpn_jax.runs.processes import gather, is_first, together
 from rpn_jax.tables import format_table
 from rpn_jax.trained.load import load_trained
 from rpn_jax.training.build import build_measurement, check_batch_size, open_split
 from rpn_jax.training.evaluate import (
     ImageResult,
+    detector_results,
     eval_batch_size,
     evaluate,
     over_processes,
-    split_results,
 )
-from rpn_jax.training.features import FeatureCache
 from rpn_jax.training.pictures import draw_first
-from rpn_jax.training.predict_steps import make_eval_step
 from rpn_jax.visualize.plots import plot_recall_to_iou
 
 IMAGES_AT_ONCE = 50  # for pycocotools, whose dicts of a whole split would fill the memory
@@ -62,11 +59,7 @@ def evaluate_trained(
     name = "-without-".join([split, *without])
     folder = out or place / "evaluation" / name
     title = " without ".join([place.name if step is None else f"step {step}", *without])
-    eval_step = devices.parallel_map(make_eval_step(detector, without))
-    features = FeatureCache(config, detector.network, variables)
-    results = split_results(
-        config, eval_step, variables, dataset, features, description="evaluating"
-    )
+    results = detector_results(config, detector, variables, dataset, without)
     results = draw_first(config, detector, results, folder / "pictures")
 
     peer = PeerRecall(config)

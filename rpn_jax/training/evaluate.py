@@ -1,7 +1,7 @@
 """Running a trained network over a split: its proposals, its recall, its validation loss."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,14 +11,17 @@ from ml_collections import ConfigDict
 from rpn_jax.data.datasets import Dataset
 from rpn_jax.data.loader import Batch, eval_batches
 from rpn_jax.data.plan import Buckets, choose_buckets
+from rpn_jax.data.transforms import rescale
+from rpn_jax.detectors.detector import Detector
 from rpn_jax.evaluation.figures import Figures, Measurement
 from rpn_jax.evaluation.recall import ImageProposals
 from rpn_jax.progress import progress_bar
 from rpn_jax.runs.config import random_key
-from rpn_jax.runs.devices import prefetch, replicate, shard, unshard
+from rpn_jax.runs.devices import parallel_map, prefetch, replicate, shard, unshard
 from rpn_jax.runs.processes import gather, is_first
 from rpn_jax.training.build import build_measurement, check_batch_size, device_batch
 from rpn_jax.training.features import FeatureCache
+from rpn_jax.training.predict_steps import make_eval_step
 
 
 class ImageResult(NamedTuple):
@@ -67,13 +70,12 @@ def split_results(
                 record = dataset[index]
                 valid = proposals.valid[place]
                 original_hw = np.array([record.height, record.width])
-                scale = (original_hw / batch.image_hw[place])[[1, 0, 1, 0]]
-                boxes = proposals.boxes[place][valid] * scale[None, :]
+                boxes = proposals.boxes[place][valid]
                 yield ImageResult(
                     index,
                     ImageProposals(
                         record.image_id,
-                        boxes.astype(np.float32),
+                        rescale(boxes, batch.image_hw[place], original_hw),
                         proposals.scores[place][valid],
                         record.boxes,
                         record.ignore,
@@ -87,6 +89,19 @@ def split_results(
                     labels[place],
                 )
                 bar.update()
+
+
+def detector_results(
+    config: ConfigDict,
+    detector: Detector,
+    variables,
+    dataset: Dataset,
+    without: Sequence[str] = (),
+) -> Iterator[ImageResult]:
+    """Yields what a trained detector makes of a split; for `without` see its `assess`."""
+    eval_step = parallel_map(make_eval_step(detector, without))
+    features = FeatureCache(config, detector.network, variables)
+    return split_results(config, eval_step, variables, dataset, features, description="evaluating")
 
 
 def evaluate(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
+from rpn_jax.data.transforms import rescale
 from rpn_jax.detectors.detector import Detector
 from rpn_jax.runs.metrics import MetricsWriter
 from rpn_jax.runs.processes import is_first
@@ -44,12 +45,11 @@ def image_pictures(
     image = batch.images[place, :height, :width]
     valid = batch.gt_valid[place]
     gt_boxes, gt_ignore = batch.gt_boxes[place][valid], batch.gt_ignore[place][valid]
-    scale = (batch.image_hw[place] / result.original_hw)[[1, 0, 1, 0]]
     return {
         "matches": draw_matches(image, anchors, result.labels, gt_boxes, gt_ignore),
         "proposals": draw_proposals(
             image,
-            result.proposals.boxes * scale[None, :],
+            rescale(result.proposals.boxes, result.original_hw, batch.image_hw[place]),
             result.proposals.scores,
             gt_boxes=gt_boxes,
             gt_ignore=gt_ignore,

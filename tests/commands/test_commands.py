@@ -150,7 +150,7 @@ def test_no_images_given_to_propose(fails, tmp_path):
     assert "no images given" in line
     (tmp_path / "empty").mkdir()
     line = fails("propose", f"--workdir={tmp_path}", f"--folder={tmp_path / 'empty'}", "--out=out")
-    assert "no images given" in line
+    assert "empty: no images are in it or below" in line
 
 
 def test_a_folder_where_nothing_was_trained(fails, tmp_path):

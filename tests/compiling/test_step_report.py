@@ -66,16 +66,6 @@ def test_an_uneven_batch(overrides, message):
         step_report.images_per_chip(small_config(*overrides), parse_topology("v5e:2x2"))
 
 
-def test_canvas():
-    assert step_report.canvas_hw(small_config()) == (48, 64)
-    paper = ("--config.data.shorter_side=600", "--config.data.longer_side=1000")
-    assert step_report.canvas_hw(small_config(*paper)) == (608, 1008)
-    assert step_report.canvas_hw(small_config(paper[0], "--config.data.longer_side=400")) == (
-        400,
-        400,
-    )
-
-
 def fits(bytes_of, available):
     """Returns `bytes_of`, which raises beyond what is available as the compiler does."""
 

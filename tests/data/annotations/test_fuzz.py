@@ -18,7 +18,6 @@ from rpn_jax.data.annotations.fields import FieldError, identifier
 from rpn_jax.data.annotations.voc_xml import parse_voc_xml
 from rpn_jax.data.datasets.coco_json import read_coco_json
 from rpn_jax.errors import UserError
-from rpn_jax.text import printable
 
 COUNT = int(os.environ.get("RPN_JAX_FUZZ", "0"))
 fuzzed = settings(
@@ -90,7 +89,7 @@ def ids(entries, key):
 
 def check_line(error, file):
     message = str(error)
-    assert printable(message) == message
+    assert message.isprintable()
     assert message.startswith(f"{file}: ")
 
 
@@ -209,10 +208,10 @@ def test_voc_xml_of_any_structure(root):
         assert not {"object", "bndbox", "xmin", "ymin", "xmax", "ymax"} & names
     for problem in annotation.problems:
         assert re.match(r"object \d+: ", problem)
-        assert printable(problem) == problem
+        assert problem.isprintable()
     for each in annotation.objects:
         assert all(abs(corner) < float("inf") for corner in each.corners)
-        assert printable(each.class_name) == each.class_name
+        assert each.class_name.isprintable()
         assert each.class_name.strip()
 
 

@@ -1,6 +1,8 @@
+"""Canvases for images of any size."""
+
 import pytest
 
-from rpn_jax.training.predict import LONGER_SIDES, canvas_hw
+from rpn_jax.data.canvases import LONGER_SIDES, canvas_hw, largest_canvas_hw
 
 SIZES = [(height, width) for height in range(40, 400, 30) for width in range(40, 400, 30)]
 
@@ -28,3 +30,9 @@ def test_images_share_a_few_canvases_that_hold_them():
 )
 def test_an_exact_canvas_is_the_one_that_torchvision_pads_to(image_hw, expected):
     assert canvas_hw(*image_hw, 800, 1333, exact=True) == expected
+
+
+def test_the_largest_canvas_is_of_a_landscape_image():
+    assert largest_canvas_hw(48, 64) == (48, 64)
+    assert largest_canvas_hw(600, 1000) == (608, 1008)
+    assert largest_canvas_hw(600, 400) == (400, 400)

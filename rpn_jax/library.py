@@ -1,0 +1,52 @@
+"""What the commands `prepare` and `train` do, as functions of a config."""
+
+import os
+import pathlib
+
+from ml_collections import ConfigDict
+
+from rpn_jax.data.datasets import prepare_dataset
+from rpn_jax.data.datasets.report import PreparationReport
+from rpn_jax.runs.determinism import apply_determinism
+from rpn_jax.trained.model import Model, load
+from rpn_jax.training import loop
+
+
+def prepare(config: ConfigDict, *, skip_bad: bool = False, anew: bool = False) -> PreparationReport:
+    """Reads, checks and stores the dataset of a config; returns a report, which can be printed.
+
+    What is prepared already is left alone, unless it is damaged.
+
+    Args:
+      config: whose `data` names the dataset.
+      skip_bad: leave out, and report, what cannot be read.
+      anew: replace what is prepared already from the same source.
+
+    Raises:
+      UserError: the source is not there, or something in it cannot be read.
+    """
+    data = config.data
+    return prepare_dataset(
+        data.dataset,
+        data_dir=data.data_dir,
+        source=data.source,
+        skip_bad=skip_bad,
+        anew=anew,
+        **data.options.to_dict(),
+    )
+
+
+def train(config: ConfigDict, workdir: str | os.PathLike) -> Model:
+    """Trains to `config.steps` on all devices and returns the trained network.
+
+    The dataset must be prepared. The folder `workdir` keeps the run; called again with the same
+    config it goes on from the newest checkpoint, or returns what is trained already.
+
+    Raises:
+      UserError: what the config asks for cannot be done, or the folder is another run's.
+      StoppedError: a signal, such as Ctrl-C, asked the run to stop; it has saved.
+    """
+    workdir = pathlib.Path(workdir).expanduser()
+    apply_determinism(config)
+    loop.train(config, workdir)
+    return load(workdir)

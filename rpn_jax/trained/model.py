@@ -1,0 +1,197 @@
+"""A trained network as a Python object: it proposes, measures itself and is saved.
+
+model = rpn_jax.load("runs/shapes")
+boxes, scores, _ = model.propose(image)
+"""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from rpn_jax.data.images import image_files
+from rpn_jax.detectors.detector import Detector
+from rpn_jax.errors import UserError
+from rpn_jax.evaluation.figures import Figures
+from rpn_jax.trained.export import write_function
+from rpn_jax.trained.load import load_trained, trained_config
+from rpn_jax.training.build import check_batch_size, open_split
+from rpn_jax.training.evaluate import detector_results, eval_batch_size, evaluate
+from rpn_jax.training.predict import ImageSource, Proposer
+from rpn_jax.weights.model_file import write_model
+
+Path = str | os.PathLike
+
+
+class Found(NamedTuple):
+    """What was found in one image.
+
+    Fields:
+      boxes: x1, y1, x2, y2 in pixels of the image as it was given, by falling score.
+      scores: the probability of each box to hold an object.
+      path: the image's file; None if it was an array.
+    """
+
+    boxes: Float[np.ndarray, "P 4"]
+    scores: Float[np.ndarray, " P"]
+    path: pathlib.Path | None = None
+
+
+def load(place: Path, *, step: int | None = None, settings: str = "test") -> "Model":
+    """Returns the trained network of a run's folder or a model file.
+
+    Args:
+      place: what `train` made, or `export-weights`, `import-weights` or `Model.save`.
+      step: of the run's checkpoint; the newest by default.
+      settings: how many proposals: those for use, "test", or to train a detector on, "train".
+
+    Raises:
+      UserError: there is no such run or file, or no such step; or what is there cannot be read.
+    """
+    place = pathlib.Path(place).expanduser()
+    if settings not in ("train", "test"):
+        raise UserError(f'settings={settings!r}: give "test" or "train"')
+    config = trained_config(place)
+    if step is not None and not place.is_dir():
+        raise UserError(f"step={step}: a model file holds one step; leave it out")
+    detector, variables, step = load_trained(config, place, step)
+    return Model(config, detector.with_counts(settings), variables, source=str(place), step=step)
+
+
+class Model:
+    """A trained network, ready on all local devices.
+
+    A program is compiled for each canvas that images go on, at most eight, when it is first met.
+
+    Attributes:
+      step: how many steps it was trained; None if its weights were imported.
+      source: where it was loaded from.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        detector: Detector,
+        variables: dict[str, Any],
+        *,
+        source: str,
+        step: int | None,
+    ):
+        """Use `load`. `variables` are on all local devices."""
+        self._config, self._detector, self._variables = config, detector, variables
+        self._proposer = Proposer(config, detector, variables)
+        self.source, self.step = source, step
+
+    def __repr__(self) -> str:
+        backbone = self._config.model.backbone
+        return f"<rpn_jax.Model {backbone} of {self.source}, step {self.step}>"
+
+    def propose(self, images: ImageSource | Sequence[ImageSource]) -> Found | list[Found]:
+        """Returns what is found in an image, or a list of that for several, in their order.
+
+        Args:
+          images: an array (H, W, 3) of uint8 RGB, or the path of an image file; a list of such, of
+            any sizes; or the path of a folder, for all images in it and below, sorted by path.
+
+        Raises:
+          UserError: an array of another shape or type, a file that is no image, or a folder
+            without any; the line names which.
+        """
+        if isinstance(images, list | tuple):
+            sources = list(images)
+        elif isinstance(images, str | os.PathLike) and pathlib.Path(images).expanduser().is_dir():
+            sources = image_files(pathlib.Path(images).expanduser())
+        else:
+            return self._propose([images], names=["image"])[0]
+        return self._propose(sources, names=[f"images[{i}]" for i in range(len(sources))])
+
+    def _propose(self, sources: list[ImageSource], names: list[str]) -> list[Found]:
+        paths = [
+            pathlib.Path(source).expanduser() if isinstance(source, str | os.PathLike) else None
+            for source in sources
+        ]
+        images = [path or source for path, source in zip(paths, sources, strict=True)]
+        found: list[Found | None] = [None] * len(images)
+        for result in self._proposer.propose(images, names):
+            if result.error:
+                raise UserError(result.error)
+            found[result.index] = Found(result.boxes, result.scores, paths[result.index])
+        return found
+
+    def evaluate(
+        self,
+        split: str | None = None,
+        *,
+        dataset: str | None = None,
+        source: Path | None = None,
+        data_dir: Path | None = None,
+        batch_size: int | None = None,
+        without: Sequence[str] = (),
+    ) -> Figures:
+        """Measures the network on a prepared dataset and writes nothing.
+
+        Args:
+          split: of the dataset; by default the one that it was evaluated on in training.
+          dataset: its name, as `config.data.dataset` has it; by default the one of the training.
+          source: the folder that `voc_folder` and `coco_json` read.
+          data_dir: where prepared datasets are kept.
+          batch_size: images at once, over all devices.
+          without: parts to leave out: "nms", "ranking" or "regression".
+
+        Returns:
+          The figures; `scalars["AR@100"]` is the average recall of 100 proposals, and `table` is
+          for printing.
+
+        Raises:
+          UserError: the dataset is not prepared, has no such split, or the devices cannot share
+            the batch.
+        """
+        config = self._config.copy_and_resolve_references()
+        given = {"dataset": dataset, "source": source, "data_dir": data_dir}
+        for name, value in given.items():
+            if value is not None:
+                config.data[name] = os.fspath(value)
+        if batch_size is not None:
+            config.evaluation.batch_size = batch_size
+        check_batch_size("config.evaluation.batch_size", eval_batch_size(config))
+        data = open_split(config, split or config.data.eval_split)
+        results = detector_results(config, self._detector, self._variables, data, without)
+        return evaluate(config, results)[0]
+
+    def export(
+        self,
+        path: Path,
+        image_hw: tuple[int, int],
+        *,
+        batch_size: int = 1,
+        platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+    ) -> None:
+        """Writes the function from images to proposals for machines without this package.
+
+        See the command `export` for how it is read and called.
+
+        Args:
+          path: the file to write.
+          image_hw: rows and columns of the canvas that it takes.
+          batch_size: images at once.
+          platforms: to compile for; "rocm" is known too.
+        """
+        write_function(
+            self._detector,
+            self._variables,
+            pathlib.Path(path).expanduser(),
+            image_hw=image_hw,
+            batch_size=batch_size,
+            platforms=platforms,
+        )
+
+    def save(self, path: Path) -> None:
+        """Writes a model file, which ends in `.safetensors`: all that `load` needs, in one file."""
+        variables = jax.device_get(self._variables)
+        path = pathlib.Path(path).expanduser()
+        write_model(path, self._config, variables, source=self.source, step=self.step)
