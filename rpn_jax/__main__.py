@@ -25,7 +25,7 @@ from rpn_jax.commands import (
     train,
 )
 from rpn_jax.errors import StoppedError, UserError
-from rpn_jax.text import printable
+from rpn_jax.text import printable, shell_line
 
 COMMANDS = {
     "prepare": prepare,
@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m rpn_jax",
         description="Region Proposal Networks in JAX: prepare a dataset, train on it, "
         "measure recall, propose boxes for any image.",
-        epilog="python -m rpn_jax COMMAND --help says more about a command.",
+        epilog="python -m rpn_jax COMMAND --help says more about a command, info --fields lists "
+        "the fields of a config.",
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
@@ -92,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if arguments.traceback:
             _show_traceback()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_with_config(str(error), arguments, overrides)}", file=sys.stderr)
         return _failed()
     except StoppedError as stopped:
         from rpn_jax.runs.processes import is_first
@@ -117,6 +118,16 @@ def _show_traceback() -> None:
     """Prints where the error that is being handled arose; names in its message are escaped."""
     for line in traceback.format_exc().split("\n"):
         print(printable(line), file=sys.stderr)
+
+
+def _with_config(message: str, arguments: argparse.Namespace, overrides: Sequence[str]) -> str:
+    """Returns a message whose advice to prepare the data names the config that was used."""
+    config, workdir = (getattr(arguments, name, None) for name in ("config", "workdir"))
+    if config is None and workdir is not None:
+        config = workdir / "config.json"
+    data = [override for override in overrides if override.startswith("--config.data.")]
+    used = shell_line([f"--config={config}", *data])
+    return message.replace("prepare --config=…", f"prepare {used}") if config else message
 
 
 def _failed() -> int:

@@ -1,6 +1,7 @@
 """The floors of the package: a module imports only from floors below its own."""
 
 import ast
+import graphlib
 import pathlib
 
 import rpn_jax
@@ -82,3 +83,28 @@ def test_no_config_dict_reaches_the_mathematics():
         if FLOORS[part_of(path)] < FLOORS["runs"] or part_of(path) == "detectors":
             roots = {name.split(".")[0] for name in imported_modules(path)}
             assert "ml_collections" not in roots, path
+
+
+def dotted(path: pathlib.Path) -> str:
+    names = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(names[:-1] if names[-1] == "__init__" else names)
+
+
+def test_no_circle_between_modules():
+    known = {dotted(path) for path in ROOT.rglob("*.py")}
+    graph = {}
+    for path in ROOT.rglob("*.py"):
+        names = imported_modules(path) & known
+        # `from package import module` needs the module, not what else the package gathers.
+        needed = names - {name.rpartition(".")[0] for name in names if name.count(".") > 1}
+        graph[dotted(path)] = needed - {dotted(path)}
+    try:
+        tuple(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        raise AssertionError(" imports ".join(reversed(error.args[1]))) from error
+
+
+def test_a_folder_can_be_taken_in_at_a_glance():
+    for folder in {path.parent for path in modules()}:
+        names = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(names) <= 16, f"{folder.relative_to(ROOT.parent)}: {len(names)} modules"

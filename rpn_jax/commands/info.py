@@ -1,11 +1,15 @@
-"""Describe a config's network: layers, receptive fields, cost, anchors, size of its output.
+"""Describe a config's network (layers, receptive fields, cost, anchors), or list the fields.
 
   python -m rpn_jax info --config=configs/voc07_vgg16.py
   python -m rpn_jax info --config=configs/shapes.py --image_size=600x1000 --config.model.stem=small
+  python -m rpn_jax info --fields
+  python -m rpn_jax info --fields=rpn.targets
 
 Needs no data and no weights, and runs nothing. Prints, for one image, each stage's output shape,
 stride, receptive field, parameters and FLOPs, the anchors of each level, and the number of weights
 of the output layers beside those that the paper compares in section 3.1.1.
+
+--fields lists every field of a config, or of one group, with default, meaning and range.
 """
 
 import argparse
@@ -16,7 +20,11 @@ from rpn_jax.commands.flags import image_size
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="a file with get_config()")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config", metavar="FILE", help="a file with get_config()")
+    what.add_argument(
+        "--fields", nargs="?", const="", metavar="GROUP", help="list the fields, such as optimizer"
+    )
     parser.add_argument(
         "--image_size",
         metavar="HEIGHTxWIDTH",
@@ -26,6 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Prints the tables."""
+    if arguments.fields is not None:
+        from rpn_jax.runs.fields import list_fields
+
+        print(list_fields(arguments.fields))
+        return
     from rpn_jax.runs.config_files import load_config
     from rpn_jax.trained.describe import describe
 

@@ -26,16 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Prepares the dataset of the config and prints the report."""
-    from rpn_jax.data.datasets import prepare_dataset
+    from rpn_jax.data.datasets import open_dataset, prepare_dataset
+    from rpn_jax.errors import UserError
     from rpn_jax.runs.config_files import load_config
 
-    data = load_config(arguments.config, overrides).data
+    config = load_config(arguments.config, overrides)
+    data = config.data
+    place = {"data_dir": data.data_dir, "source": data.source, **data.options.to_dict()}
     report = prepare_dataset(
-        data.dataset,
-        data_dir=data.data_dir,
-        source=data.source,
-        skip_bad=arguments.skip_bad,
-        anew=arguments.anew,
-        **data.options.to_dict(),
+        data.dataset, skip_bad=arguments.skip_bad, anew=arguments.anew, **place
     )
     print(report)
+    for field in ["train_split", *(["eval_split"] if config.evaluation.every else [])]:
+        try:
+            open_dataset(data.dataset, data[field], **place)
+        except UserError as error:
+            raise UserError(f"config.data.{field}={data[field]}: {error}") from error

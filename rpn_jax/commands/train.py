@@ -3,11 +3,11 @@
   python -m rpn_jax train --config=configs/shapes.py --workdir=runs/shapes
   python -m rpn_jax train --config=configs/bccd.py --workdir=runs/bccd --config.seed=1
 
-Any field of the config can be changed with --config.FIELD=VALUE. The dataset must be prepared (see
-`prepare`). A run that was cut off goes on from its last checkpoint when it is started again with
-the same workdir, and ends with the same parameters as if it had not been. SIGTERM, SIGUSR1 and
-Ctrl-C let it finish its step and save; after the first two it exits with status 75, so that a
-scheduler can start it again.
+Any field of the config can be changed with --config.FIELD=VALUE; `rpn-jax info --fields` lists
+them. The dataset must be prepared (see `prepare`). A run that was cut off goes on from its last
+checkpoint when it is started again with the same workdir, and ends with the same parameters as if
+it had not been. SIGTERM, SIGUSR1 and Ctrl-C let it finish its step and save; after the first two it
+exits with status 75, so that a scheduler can start it again.
 """
 
 import argparse

@@ -6,19 +6,22 @@ A config of an earlier version of the project is upgraded when its JSON is read.
 import ast
 import contextlib
 import copy
-import difflib
 import functools
 import json
+import os
 import pathlib
+import re
 import runpy
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError, first_line
-from rpn_jax.runs.config import VERSION, default_config, flatten
+from rpn_jax.runs.config import default_config, flatten
+from rpn_jax.runs.fields import FIELDS, VERSION, check_config, check_names, no_such_field
 
 _SHIPPED = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -26,14 +29,26 @@ _SHIPPED = pathlib.Path(__file__).parents[1] / "configs"
 def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """Returns the config of a file with `--config.field=value` overrides applied, locked.
 
-    `path` may also be the name alone of a shipped config, such as `shapes`.
+    The file is one of Python with `get_config()`, or a run's `config.json`. `path` may also be the
+    name alone of a shipped config, such as `shapes`.
 
     Raises:
-        UserError: no such file, one that fails, or an override of a field that there is not.
+        UserError: no such file, one that fails, or see `apply_overrides`.
     """
+    of_run = pathlib.Path(path).expanduser()
+    if of_run.suffix == ".json" and of_run.is_file():
+        return apply_overrides(from_json(of_run.read_text(), path), overrides)
     with names_in_file("--config", path) as names:
+        if "get_config" not in names:
+            raise UserError("defines no get_config()")
         config = names["get_config"]()
-    return apply_overrides(config, overrides)
+        if not isinstance(config, ConfigDict):
+            raise UserError(
+                f"get_config() returns {config if config is None else type(config).__name__}; it "
+                "is to return default_config(), with some fields changed"
+            )
+        check_names(config)
+    return apply_overrides(config.lock(), overrides)
 
 
 @contextlib.contextmanager
@@ -60,28 +75,62 @@ def names_in_file(flag: str, path: str, kind: str = ".") -> Iterator[dict[str, A
     except UserError as error:
         raise UserError(f"{flag}={path}: {error}") from error
     except Exception as error:
-        raise UserError(f"{flag}={path}: {type(error).__name__}: {first_line(error)}") from error
+        raise UserError(f"{flag}={path}: {_explained(error, file)}") from error
     finally:
         sys.path.pop(0)
 
 
+def _explained(error: Exception, file: pathlib.Path) -> str:
+    """Returns a line about what went wrong in a config's file, or in one beside it."""
+    lines = [
+        line
+        for line in traceback.extract_tb(error.__traceback__)
+        if pathlib.Path(line.filename).resolve().parent == file.resolve().parent
+    ]
+    if not lines:
+        return f"{type(error).__name__}: {first_line(error)}"
+    last, text = lines[-1], first_line(error)
+    where = f"{pathlib.Path(last.filename).name}, line {last.lineno}"
+    # As a config says that it has no such field: to one that sets it, and to one that reads it.
+    absent = re.search(r'Key "(\w+)" does not exist', text) or re.match(
+        r"\W*(\w+)\W*(nDid you mean.*)?$", text
+    )
+    field = absent and re.search(rf"\.((?:\w+\.)*{absent[1]})\b", last.line or "")
+    if isinstance(error, AttributeError | KeyError) and field:
+        return no_such_field(f"{where}: {last.line}", field[1])
+    wrong = re.search(r"override field '\w+'.* to type <class '(\w+)'>", text)
+    if wrong:
+        return f"{where}: {last.line}: give a value of type {wrong[1]}"
+    return f"{where}: {type(error).__name__}: {text}"
+
+
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
-    """Returns the config with each `--config.field=value` in it, locked.
+    """Returns the config with each `--config.field=value` in it, locked; its fields are checked.
 
     `None` takes the value of a field back that has none by default.
 
     Raises:
-        UserError: a field that there is not (names the nearest that there is), or a value of
-            another type than the field has.
+        UserError: a field that there is not (names the nearest that there is), or a value that
+            the field cannot have, see `fields.FIELDS`.
     """
     for override in overrides:
         _apply_override(config, override)
+    check_config(config)
     return config
+
+
+# Fields that say what the other fields are.
+_FIXED = {
+    "version": "is that of the fields, and no setting; leave it out",
+    "detector": "decides which fields there are; give it to default_config() in a file of --config",
+}
 
 
 def _apply_override(config: ConfigDict, override: str) -> None:
     field, equals, text = override.removeprefix("--config.").partition("=")
     known = flatten(config)
+    if field in _FIXED:
+        raise UserError(f"--config.{field}: {_FIXED[field]}")
     option = field.removeprefix("data.options.")
     if equals and option != field and "." not in option and field not in known:
         # The dataset knows which options it has.
@@ -89,14 +138,7 @@ def _apply_override(config: ConfigDict, override: str) -> None:
             config.data.options[option] = _literal(text)
         return
     if not override.startswith("--config.") or field not in known:
-        moved = moved_field(field)
-        close = (
-            [moved]
-            if moved in known
-            else difflib.get_close_matches(field.lstrip("-"), known, n=1, cutoff=0.5)
-        )
-        hint = f"did you mean --config.{close[0]}=…?" if close else "see --help"
-        raise UserError(f"{override.partition('=')[0]}: there is no such field; {hint}")
+        raise UserError(no_such_field(override.partition("=")[0], moved_field(field), "--config."))
     if not equals:
         raise UserError(f"{override}: write --config.{field}=VALUE")
     *groups, name = field.split(".")
@@ -104,7 +146,7 @@ def _apply_override(config: ConfigDict, override: str) -> None:
     kind = group.get_type(name)
     value = text
     try:
-        if text == "None" and flatten(default_config()).get(field, text) is None:
+        if text == "None" and field in FIELDS and FIELDS[field].default is None:
             value = None
         elif kind is not str:
             value = ast.literal_eval(text.capitalize() if kind is bool else text)
@@ -127,13 +169,21 @@ def _literal(text: str) -> Any:
 
 def differences(ours: ConfigDict, saved: ConfigDict) -> list[str]:
     """Returns a line for every field that differs, `batch_size: 2 here, 1 there`."""
-    ours, saved = flatten(ours), flatten(saved)
+    ours, saved = flatten(located(ours)), flatten(located(saved))
     absent = "(absent)"
     return [
         f"{field}: {ours.get(field, absent)} here, {saved.get(field, absent)} there"
         for field in sorted(ours.keys() | saved.keys())
         if ours.get(field, absent) != saved.get(field, absent)
     ]
+
+
+def located(config: ConfigDict) -> ConfigDict:
+    """Returns the config with a `data.source` that is found from every folder."""
+    if config.data.source:
+        config = ConfigDict(config)
+        config.data.source = os.path.abspath(os.path.expanduser(config.data.source))
+    return config
 
 
 def to_json(config: ConfigDict) -> str:

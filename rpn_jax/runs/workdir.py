@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from rpn_jax.errors import UserError
 from rpn_jax.files import locked, write_text
 from rpn_jax.runs import processes
-from rpn_jax.runs.config_files import differences, from_json, to_json
+from rpn_jax.runs.config_files import differences, from_json, located, to_json
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def _claim(workdir: pathlib.Path, config: ConfigDict, held: contextlib.ExitStack
                     "give another folder or the same config"
                 )
         else:
-            write_text(file, to_json(config))
+            write_text(file, to_json(located(config)))
     except OSError as error:
         raise UserError(
             f"--workdir={workdir}: {error.strerror}; give a folder to write to"

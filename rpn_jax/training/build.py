@@ -22,6 +22,7 @@ from rpn_jax.models.inputs import input_convention
 from rpn_jax.models.rcnn import RCNN, build_rpn, frozen_stages_of, init_variables, trainable_mask
 from rpn_jax.ops.anchors import cell_anchors
 from rpn_jax.runs.config import random_key, sizes_per_level
+from rpn_jax.runs.fields import check_config
 from rpn_jax.runs.processes import is_first
 from rpn_jax.text import printable
 from rpn_jax.training.state import TrainState, initial_state
@@ -78,8 +79,9 @@ def build_detector(config: ConfigDict) -> Detector:
     """Returns what the config describes. Below this file, nothing sees a config.
 
     Raises:
-        UserError: an unknown kind of detector, or an impossible network.
+        UserError: a field that is wrong, an unknown kind of detector, or an impossible network.
     """
+    check_config(config)
     if config.detector not in DETECTORS:
         raise UserError(
             f"config.detector: {config.detector!r} is unknown; use one of {', '.join(DETECTORS)}"

@@ -22,6 +22,7 @@ from rpn_jax.evaluation.figures import Figures
 from rpn_jax.progress import progress_bar
 from rpn_jax.runs import devices
 from rpn_jax.runs.config import random_key
+from rpn_jax.runs.fields import check_config
 from rpn_jax.runs.fingerprint import record_run
 from rpn_jax.runs.metrics import MetricsWriter, NonFiniteError, PendingMetrics, check_finite
 from rpn_jax.runs.processes import StopRequest, is_first, on_first, together
@@ -64,6 +65,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
     """
     with StopRequest() as stop, contextlib.ExitStack() as at_end:
         with together():
+            check_config(config)
             check_devices(config)
             train_set = open_split(config, config.data.train_split, needs_objects=True)
             eval_set = None

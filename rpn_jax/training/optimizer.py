@@ -24,11 +24,6 @@ def build_optimizer(
     in 900; its cost does not depend on the image, so it is small beside a step of a large batch.
     """
     fields = config.optimizer
-    if not 0 <= config.ema_decay < 1:
-        raise UserError(
-            f"config.ema_decay={config.ema_decay}: give what an average keeps at each step, from 0 "
-            "(no average) to below 1, such as 0.9998"
-        )
     schedule = learning_rate_schedule(
         learning_rate=scaled_learning_rate(
             fields.learning_rate,
@@ -76,20 +71,10 @@ def scaled_learning_rate(
 
     "linear" multiplies it by the ratio of the batches, "sqrt" by the square root of that. Without
     a `reference` it stays as it is.
-
-    Raises:
-        UserError: another rule, or a reference below 1.
     """
     powers = {"linear": 1.0, "sqrt": 0.5}
-    if rule not in powers:
-        raise UserError(f"config.optimizer.batch_size_rule={rule}: give linear or sqrt")
     if reference is None:
         return learning_rate
-    if reference < 1:
-        raise UserError(
-            f"config.optimizer.reference_batch_size={reference}: give the batch_size that "
-            "learning_rate is for, or None"
-        )
     return learning_rate * (batch_size / reference) ** powers[rule]
 
 
@@ -142,15 +127,7 @@ def scale_backbone(factor: float) -> optax.GradientTransformation:
 
     It comes last, on updates. Trained weights want smaller steps than layers drawn from a seed;
     DETR (Carion et al., arXiv 2005.12872) has 0.1.
-
-    Raises:
-        UserError: a factor that is not positive.
     """
-    if not factor > 0:
-        raise UserError(
-            f"config.optimizer.backbone_factor={factor}: give a positive number; to keep the "
-            "backbone as it is, raise config.model.frozen_stages"
-        )
     if factor == 1:
         return optax.identity()
 

@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import shlex
 
 import jax
 import numpy as np
@@ -117,8 +118,17 @@ def test_a_coordinate_that_is_not_a_number(fails, voc, voc_flags):
 
 def test_a_dataset_that_was_not_prepared(fails, voc_flags, tmp_path):
     line = fails("train", *voc_flags, f"--workdir={tmp_path / 'run'}")
-    assert "python -m rpn_jax prepare" in line
+    # The advice is a command to copy, with the config that was used.
+    assert f" prepare {shlex.join(voc_flags[:3])}" in line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_split_that_the_prepared_dataset_lacks(fails, voc_flags, tmp_path):
+    line = fails("prepare", *voc_flags, "--config.data.eval_split=val")
+    assert "config.data.eval_split=val: voc_folder: there is no split 'val'; there are: " in line
+    assert main(
+        ["prepare", *voc_flags, "--config.data.eval_split=val", "--config.evaluation.every=0"]
+    ) == 0  # fmt: skip
 
 
 def test_weights_of_another_model(fails, voc, voc_flags, tmp_path):

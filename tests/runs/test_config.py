@@ -143,6 +143,19 @@ def test_a_config_saved_before_a_field_was_there_has_its_default():
     assert differences(changed, from_json(json.dumps(fields))) == ["ema_decay: 0.5 here, 0.0 there"]
 
 
+def test_a_run_finds_its_source_from_every_folder(tmp_path, monkeypatch):
+    from rpn_jax.runs.workdir import claim_workdir, load_workdir_config
+
+    config = apply_overrides(default_config(), ["--config.data.source=photos"])
+    monkeypatch.chdir(tmp_path)
+    with claim_workdir(tmp_path / "run", config):
+        pass
+    with claim_workdir(tmp_path / "run", config):  # as before, from the same folder
+        pass
+    monkeypatch.chdir("/")
+    assert load_workdir_config(tmp_path / "run").data.source == str(tmp_path / "photos")
+
+
 def test_differences_name_the_fields():
     other = apply_overrides(default_config(), ["--config.seed=3", "--config.rpn.loss.balance=1"])
     assert differences(other, default_config()) == [

@@ -20,7 +20,7 @@ def get_sweep():
     return Sweep(
         config={config!r},
         fixed={{"steps": 2}},
-        axes=[grid({{"optimizer.name": ("nosuch", "sgd")}}), seeds((3,))],
+        axes=[grid({{"model.frozen_stages": (9, 2)}}), seeds((3,))],
     )
 """
 
@@ -40,7 +40,6 @@ def sweep(tmp_path):
         "--config.batch_size=1",
         "--config.evaluation.every=0",
         "--config.evaluation.pictures=0",
-        "--config.model.frozen_stages=2",
         "--config.data.cache_features=true",
     ]
     return flags, out
@@ -60,10 +59,10 @@ def test_a_sweep_is_run_and_only_what_is_missing_is_run_again(sweep, capsys, mon
     flags, out = sweep
     monkeypatch.setenv("XLA_FLAGS", "")  # one device
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiles in half the time
-    failed, done = out / "optimizer.name=nosuch,seed=3", out / "optimizer.name=sgd,seed=3"
+    failed, done = out / "model.frozen_stages=9,seed=3", out / "model.frozen_stages=2,seed=3"
     assert main(["sweep", *flags]) == 1
     captured = capsys.readouterr()
-    reason = "config.optimizer.name=nosuch: give sgd, adamw or muon"
+    reason = "config.model.frozen_stages: is 9, but resnet18 up to c2 has 2 stages; give 0 to 2"
     (line,) = (line for line in captured.err.splitlines() if line.startswith("error: "))
     assert f"1 of 2 runs are not done ({failed.name} failed: {reason})" in line
     assert "--retry" in line
@@ -92,7 +91,7 @@ def test_a_sweep_is_run_and_only_what_is_missing_is_run_again(sweep, capsys, mon
     values = {v.tag: v for event in read_events(board) for v in event.summary.value}
     content = values["_hparams_/session_start_info"].metadata.plugin_data.content
     shown = HParamsPluginData.FromString(content).session_start_info.hparams
-    assert shown["optimizer.name"].string_value == "sgd"
+    assert shown["model.frozen_stages"].number_value == 2
     assert shown["seed"].number_value == 3
     content = values["_hparams_/experiment"].metadata.plugin_data.content
     metrics = HParamsPluginData.FromString(content).experiment.metric_infos
@@ -115,8 +114,8 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(sweep, capsys):
     assert main(["sweep", *flags, "--dry_run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == [
-        "optimizer.name=nosuch,seed=3",
-        "optimizer.name=sgd,seed=3",
+        "model.frozen_stages=9,seed=3",
+        "model.frozen_stages=2,seed=3",
     ]
     assert not out.exists()
 

@@ -50,9 +50,12 @@ def test_with_torchvisions_rounding_the_anchors_are_torchvisions():
     [
         ("(32.0,64.0)", "number of levels is 1, but that of the network is 5 (stride 4, 8, 16, 32"),
         ("((32.0,),(64.0,))", "number of levels is 2, but that of the network is 5"),
-        ("((32.0,),64.0)", "((32.0,), 64.0) are not as many for each level"),
-        ("((32.0,),(64.0,128.0))", "are not as many for each level"),
-        ("((32.0,),(-64.0,))", "sizes (-64.0,) and aspect_ratios (0.5, 1.0, 2.0) must be positive"),
+        (
+            "((32.0,),64.0)",
+            "sizes=((32.0,), 64.0): give numbers above 0, or a tuple of equally many",
+        ),
+        ("((32.0,),(64.0,128.0))", "a tuple of equally many for each level"),
+        ("((32.0,),(-64.0,))", "give numbers above 0"),
     ],
 )
 def test_sizes_that_do_not_fit_the_levels_are_refused(sizes, message):

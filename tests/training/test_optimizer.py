@@ -52,22 +52,6 @@ def test_the_learning_rate_grows_with_the_batch_by_rule(options, expected):
     assert float(schedule(0)) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "remedy"),
-    [
-        ("optimizer.batch_size_rule", "cubic", "give linear or sqrt"),
-        ("optimizer.reference_batch_size", "0", "give the batch_size that learning_rate is for"),
-        ("optimizer.backbone_factor", "0.0", "give a positive number"),
-        ("ema_decay", "1.0", "give what .* from 0 .* to below 1"),
-        ("ema_decay", "-0.5", "give what .* from 0 .* to below 1"),
-    ],
-)
-def test_a_wrong_field_is_refused_by_name(field, value, remedy):
-    config = apply_overrides(default_config(), [f"--config.{field}={value}"])
-    with pytest.raises(UserError, match=f"^config.{field}={value}: {remedy}"):
-        build_optimizer(config)
-
-
 def test_three_steps_by_hand():
     # v <- 0.9 v + (g + 0.5 w); w <- w - 0.1 v, where only the kernel (two axes) decays.
     optimizer = sgd(lambda _: 0.1, momentum=0.9, weight_decay=0.5)

@@ -1,0 +1,350 @@
+"""Every field of a config: its default, what it may be, what it means.
+
+Defaults are the paper's (arXiv 1506.01497, whose sections are named), or where it has none
+torchvision's. `config.default_config` makes a config of this table, `check_config` holds one
+against it, and `rpn-jax info --fields` prints it: a new field is one more entry here.
+"""
+
+import difflib
+import textwrap
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from rpn_jax.errors import UserError
+from rpn_jax.runs.rules import (
+    DECAY,
+    FLAG,
+    NAME,
+    NOT_NEGATIVE,
+    PART,
+    POSITIVE,
+    POSITIVES,
+    RISING,
+    SIZES,
+    Rule,
+    number,
+    one_of,
+    several,
+    whole,
+)
+
+VERSION = 2  # of the fields, see `config_files.upgrade`
+
+
+class Field(NamedTuple):
+    """A default, which is None where a value is optional, a rule and a meaning."""
+
+    default: Any
+    rule: Rule
+    meaning: str
+
+
+FIELDS: Mapping[str, Field] = {
+    "version": Field(VERSION, whole(VERSION, VERSION), "of these fields; not to be changed"),
+    "detector": Field("rpn", NAME, "what is trained: rpn; not to be changed on the command line"),
+    # Larger seeds would give JAX the bits of a smaller one.
+    "seed": Field(0, whole(0, 2**32 - 1), "everything random follows from it"),
+    "steps": Field(80_000, whole(1), "that a run has in all"),
+    "batch_size": Field(
+        1, whole(1), "images a step, over all devices, processes and micro-batches"
+    ),
+    "accumulation": Field(
+        1,
+        whole(1),
+        "micro-batches that a device's share of a step is worked through in, to fit its memory; "
+        "the gradient is that of the whole batch; sync_batch_norm takes its statistics of each",
+    ),
+    "ema_decay": Field(
+        0.0,
+        DECAY,
+        "evaluation, proposals and exports use an average of the parameters (and of the batch "
+        "statistics), of which each step keeps this share, such as 0.9998, and less in early "
+        "steps; 0: no average",
+    ),
+    "deterministic": Field(
+        False,
+        FLAG,
+        "on GPUs, whose sums are otherwise in any order: the same bits from the same config on the "
+        "same devices; XLA then takes its first choice of each kernel that sums in a fixed order, "
+        "in place of the fastest that it has measured; CPUs and TPUs give the same bits anyway",
+    ),
+    "log_every": Field(20, whole(1), "steps from one line of metrics to the next"),
+    "data.dataset": Field(
+        "voc/2007", NAME, "shapes, voc_folder, coco_json, voc/2007, voc/2012 or coco/2017"
+    ),
+    "data.source": Field(
+        None,
+        NAME,
+        "the folder that voc_folder and coco_json read; a relative one is looked for from where "
+        "the command is given",
+    ),
+    "data.options": Field(
+        {}, Rule(dict, lambda x: True, "options"), "of the dataset, such as num_train of shapes"
+    ),
+    "data.data_dir": Field(
+        "~/.cache/rpn_jax/datasets", NAME, "the folder where prepared datasets are kept"
+    ),
+    "data.train_split": Field("train", NAME, "the split that is trained on"),
+    "data.eval_split": Field("test", NAME, "the split that validations and evaluations measure"),
+    "data.shorter_side": Field(
+        600, whole(1), "pixels that an image's shorter side is resized to, section 3.3"
+    ),
+    "data.longer_side": Field(1000, whole(1), "pixels that the longer side has at most"),
+    "data.num_buckets": Field(
+        4, whole(1), "canvas shapes that images are padded to; each is compiled once"
+    ),
+    "data.flip_probability": Field(0.5, PART, "that an image of a step is mirrored"),
+    "data.max_objects": Field(None, whole(1), "ground-truth slots; None: what the data needs"),
+    "data.cache_features": Field(
+        False,
+        FLAG,
+        "with every stage of the backbone frozen: its features of each image are computed once "
+        "and kept in data_dir; 2 MB for a VGG-16 and an image of 400 x 600, and as much for its "
+        "mirror image",
+    ),
+    "data.num_threads": Field(None, whole(1), "that load batches; None: one for each CPU"),
+    "model.backbone": Field("vgg16", NAME, "its name; see README, Networks and weights"),
+    "model.output_stage": Field(
+        None,
+        one_of("c1", "c2", "c3", "c4", "c5"),
+        "where the head sits; None: at stride 16, such as c5 of VGG-16",
+    ),
+    "model.neck": Field(
+        None, Rule(str, lambda x: x == "fpn", "fpn"), "fpn has levels p2 to p6 from c2 to c5"
+    ),
+    "model.fpn_channels": Field(256, whole(1), "of each of the neck's levels"),
+    "model.norm": Field(
+        None,
+        one_of("frozen_batch_norm", "sync_batch_norm", "group_norm"),
+        "of a ResNet, DenseNet or VGG-16; None: frozen_batch_norm, but no norm in VGG-16",
+    ),
+    "model.stem": Field(
+        None,
+        one_of("imagenet", "small"),
+        "of a ResNet; small halves the stride; None: imagenet",
+    ),
+    "model.stride_in_1x1": Field(None, FLAG, "of a ResNet of bottlenecks, as Caffe's are"),
+    "model.dilate_c5": Field(None, FLAG, "of a ResNet: c5 keeps c4's stride, by dilation"),
+    "model.ceil_pools": Field(None, FLAG, "Caffe's rounding of pools; vgg16, zf, alexnet"),
+    "model.frozen_stages": Field(
+        0, whole(0), "2 tunes VGG-16 from conv3_1 up, as the paper does; 0 tunes all"
+    ),
+    "model.remat": Field(
+        False,
+        FLAG,
+        "run each stage of the backbone again for its gradient: a third more computation, less "
+        "memory on GPUs and TPUs (a CPU's XLA undoes what it saves)",
+    ),
+    "model.dtype": Field(
+        "float32", one_of("float32", "bfloat16"), "of the layers; boxes and losses stay float32"
+    ),
+    "model.input_convention": Field(
+        "caffe", NAME, "the pixels that the weights expect, see models/inputs.py"
+    ),
+    "model.pretrained": Field(None, NAME, "a file of trained weights, see weights/layouts.py"),
+    "model.pretrained_head": Field(True, FLAG, "whether to take the head too, if the file has one"),
+    "rpn.channels": Field(512, whole(1), "section 3.1: 512 for VGG-16, 256 for ZF (and for FPN)"),
+    "rpn.objectness": Field(
+        "sigmoid",
+        one_of("sigmoid", "softmax"),
+        "k logistic scores, or 2k of which pairs are compared, as in the paper",
+    ),
+    "rpn.anchors.sizes": Field(
+        (128.0, 256.0, 512.0),
+        SIZES,
+        "square roots of areas in pixels of the resized image; of several levels a tuple for "
+        "each, finest first: ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))",
+    ),
+    "rpn.anchors.aspect_ratios": Field((0.5, 1.0, 2.0), POSITIVES, "width / height"),
+    "rpn.anchors.rounding": Field(
+        "none", one_of("none", "torchvision", "caffe"), "torchvision rounds strides too"
+    ),
+    "rpn.anchors.offset": Field(
+        0.5, number(lambda x: True, "a number"), "of the first anchor's centre, in strides"
+    ),
+    # Section 3.1.2 and 3.1.3.
+    "rpn.targets.fg_iou_threshold": Field(0.7, PART, "from this IoU on an anchor is positive"),
+    "rpn.targets.bg_iou_threshold": Field(0.3, PART, "below this IoU an anchor is negative"),
+    "rpn.targets.allow_low_quality": Field(
+        True, FLAG, "an object's best anchors are positive at any IoU"
+    ),
+    "rpn.targets.ignore_ioa_threshold": Field(
+        0.5, PART, "an anchor with more of its area inside an ignore region is not trained on"
+    ),
+    "rpn.targets.drop_straddling": Field(
+        True, FLAG, "leave out anchors across the image's border, section 3.3"
+    ),
+    "rpn.targets.straddle_tolerance": Field(
+        0.0, number(lambda x: True, "a number"), "pixels by which they may cross it"
+    ),
+    "rpn.targets.batch_size_per_image": Field(256, whole(1), "anchors that are sampled"),
+    "rpn.targets.positive_fraction": Field(0.5, PART, "of them that is positive at most"),
+    "rpn.box_weights": Field(
+        (1.0, 1.0, 1.0, 1.0),
+        several(POSITIVE, "four numbers above 0", (4,)),
+        "multiply tx, ty, tw, th of the targets",
+    ),
+    "rpn.loss.normalizer": Field(
+        "paper", one_of("paper", "sampled"), "what losses are divided by, see ops/losses.py"
+    ),
+    "rpn.loss.balance": Field(10.0, NOT_NEGATIVE, "lambda of equation 1"),
+    "rpn.loss.beta": Field(1 / 9, NOT_NEGATIVE, "where smooth L1 turns from a square to a line"),
+    "rpn.proposals.train.pre_nms_top_n": Field(
+        12_000, whole(1), "anchors of a level that enter NMS, where a second stage is trained"
+    ),
+    "rpn.proposals.train.post_nms_top_n": Field(2000, whole(1), "proposals that leave it there"),
+    "rpn.proposals.test.pre_nms_top_n": Field(
+        6000, whole(1), "anchors of a level that enter NMS, where the network is used"
+    ),
+    "rpn.proposals.test.post_nms_top_n": Field(300, whole(1), "proposals that leave it there"),
+    "rpn.proposals.nms_threshold": Field(
+        0.7, PART, "a box goes that overlaps a better one by more than this IoU"
+    ),
+    "rpn.proposals.min_size": Field(
+        0.0, NOT_NEGATIVE, "pixels of the resized image; a narrower or lower proposal goes"
+    ),
+    "rpn.proposals.keep_padding": Field(
+        False, FLAG, "propose from anchors on the canvas beyond the image too"
+    ),
+    "optimizer.name": Field("sgd", one_of("sgd", "adamw", "muon"), "the rule"),
+    "optimizer.learning_rate": Field(1e-3, NOT_NEGATIVE, "before any decay, after the warm-up"),
+    "optimizer.backbone_factor": Field(
+        1.0,
+        POSITIVE,
+        "of that, for the layers of the backbone; frozen_stages keeps them as they are",
+    ),
+    "optimizer.reference_batch_size": Field(
+        None,
+        whole(1),
+        "the batch_size that learning_rate was found for; with another it grows by "
+        "batch_size_rule; None: learning_rate as it is",
+    ),
+    "optimizer.batch_size_rule": Field(
+        "linear",
+        one_of("linear", "sqrt"),
+        "with the ratio of the two (Goyal et al., arXiv 1706.02677, for SGD), or its square root: "
+        "sqrt (Malladi et al., arXiv 2205.10287, for Adam)",
+    ),
+    "optimizer.momentum": Field(0.9, DECAY, "beta1 of adamw, beta of muon"),
+    "optimizer.weight_decay": Field(5e-4, NOT_NEGATIVE, "of kernels; biases and norms are spared"),
+    "optimizer.clip_norm": Field(0.0, NOT_NEGATIVE, "of the whole gradient; 0: no clipping"),
+    "optimizer.schedule": Field("step", one_of("step", "cosine"), "how the rate falls"),
+    "optimizer.decay_at": Field(
+        (60_000,),
+        several(whole(0), "whole numbers from 0 up", range(1000)),
+        'steps where "step" multiplies the rate by decay_factor',
+    ),
+    "optimizer.decay_factor": Field(0.1, POSITIVE, "what it multiplies the rate by"),
+    "optimizer.warmup_steps": Field(0, whole(0), "the rate grows linearly from 0"),
+    "evaluation.every": Field(5000, whole(0), "steps between validations; 0: never"),
+    "evaluation.batch_size": Field(None, whole(1), "images at once; None: as batch_size"),
+    "evaluation.top_ns": Field(
+        (10, 50, 100, 300, 1000), RISING, "numbers of proposals whose recall is measured"
+    ),
+    "evaluation.pictures": Field(4, whole(0), "images drawn at each validation"),
+    "checkpoint.every": Field(1000, whole(1), "steps from one checkpoint to the next"),
+    "checkpoint.keep": Field(3, whole(1), "checkpoints that are kept, the newest ones"),
+}
+# The first of each two is at most the second.
+AT_MOST = (
+    ("rpn.targets.bg_iou_threshold", "rpn.targets.fg_iou_threshold"),
+    ("data.shorter_side", "data.longer_side"),
+)
+LIST = "rpn-jax info --fields"
+
+
+def check_config(config: Any) -> None:
+    """Raises a `UserError` that names the first field that is wrong, before anything is compiled.
+
+    Everything that takes a config from somewhere calls it: commands, sweeps and Python.
+    """
+    check_names(config)
+    flat = flatten(config)
+    for name, (default, rule, _) in FIELDS.items():
+        value = flat.get(name, {})  # only the options may be absent
+        if not (rule.accepts(value) or (value is None and default is None)):
+            optional = ", or None" if default is None else ""
+            raise UserError(f"config.{name}={value}: give {rule.words}{optional}")
+    for lower, upper in AT_MOST:
+        if flat[lower] > flat[upper]:
+            raise UserError(
+                f"config.{lower}={flat[lower]}: give at most config.{upper}, which is {flat[upper]}"
+            )
+
+
+def check_names(config: Any) -> None:
+    """Raises a `UserError` unless the config has the fields of `FIELDS`, and no others."""
+    flat = flatten(config)
+    for name in flat:
+        if name not in FIELDS and not name.startswith("data.options."):
+            raise UserError(no_such_field(f"config.{name}", name))
+    for name in FIELDS:
+        if name not in flat and name != "data.options":
+            raise UserError(f"config.{name}: is missing; begin with default_config()")
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """Returns `{"data.shorter_side": 600, …}` of groups in groups."""
+    flat = {}
+    for name, value in config.items():
+        inner = flatten(value) if hasattr(value, "items") else None
+        flat |= {name: value} if inner is None else {f"{name}.{key}": inner[key] for key in inner}
+    return flat
+
+
+def no_such_field(where: str, name: str, prefix: str = "config.") -> str:
+    """Returns a line about a field that there is not, with the nearest that there is."""
+    near = nearest_field(name)
+    hint = (
+        f"did you mean {prefix}{near}{'=…' if prefix.startswith('-') else ''}?"
+        if near
+        else f"{LIST} lists them all"
+    )
+    return f"{where}: there is no such field; {hint}"
+
+
+def nearest_field(name: str) -> str | None:
+    """Returns the field that was most likely meant, None if none is alike.
+
+    That is one of the same group whose words begin with the letters given (`lr`), one of the same
+    name in another group, one with such words in another group, or one that is spelt alike.
+    """
+    group, _, last = name.rpartition(".")
+    siblings = [field for field in FIELDS if field.rpartition(".")[0] == group]
+
+    def initials(field):
+        words = field.rpartition(".")[2].split("_")
+        return "".join(word[0] for word in words) if len(words) > 1 else None
+
+    found = (
+        [field for field in FIELDS if field == name]
+        + [field for field in siblings if initials(field) == last]
+        + [field for field in FIELDS if field.rpartition(".")[2] == last]
+        + [field for field in FIELDS if initials(field) == last]
+        + difflib.get_close_matches(name.lstrip("-"), FIELDS, n=1, cutoff=0.5)
+    )
+    return found[0] if found else None
+
+
+def list_fields(group: str = "") -> str:
+    """Returns every field of a group ("optimizer", "rpn.targets"), or of all, as text.
+
+    Raises:
+        UserError: there is no such group.
+    """
+    group = group.removeprefix("--").removeprefix("config.").strip(".")
+    chosen = {
+        name: field
+        for name, field in FIELDS.items()
+        if not group or name == group or name.startswith(f"{group}.")
+    }
+    if not chosen:
+        groups = dict.fromkeys(name.rpartition(".")[0] for name in FIELDS)
+        raise UserError(f"--fields={group}: give one of {', '.join(filter(None, groups))}")
+    lines = []
+    for name, (default, rule, meaning) in chosen.items():
+        words = f"{rule.words}{', or None' if default is None else ''}"
+        text = f"{meaning} ({words})"
+        lines.append(f"--config.{name}={default}")
+        lines += textwrap.wrap(text, 96, initial_indent="    ", subsequent_indent="    ")
+    return "\n".join(lines)

@@ -1,0 +1,75 @@
+"""What the value of a config's field may be, as a test and in words."""
+
+import math
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+
+class Rule(NamedTuple):
+    """What a value may be: of type `kind`, and such that it is accepted; in words."""
+
+    kind: type
+    accepts: Callable[[Any], bool]
+    words: str
+
+
+def whole(least: int, most: int | None = None) -> Rule:
+    """Returns the rule of a whole number, bounds included."""
+    top = math.inf if most is None else most
+    words = f"from {least} up" if most is None else f"from {least} to {most}"
+    return Rule(
+        int,
+        lambda x: isinstance(x, int) and not isinstance(x, bool) and least <= x <= top,
+        f"a whole number {words}",
+    )
+
+
+def number(accepts: Callable[[float], bool], words: str) -> Rule:
+    """Returns the rule of a finite number that is accepted."""
+    return Rule(
+        float,
+        lambda x: (
+            isinstance(x, int | float)
+            and not isinstance(x, bool)
+            and math.isfinite(x)
+            and accepts(x)
+        ),
+        words,
+    )
+
+
+def one_of(*names: str) -> Rule:
+    """Returns the rule of a name among a few."""
+    return Rule(str, lambda x: x in names, " or ".join([", ".join(names[:-1]), names[-1]]))
+
+
+def several(rule: Rule, words: str, counts: Collection[int] = range(1, 1000)) -> Rule:
+    """Returns the rule of a tuple of values of one rule."""
+    return Rule(
+        tuple,
+        lambda x: isinstance(x, tuple) and len(x) in counts and all(map(rule.accepts, x)),
+        words,
+    )
+
+
+FLAG = Rule(bool, lambda x: isinstance(x, bool), "True or False")
+NAME = Rule(str, lambda x: isinstance(x, str) and x != "", "a name")
+NOT_NEGATIVE = number(lambda x: x >= 0, "a number from 0 up")
+POSITIVE = number(lambda x: x > 0, "a number above 0")
+PART = number(lambda x: 0 <= x <= 1, "a number from 0 to 1")
+DECAY = number(lambda x: 0 <= x < 1, "a number from 0 to below 1")
+POSITIVES = several(POSITIVE, "numbers above 0")
+_COUNTS = several(whole(1), "")
+
+
+def _are_sizes(sizes: Any) -> bool:
+    levels = several(POSITIVES, "").accepts(sizes) and len(set(map(len, sizes))) == 1
+    return levels or POSITIVES.accepts(sizes)
+
+
+SIZES = Rule(tuple, _are_sizes, "numbers above 0, or a tuple of equally many for each level")
+RISING = Rule(
+    tuple,
+    lambda x: _COUNTS.accepts(x) and list(x) == sorted(set(x)),
+    "at least one whole number from 1 up, the smaller first, such as (100, 300)",
+)

@@ -1,0 +1,184 @@
+import re
+
+import pytest
+
+from rpn_jax.__main__ import main
+from rpn_jax.errors import UserError
+from rpn_jax.runs.config import default_config, flatten
+from rpn_jax.runs.config_files import apply_overrides, load_config
+from rpn_jax.runs.fields import FIELDS, list_fields, nearest_field
+
+START = (
+    "from rpn_jax.runs.config import default_config\ndef get_config():\n  c = default_config()\n"
+)
+
+
+def test_every_field_has_an_entry_whose_default_it_accepts():
+    config = default_config()
+    assert flatten(config).keys() == FIELDS.keys() - {"data.options"}
+    assert flatten(config) == flatten(apply_overrides(config, []))
+    for name, (default, rule, meaning) in FIELDS.items():
+        assert meaning, name
+        assert default is None or rule.accepts(default), name
+
+
+@pytest.mark.parametrize(
+    ("override", "remedy"),
+    [
+        ("checkpoint.every=0", "give a whole number from 1 up"),
+        ("checkpoint.keep=0", "give a whole number from 1 up"),
+        ("log_every=0", "give a whole number from 1 up"),
+        ("steps=0", "give a whole number from 1 up"),
+        ("batch_size=True", "give a whole number from 1 up"),
+        ("accumulation=0", "give a whole number from 1 up"),
+        ("seed=-1", "give a whole number from 0 to 4294967295"),
+        ("seed=4294967296", "give a whole number from 0 to 4294967295"),
+        ("ema_decay=1.0", "give a number from 0 to below 1"),
+        ("ema_decay=-0.5", "give a number from 0 to below 1"),
+        ("data.shorter_side=0", "give a whole number from 1 up"),
+        ("data.longer_side=599", "data.shorter_side=600: give at most config.data.longer_side"),
+        ("data.flip_probability=1.5", "give a number from 0 to 1"),
+        ("data.num_buckets=0", "give a whole number from 1 up"),
+        ("data.max_objects=0", "give a whole number from 1 up, or None"),
+        ("data.num_threads=-1", "give a whole number from 1 up, or None"),
+        ("evaluation.batch_size=0", "give a whole number from 1 up, or None"),
+        ("evaluation.every=-1", "give a whole number from 0 up"),
+        ("evaluation.top_ns=()", "give at least one whole number from 1 up, the smaller first"),
+        ("evaluation.top_ns=(50,10)", "the smaller first"),
+        ("evaluation.top_ns=(10,10)", "the smaller first"),
+        ("evaluation.top_ns=(10.5,)", "whole number"),
+        ("model.fpn_channels=0", "give a whole number from 1 up"),
+        ("model.norm=batch_norm", "give frozen_batch_norm, sync_batch_norm or group_norm, or None"),
+        ("optimizer.backbone_factor=0.0", "give a number above 0"),
+        ("optimizer.batch_size_rule=cubic", "give linear or sqrt"),
+        ("optimizer.clip_norm=-1.0", "give a number from 0 up"),
+        ("optimizer.decay_at=('a',)", "give whole numbers from 0 up"),
+        ("optimizer.learning_rate=1e400", "give a number from 0 up"),
+        ("optimizer.name=nosuch", "give sgd, adamw or muon"),
+        ("optimizer.reference_batch_size=0", "give a whole number from 1 up, or None"),
+        ("optimizer.schedule=linear", "give step or cosine"),
+        ("rpn.anchors.aspect_ratios=()", "give numbers above 0"),
+        ("rpn.anchors.rounding=up", "give none, torchvision or caffe"),
+        ("rpn.anchors.sizes=('a',)", "give numbers above 0, or a tuple of equally many for each"),
+        ("rpn.anchors.sizes=((8,),(8,16))", "a tuple of equally many for each level"),
+        ("rpn.box_weights=(1.0,)", "give four numbers above 0"),
+        ("rpn.box_weights=(1.0,1.0,1.0,0.0)", "give four numbers above 0"),
+        ("rpn.loss.beta=-1", "give a number from 0 up"),
+        ("rpn.loss.normalizer=foo", "give paper or sampled"),
+        ("rpn.proposals.nms_threshold=1.5", "give a number from 0 to 1"),
+        ("rpn.proposals.test.post_nms_top_n=0", "give a whole number from 1 up"),
+        ("rpn.targets.batch_size_per_image=0", "give a whole number from 1 up"),
+        ("rpn.targets.fg_iou_threshold=0.2", "give at most config.rpn.targets.fg_iou_threshold"),
+        ("rpn.targets.positive_fraction=2.0", "give a number from 0 to 1"),
+    ],
+)
+def test_a_value_out_of_range_is_one_line_before_anything_is_built(override, remedy):
+    with pytest.raises(UserError, match=r"^config\.[^\n]*: give [^\n]*$") as caught:
+        apply_overrides(default_config(), [f"--config.{override}"])
+    assert remedy in str(caught.value)
+
+
+def test_python_is_told_as_the_command_line_is(tmp_path):
+    from rpn_jax.training.build import build_detector
+    from rpn_jax.training.loop import train
+
+    config = default_config()
+    config.checkpoint.every = 0
+    for use in (build_detector, lambda config: train(config, tmp_path / "run")):
+        with pytest.raises(UserError, match=r"config.checkpoint.every=0: give a whole number"):
+            use(config)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("optimizer.lr", "optimizer.learning_rate"),
+        ("lr", "optimizer.learning_rate"),
+        ("learning_rate", "optimizer.learning_rate"),
+        ("optimizer.wd", "optimizer.weight_decay"),
+        ("evaluation.bs", "evaluation.batch_size"),
+        ("data.batch_size", "batch_size"),
+        ("rpn.loss.balanc", "rpn.loss.balance"),
+        ("stepz", "steps"),
+        ("zzzzzz", None),
+    ],
+)
+def test_the_nearest_field(name, meant):
+    assert nearest_field(name) == meant
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.optimizer.lr=1", "did you mean --config.optimizer.learning_rate=…?"),
+        ("--config.loss.balance=1", "did you mean --config.rpn.loss.balance=…?"),
+        ("--config.zzzzzz=1", "rpn-jax info --fields lists them all"),
+        ("--config.version=1", "is that of the fields, and no setting"),
+        ("--config.detector=rpn", "give it to default_config()"),
+    ],
+)
+def test_a_field_that_there_is_not(override, message):
+    with pytest.raises(UserError, match=r"^--config.[^\n]*$") as caught:
+        apply_overrides(default_config(), [override])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "def get_config():\n  return {'steps': 5}\n",
+            "get_config() returns dict; it is to return",
+        ),
+        (
+            "def get_config():\n  pass\n",
+            "get_config() returns None; it is to return default_config()",
+        ),
+        ("steps = 5\n", "defines no get_config()"),
+        (
+            START + "  c.optimizer.lr = 1\n  return c\n",
+            "mine.py, line 4: c.optimizer.lr = 1: there is no such field; did you mean "
+            "config.optimizer.learning_rate?",
+        ),
+        (START + "  c.steps = c.stepz\n  return c\n", "did you mean config.steps?"),
+        (
+            START + "  c.steps = 'x'\n  return c\n",
+            "line 4: c.steps = 'x': give a value of type int",
+        ),
+        (START + "  c.steps = 1 / 0\n  return c\n", "mine.py, line 4: ZeroDivisionError"),
+        (START + "  c.unlock()\n  c.lr = 1\n  return c\n", "config.lr: there is no such field"),
+        (
+            "from ml_collections import ConfigDict\ndef get_config():\n  return ConfigDict()\n",
+            "config.version: is missing; begin with default_config()",
+        ),
+        (START + "  c.steps = 0\n  return c\n", "config.steps=0: give a whole number from 1 up"),
+    ],
+)
+def test_a_config_file_that_is_wrong_is_one_line(text, message, tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    assert main(["prepare", f"--config={file}"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_a_run_s_config_is_a_config(tmp_path):
+    from rpn_jax.runs.config_files import to_json
+
+    file = tmp_path / "config.json"
+    file.write_text(to_json(apply_overrides(default_config(), ["--config.steps=7"])))
+    assert load_config(str(file), ["--config.seed=2"]).steps == 7
+
+
+def test_info_lists_the_fields(capsys):
+    assert main(["info", "--fields"]) == 0
+    listed = re.findall(r"^--config\.([\w.]+)=", capsys.readouterr().out, re.MULTILINE)
+    assert listed == list(FIELDS)
+    assert main(["info", "--fields=rpn.targets"]) == 0
+    assert capsys.readouterr().out.startswith("--config.rpn.targets.fg_iou_threshold=0.7\n    from")
+    assert main(["info", "--fields=rnp"]) == 1
+    assert "error: --fields=rnp: give one of" in capsys.readouterr().err
+    assert list_fields("--config.steps").startswith("--config.steps=80000\n")
