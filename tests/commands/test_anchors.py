@@ -52,8 +52,8 @@ def test_tables_and_pictures(flags, tmp_path, capsys, monkeypatch):
         ("--split=test", "split 'test' has no objects (1 images, 0 ignore regions)"),
         ("--split=val", "there is no split 'val'; there are: "),
         ("--config.data.data_dir=nowhere", "python -m rpn_jax prepare"),
-        ("--config.rpn.anchors.sizes=(0.0,)", "config.rpn.anchors: sizes (0.0,) and aspect_ratios"),
-        ("--config.rpn.anchors.rounding=up", "config.rpn.anchors: rounding 'up'"),
+        ("--config.rpn.anchors.sizes=(0.0,)", "config.rpn.anchors.sizes=(0.0,): give numbers"),
+        ("--config.rpn.anchors.rounding=up", "config.rpn.anchors.rounding=up: give none,"),
     ],
 )
 def test_bad_input_is_one_clear_line(flags, capsys, flag, message):
