@@ -105,7 +105,7 @@ def test_a_box_without_area_is_dropped_and_reported_by_file(voc, voc_flags, caps
     assert main(["prepare", *voc_flags]) == 0
     report = capsys.readouterr().out
     (line,) = (line for line in report.splitlines() if "no area" in line)
-    assert "e.jpg" in line
+    assert "e.xml" in line
 
 
 def test_a_coordinate_that_is_not_a_number(fails, voc, voc_flags):
