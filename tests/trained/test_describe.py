@@ -67,7 +67,10 @@ def test_the_image_is_a_landscape_of_the_configs_size(shorter, longer, image):
     ("overrides", "message"),
     [
         (["--config.data.shorter_side=8"], "8 x 11 pixels is too small for a network of stride 16"),
-        (["--config.rpn.anchors.sizes=(-1.0,)"], "config.rpn.anchors.sizes=.*: give numbers above 0"),
+        (
+            ["--config.rpn.anchors.sizes=(-1.0,)"],
+            "config.rpn.anchors.sizes=.*: give numbers above 0",
+        ),
         (["--config.rpn.anchors.sizes=()"], "config.rpn.anchors.sizes=.*: give numbers above 0"),
         (["--config.model.backbone=vgg"], "config.model.backbone: 'vgg' is unknown"),
     ],
