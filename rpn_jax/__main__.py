@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     on if it is started again, 130 when interrupted, 141 when what read its output has closed it.
     """
     if argv is None:
+        mend_streams()
         use_large_pages()
     parser = argparse.ArgumentParser(
         prog="python -m rpn_jax",
@@ -108,7 +109,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # As `head` closes it. What is still buffered must go somewhere when Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except Exception:
+    except Exception as error:
+        if _is_lost_process(error) and not arguments.traceback:
+            print(
+                "error: another process of this job has ended or does not answer; its own output "
+                "says why; the same command goes on from the last checkpoint",
+                file=sys.stderr,
+            )
+            return _failed(os.EX_TEMPFAIL)
         _show_traceback()
         return _failed()
     return 0
@@ -130,7 +138,15 @@ def _with_config(message: str, arguments: argparse.Namespace, overrides: Sequenc
     return message.replace("prepare --config=…", f"prepare {used}") if config else message
 
 
-def _failed() -> int:
+def _is_lost_process(error: Exception) -> bool:
+    """Returns whether an error is what XLA says when one of several processes is gone."""
+    jax = sys.modules.get("jax")
+    return bool(
+        jax and jax.distributed.is_initialized() and isinstance(error, jax.errors.JaxRuntimeError)
+    )
+
+
+def _failed(status: int = 1) -> int:
     """Returns the status of a failure; one of several processes ends here, and fails the others.
 
     At a usual exit JAX would wait for them, which wait for this one.
@@ -139,8 +155,25 @@ def _failed() -> int:
     if jax and jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)
-    return 1
+        os._exit(status)
+    return status
+
+
+def mend_streams() -> None:
+    """Makes sure that whatever is printed is taken, whatever a process was started with.
+
+    A stream that was closed (`2>&-`) goes nowhere, rather than into the next file that is opened;
+    letters that its encoding lacks become escapes.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+        if number and hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
 def use_large_pages() -> None:
@@ -166,6 +199,8 @@ def keep_compiled_programs() -> None:
     30 MB of it. Variables that choose otherwise stay as they are.
     """
     place = os.path.expanduser("~/.cache/rpn_jax/compiled")
+    if not os.path.isabs(place):  # HOME is not set, and the system does not know the user
+        return
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", place)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 

@@ -6,7 +6,9 @@ import fcntl
 import os
 import pathlib
 import platform
+import re
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -17,6 +19,11 @@ import numpy as np
 from rpn_jax.errors import UserError
 from rpn_jax.text import printable
 
+_PARTIAL = re.compile(r"\.[0-9a-f]{32}\.tmp")
+_UNLOCKED_SECONDS = 5  # at most, from the creation of an unfinished file to its lock
+_cleared: set[pathlib.Path] = set()
+_clearing = threading.Lock()
+
 # So long a lock waits for a process that was killed and has not given it back yet.
 _LOCK_SECONDS = 5
 
@@ -26,18 +33,39 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
     """Yields a file that takes the place of `path` when the block ends without an error.
 
     Folders above it are made. Several processes may write one path at once: each writes a file of
-    its own, and the last to end wins. An `OSError` is passed on, and nothing is left behind.
+    its own, and the last to end wins. An `OSError` is passed on, and nothing is left behind. What a
+    killed process left there is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    clear_partial(path.parent)
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
+            with contextlib.suppress(OSError):  # where the file system knows no locks
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield file
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def clear_partial(folder: pathlib.Path) -> None:
+    """Removes the unfinished files of killed processes from a folder, once in a process.
+
+    A file that is being written is locked. One that is a few seconds old may not be locked yet.
+    """
+    with _clearing:
+        if folder in _cleared:
+            return
+        _cleared.add(folder)
+    with contextlib.suppress(OSError):
+        for path in [path for path in folder.iterdir() if _PARTIAL.fullmatch(path.name)]:
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - path.stat().st_mtime > _UNLOCKED_SECONDS:
+                    path.unlink()
 
 
 @contextlib.contextmanager

@@ -1,5 +1,9 @@
+import fcntl
+import os
+
 import pytest
 
+from rpn_jax import files
 from rpn_jax.errors import UserError
 from rpn_jax.files import write_bytes
 
@@ -22,3 +26,21 @@ def test_a_file_for_a_folder_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         write_bytes(tmp_path / "file" / "a.png", b"content")
+
+
+def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(tmp_path):
+    def partial(letter):
+        path = tmp_path / f".{letter * 32}.tmp"
+        path.write_bytes(b"half")
+        os.utime(path, (0, 0))
+        return path
+
+    left, being_written, other = partial("a"), partial("b"), tmp_path / ".mine.tmp"
+    other.write_bytes(b"the user's")
+    with being_written.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as its writer holds it
+        files.write_text(tmp_path / "new.txt", "new")
+    assert not left.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [being_written.name, other.name, "new.txt"]
+    )

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from rpn_jax.__main__ import main, set_cpu_flags
+from rpn_jax.__main__ import keep_compiled_programs, main, set_cpu_flags
 from rpn_jax.commands import status
 
 PROGRAM = """
@@ -83,3 +83,25 @@ def test_a_traceback_cannot_write_to_the_terminal(monkeypatch, capsys):
     error = capsys.readouterr().err
     assert r"RuntimeError: no \x1b]0;such\x07 file" in error.splitlines()
     assert all(letter.isprintable() or letter == "\n" for letter in error)
+
+
+@pytest.mark.parametrize("closed", ["", " 2>&-"])
+def test_what_is_printed_is_taken_by_any_stream(tmp_path, closed):
+    run = tmp_path / "Läufe"
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = f'"{sys.executable}" -m rpn_jax status "{run}"{closed}'
+    folder = pathlib.Path(__file__).parents[1]
+    done = subprocess.run(
+        command, shell=True, env=environment, capture_output=True, text=True, cwd=folder
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "L\\xe4ufe" in done.stdout
+
+
+def test_a_user_without_a_home_keeps_no_compiled_programs(monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as it then does
+    keep_compiled_programs()
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ

@@ -53,7 +53,7 @@ def trained_place(
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds --coordinator, --num_processes and --process_id."""
+    """Adds --coordinator, --num_processes, --process_id and --join_seconds."""
     group = parser.add_argument_group(
         "several processes",
         "found by themselves on Slurm, Open MPI, GKE and TPU pods; elsewhere, start the command "
@@ -62,10 +62,22 @@ def add_process_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--coordinator", metavar="HOST:PORT", help="of the first process")
     group.add_argument("--num_processes", type=int, metavar="N", help="1: this process alone")
     group.add_argument("--process_id", type=int, metavar="I", help="0 to N-1")
+    group.add_argument(
+        "--join_seconds",
+        type=int,
+        default=300,
+        metavar="S",
+        help="how long to wait for the other processes (%(default)s)",
+    )
 
 
 def join(arguments: argparse.Namespace) -> None:
     """Makes this process one of the job that the flags, or the launcher, describe."""
     from rpn_jax.runs.processes import join_processes
 
-    join_processes(arguments.coordinator, arguments.num_processes, arguments.process_id)
+    join_processes(
+        arguments.coordinator,
+        arguments.num_processes,
+        arguments.process_id,
+        arguments.join_seconds,
+    )

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,13 +18,18 @@ from rpn_jax.errors import StoppedError, UserError, first_line
 # A process that does not answer for so long is given up, and the others with it.
 _HEARTBEAT_SECONDS = 60
 
+_PATIENCE = 10  # seconds, after which waiting for the others is told
+
 # What launchers tell each process: of how many it is one, and how many of them share its node.
 _TASKS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 _TASKS_ON_NODE = ("SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE")
 
 
 def join_processes(
-    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    join_seconds: int = 300,
 ) -> None:
     """Joins the other processes of the job, if there are any; must come before any use of devices.
 
@@ -32,7 +38,8 @@ def join_processes(
     and the number of this one, from 0. `num_processes=1` keeps a process to itself anywhere.
 
     A task that has its node to itself gets all of the node's accelerators; where several share one,
-    each gets its own.
+    each gets its own. If the others have not come after `join_seconds`, the process ends with a
+    line and the status 75, by which schedulers start it again.
 
     Raises:
         UserError: some of the three are given but not all, or the others cannot be reached.
@@ -51,14 +58,17 @@ def join_processes(
         return
     shares_node = _first_of(_TASKS_ON_NODE).partition("(")[0] not in ("", "1")
     try:
-        jax.distributed.initialize(
-            coordinator,
-            num_processes,
-            process_id,
-            # None is one accelerator for each process of a node, an empty list is all there are.
-            local_device_ids=None if shares_node and not coordinator else [],
-            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-        )
+        with _waiting(join_seconds):
+            jax.distributed.initialize(
+                coordinator,
+                num_processes,
+                process_id,
+                # None is one accelerator for each process of a node, an empty list all there are.
+                local_device_ids=None if shares_node and not coordinator else [],
+                # Later than ours: JAX's own end is an abort with a C++ stack.
+                initialization_timeout=join_seconds + 60,
+                heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            )
     except Exception as error:
         # Open MPI from version 5 on does not tell where the first process is.
         no_cluster = isinstance(error, ValueError) and "OMPI_COMM_WORLD_SIZE" not in os.environ
@@ -69,6 +79,34 @@ def join_processes(
             f"the other processes of this job cannot be joined: {first_line(error)}; give "
             f"{', '.join(given)}, or --num_processes=1 to use this process alone"
         ) from error
+
+
+@contextlib.contextmanager
+def _waiting(seconds: int) -> Iterator[None]:
+    """Tells that the block waits for other processes, and ends this one when it waits too long."""
+
+    def tell():
+        line = f"waiting for the other processes of this job, at most {seconds} s in all"
+        print(line, file=sys.stderr, flush=True)
+
+    def give_up():
+        print(
+            f"error: the other processes of this job have not come in {seconds} s; start them all, "
+            "with the same --coordinator and --num_processes, or give a larger --join_seconds",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(os.EX_TEMPFAIL)
+
+    timers = [threading.Timer(_PATIENCE, tell), threading.Timer(seconds, give_up)]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
 
 
 def _first_of(variables: tuple[str, ...]) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError, first_line
-from rpn_jax.files import replacing
+from rpn_jax.files import clear_partial, replacing
 from rpn_jax.models.inputs import input_convention, normalize_images
 from rpn_jax.models.rcnn import RCNN, trainable_mask, variable_shapes
 from rpn_jax.training.build import frozen_paths
@@ -71,6 +71,8 @@ class FeatureCache:
             digest.update(np.ascontiguousarray(leaf))
         data_dir = pathlib.Path(config.data.data_dir).expanduser()
         self._folder = data_dir / "features" / digest.hexdigest()
+        for part in self._folder.glob("*"):
+            clear_partial(part)
 
     def add(self, batch: Images) -> Images:
         """Returns the host batch with its images' features, those of each level (B, H_l, W_l, C).

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -216,3 +217,15 @@ def test_a_process_is_alone_unless_it_is_told_of_others(monkeypatch):
     assert processes.on_first(lambda: 3) == 3
     with pytest.raises(UserError, match="one line"), processes.together():
         raise UserError("one line")
+
+
+def test_a_process_whose_others_never_come_ends_with_a_line():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    code = f"from rpn_jax.runs.processes import join_processes as join; join({place!r}, 2, 0, 1)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == os.EX_TEMPFAIL
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: the other processes of this job have not come in 1 s; start them all"
+    )
