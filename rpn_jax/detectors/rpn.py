@@ -17,13 +17,11 @@ from rpn_jax.detectors.detector import Losses, Variables
 from rpn_jax.detectors.proposals import propose
 from rpn_jax.detectors.targets import assign_targets
 from rpn_jax.models.inputs import InputConvention, normalize_images
-from rpn_jax.models.rcnn import RCNN
+from rpn_jax.models.rcnn import RCNN, Levels
 from rpn_jax.ops.anchors import grid_anchors
 from rpn_jax.ops.losses import rpn_loss
 from rpn_jax.ops.matching import Label
 from rpn_jax.typing import Array, GroundTruth, Images, Proposals
-
-Levels = tuple[Array, ...]
 
 
 class Counts(NamedTuple):

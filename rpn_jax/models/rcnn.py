@@ -23,13 +23,15 @@ from rpn_jax.models.layers import norms
 from rpn_jax.models.rpn_head import RPNHead
 from rpn_jax.typing import Array
 
+Levels = tuple[Array, ...]  # one array a level, finest first
+
 
 class RCNN(nn.Module):
-    """The levels of a backbone, or of a neck on it, under one shared head.
+    """The parts of a detector: a backbone, a neck if there is one, and the RPN's head.
 
-    A backbone is a module that maps `(images, train)` to a tuple of feature maps, finest first, and
-    knows their `strides` and, for any canvas, their `grid_hw`. A neck maps the three to those of
-    its levels. The maps that reach the head have all as many channels.
+    A backbone maps `(images, train)` to a tuple of feature maps, finest first, and knows their
+    `strides` and, for any canvas, their `grid_hw`. A neck maps the three to those of its levels.
+    One RPN head serves all levels, which have the same number of channels.
     """
 
     backbone: nn.Module
@@ -51,20 +53,34 @@ class RCNN(nn.Module):
         self,
         images: Float[Array, "B H W 3"],
         train: bool = False,
-        features: tuple[Float[Array, "B _ _ _"], ...] | None = None,
-    ) -> tuple[tuple[Float[Array, "B _"], ...], tuple[Float[Array, "B _ 4"], ...]]:
-        """Returns, for each level, the logits (B, H_l*W_l*K) and the deltas (B, H_l*W_l*K, 4).
+        features: Levels | None = None,
+    ) -> tuple[Levels, Levels]:
+        """Returns what every part of the network says of the images; see `objectness`.
+
+        With it `init` makes the variables of all parts. `features` are the backbone's, where they
+        are known; the images then play no part.
+        """
+        return self.objectness(self.levels(images, train, features))
+
+    def levels(
+        self,
+        images: Float[Array, "B H W 3"],
+        train: bool = False,
+        features: Levels | None = None,
+    ) -> Levels:
+        """Returns the feature maps (B, H_l, W_l, C) on which the heads sit, finest first.
 
         `images` are normalised (see `inputs.normalize_images`). `train` makes batch normalisation
-        use the statistics of the batch, see `norms.normalize`. `features` are those of the backbone
-        where they are known; the images then play no part.
+        use the statistics of the batch, see `norms.normalize`.
         """
         if features is None:
             features = self.backbone(images, train)
-        if self.neck:
-            features = self.neck(features)
-        levels = [self.rpn(level) for level in features]
-        return tuple(logits for logits, _ in levels), tuple(deltas for _, deltas in levels)
+        return self.neck(features) if self.neck else features
+
+    def objectness(self, levels: Levels) -> tuple[Levels, Levels]:
+        """Returns, for each level, the logits (B, H_l*W_l*K) and the deltas (B, H_l*W_l*K, 4)."""
+        outputs = [self.rpn(level) for level in levels]
+        return tuple(logits for logits, _ in outputs), tuple(deltas for _, deltas in outputs)
 
 
 def frozen_stages_of(count: int) -> tuple[tuple[str, ...], ...]:
