@@ -4,7 +4,7 @@
     rpn-jax train --config=shapes --workdir=runs/shapes
 
 Four to five minutes on two CPU cores without AVX-512. On the 300 unseen test images: recall at
-IoU 0.5 is 0.977 and 0.990 with 50 and 100 proposals, AR@100 0.715.
+IoU 0.5 is 0.982 and 0.995 with 50 and 100 proposals, AR@100 0.718.
 """
 
 from rpn_jax.runs.config import default_config

@@ -10,7 +10,7 @@ JAX is imported by what needs it, not by `import rpn_jax`.
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["Found", "Model", "UserError", "configs", "load", "prepare", "train"]
 
 _HOMES = {

@@ -149,7 +149,7 @@ def build_rpn(
         ZF alone.
       num_anchors: anchors at each position (sizes x aspect ratios).
       head_channels: of the head's 3x3 convolution.
-      objectness: "sigmoid" or "softmax", see `rpn.RPNHead`.
+      objectness: "sigmoid" or "softmax", see `rpn_head.RPNHead`.
       remat: whether the backward pass runs the stages of the backbone again, see `run_stages`.
       dtype: what to compute in, "float32" or "bfloat16"; parameters and outputs are float32.
 

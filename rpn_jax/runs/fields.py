@@ -1,7 +1,7 @@
 """Every field of a config: its default, what it may be, what it means.
 
 Defaults are the paper's (arXiv 1506.01497, whose sections are named), or where it has none
-torchvision's. `config.default_config` makes a config of this table, `check_config` holds one
+torchvision's. `default_config` makes a config of this table, `check_config` holds one
 against it, and `rpn-jax info --fields` prints it: a new field is one more entry here.
 """
 

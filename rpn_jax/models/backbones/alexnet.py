@@ -87,7 +87,7 @@ class AlexNet(nn.Module):
     Fields:
       frozen_stages: the first so many stages get no gradient.
       output_stages: the stages whose features to return, finest first; none beyond is computed.
-      ceil_pools: round the size of pools up, as Caffe does, see `convolution.output_size`.
+      ceil_pools: round the size of pools up, as Caffe does, see `windows.output_size`.
       remat: see `stages.run_stages`.
       dtype: what to compute in; parameters are float32.
     """

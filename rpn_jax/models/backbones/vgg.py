@@ -73,7 +73,7 @@ class VGG16(nn.Module):
       frozen_stages: the first so many stages get no gradient, and use their running statistics.
         The paper trains from conv3_1 up: 2.
       output_stages: the stages whose features to return, finest first; none beyond is computed.
-      ceil_pools: round the size of pools up, as Caffe does, see `convolution.output_size`.
+      ceil_pools: round the size of pools up, as Caffe does, see `windows.output_size`.
       remat: see `stages.run_stages`.
       dtype: what to compute in; parameters and statistics are float32.
     """
