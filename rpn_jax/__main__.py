@@ -1,13 +1,15 @@
-"""`python -m rpn_jax COMMAND …`: the command line, also installed as `rpn-jax`."""
+"""`rpn-jax COMMAND …`: the command line, also `python -m rpn_jax COMMAND …`."""
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata, util
 
+from rpn_jax import __version__
 from rpn_jax.commands import (
     anchors,
     compare,
@@ -55,22 +57,27 @@ LARGE_PAGES = ":".join(
 )
 
 
+def console() -> int:
+    """Runs the command of this process, which is its own: it may start over."""
+    mend_streams()
+    use_large_pages()
+    return main()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status.
+    """Runs one command and returns its exit status; leaves the process as it was.
 
     That is 0, 1 for an error, 75 (EX_TEMPFAIL of sysexits.h) when a run was asked to stop and goes
     on if it is started again, 130 when interrupted, 141 when what read its output has closed it.
     """
-    if argv is None:
-        mend_streams()
-        use_large_pages()
     parser = argparse.ArgumentParser(
-        prog="python -m rpn_jax",
+        prog="rpn-jax",
         description="Region Proposal Networks in JAX: prepare a dataset, train on it, "
         "measure recall, propose boxes for any image.",
-        epilog="python -m rpn_jax COMMAND --help says more about a command, info --fields lists "
+        epilog="rpn-jax COMMAND --help says more about a command, info --fields lists "
         "the fields of a config.",
     )
+    parser.add_argument("--version", action="version", version=f"rpn-jax {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         subparser = subparsers.add_parser(
@@ -85,10 +92,33 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--traceback", action="store_true", help="show where in the code an error arose"
         )
     arguments, overrides = parser.parse_known_args(argv)
+    with _settings_of_a_command():
+        return _run(arguments, overrides)
+
+
+@contextlib.contextmanager
+def _settings_of_a_command() -> Iterator[None]:
+    """Sets what JAX and Orbax heed in a command, and sets it back afterwards."""
+    names = "XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+    before = {name: os.environ.get(name) for name in names}
+    absl = logging.getLogger("absl")
+    level = absl.level
     set_cpu_flags()
     # Orbax warns of options that follow from others, and shows the errors that it raises as well.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    absl.setLevel(logging.CRITICAL)
     keep_compiled_programs()
+    try:
+        yield
+    finally:
+        absl.setLevel(level)
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Returns the exit status of a command, after a line about what went wrong."""
     try:
         COMMANDS[arguments.command].run(arguments, overrides)
     except UserError as error:
@@ -235,4 +265,4 @@ def _only_cpus() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console())

@@ -28,6 +28,11 @@ _clearing = threading.Lock()
 _LOCK_SECONDS = 5
 
 
+def user_path(path: str | os.PathLike) -> pathlib.Path:
+    """Returns the path; `~` in it is the home folder, which bash leaves to us in `--out=~/x`."""
+    return pathlib.Path(os.path.expanduser(path))
+
+
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
     """Yields a file that takes the place of `path` when the block ends without an error.

@@ -1,12 +1,12 @@
 """What the commands `prepare` and `train` do, as functions of a config."""
 
 import os
-import pathlib
 
 from ml_collections import ConfigDict
 
 from rpn_jax.data.datasets import prepare_dataset
 from rpn_jax.data.datasets.report import PreparationReport
+from rpn_jax.files import user_path
 from rpn_jax.runs.determinism import apply_determinism
 from rpn_jax.trained.model import Model, load
 from rpn_jax.training import loop
@@ -46,7 +46,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> Model:
       UserError: what the config asks for cannot be done, or the folder is another run's.
       StoppedError: a signal, such as Ctrl-C, asked the run to stop; it has saved.
     """
-    workdir = pathlib.Path(workdir).expanduser()
+    workdir = user_path(workdir)
     apply_determinism(config)
     loop.train(config, workdir)
     return load(workdir)

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+import rpn_jax
 from rpn_jax.__main__ import keep_compiled_programs, main, set_cpu_flags
 from rpn_jax.commands import status
 
@@ -105,3 +106,41 @@ def test_a_user_without_a_home_keeps_no_compiled_programs(monkeypatch):
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as it then does
     keep_compiled_programs()
     assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
+SCRIPT = """
+import json, logging, os, signal
+from rpn_jax.__main__ import main
+def state():
+    signals = [str(signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    ours = {name: os.environ[name] for name in os.environ if name[:4] in ("XLA_", "JAX_", "GLIB")}
+    return [ours, logging.getLogger("absl").level, signals]
+print("once")
+before = state()
+status = main()
+print(json.dumps([status, before == state()]))
+"""
+
+
+def test_main_called_from_a_script_runs_once_and_leaves_the_process_as_it_was(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("GLIBC_TUNABLES", "XLA_FLAGS")
+    }
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py", "train", "--config=shape", "--workdir=run"],
+        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "once\n[1, true]\n"
+    assert "--config=shape: no such file" in done.stderr
+
+
+def test_it_says_its_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"rpn-jax {rpn_jax.__version__}\n"

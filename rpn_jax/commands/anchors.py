@@ -1,7 +1,7 @@
 """Show how well a config's anchors cover the objects of a split, and which sizes would do better.
 
-  python -m rpn_jax anchors --config=configs/shapes.py
-  python -m rpn_jax anchors --config=configs/bccd.py --config.data.source=FOLDER --split=test
+  rpn-jax anchors --config=shapes
+  rpn-jax anchors --config=bccd --config.data.source=FOLDER --split=test
 
 No network is run. Prints how many anchors there are, each object's best IoU with an anchor that
 training would use, by size and aspect ratio, the positive anchors of an image, and the sizes that
@@ -13,13 +13,15 @@ import argparse
 import pathlib
 from collections.abc import Sequence
 
+from rpn_jax.files import user_path
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     parser.add_argument("--config", required=True, metavar="FILE", help="a file with get_config()")
     parser.add_argument("--split", help="of the dataset; the config's training split by default")
     parser.add_argument(
-        "--out", type=pathlib.Path, metavar="DIR", help="runs/anchors/CONFIG by default"
+        "--out", type=user_path, metavar="DIR", help="runs/anchors/CONFIG by default"
     )
 
 

@@ -1,7 +1,7 @@
 """Say what differs between two runs, and at which step their losses part.
 
-  python -m rpn_jax compare runs/first runs/second
-  python -m rpn_jax compare runs/first runs/second --json
+  rpn-jax compare runs/first runs/second
+  rpn-jax compare runs/first runs/second --json
 
 RUN_A and RUN_B are the --workdir of two trainings, which may be at work. Compared are their config,
 code, packages, data, pretrained weights, machine and environment as of their last start, what
@@ -14,14 +14,15 @@ The exit status is 0 whatever differs, and 1 if the runs cannot be compared: a s
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
+
+from rpn_jax.files import user_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
-    parser.add_argument("a", type=pathlib.Path, metavar="RUN_A")
-    parser.add_argument("b", type=pathlib.Path, metavar="RUN_B")
+    parser.add_argument("a", type=user_path, metavar="RUN_A")
+    parser.add_argument("b", type=user_path, metavar="RUN_B")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 

@@ -1,8 +1,8 @@
 r"""Compile a config's training step for TPUs that are not here; memory, speed and traffic.
 
-  python -m rpn_jax compile --config=configs/voc07_vgg16.py --topology=v5e:2x2 \
+  rpn-jax compile --config=voc07_vgg16 --topology=v5e:2x2 \
       --config.batch_size=4
-  python -m rpn_jax compile --config=configs/voc07_vgg16.py --topology=v5e:16x16 \
+  rpn-jax compile --config=voc07_vgg16 --topology=v5e:16x16 \
       --config.batch_size=256 --config.model.dtype=bfloat16 --json=step.json
 
 It is the very step that `train` runs, for the described chips and the config's global batch. Needs
@@ -14,8 +14,9 @@ parameters, of which the gradients should be all that is exchanged.
 
 import argparse
 import os
-import pathlib
 from collections.abc import Sequence
+
+from rpn_jax.files import user_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also find the most images a chip that fit, by compiling a few times more",
     )
     parser.add_argument(
-        "--json", type=pathlib.Path, metavar="FILE", help="also write all figures there"
+        "--json", type=user_path, metavar="FILE", help="also write all figures there"
     )
 
 

@@ -1,9 +1,9 @@
 """Measure a trained network's recall on a split.
 
-  python -m rpn_jax evaluate --workdir=runs/shapes
-  python -m rpn_jax evaluate --workdir=runs/voc --split=test --config.data.data_dir=DIR
-  python -m rpn_jax evaluate --workdir=runs/voc --without=nms
-  python -m rpn_jax evaluate --weights=model.safetensors --out=DIR --config.data.dataset=voc/2007
+  rpn-jax evaluate --workdir=runs/shapes
+  rpn-jax evaluate --workdir=runs/voc --split=test --config.data.data_dir=DIR
+  rpn-jax evaluate --workdir=runs/voc --without=nms
+  rpn-jax evaluate --weights=model.safetensors --out=DIR --config.data.dataset=voc/2007
 
 Writes figures.json, which proposal found which object (objects.npz), the recall-to-IoU plot and
 pictures, and prints the table: recall at IoU 0.5 to 0.95 of the best-scored proposals, average
@@ -12,10 +12,10 @@ objects are not counted.
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 
 from rpn_jax.commands.flags import add_process_flags, add_trained_flags, join, trained_place
+from rpn_jax.files import user_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="of the dataset; the config's evaluation split by default")
     parser.add_argument(
         "--out",
-        type=pathlib.Path,
+        type=user_path,
         metavar="DIR",
         help="WORKDIR/evaluation/SPLIT[-without-PART] by default; --weights needs it",
     )

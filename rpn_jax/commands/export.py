@@ -1,7 +1,7 @@
 """Export image to proposals as one compiled function, for machines without this package.
 
-  python -m rpn_jax export --workdir=runs/voc --out=proposals.jax --image_size=600x1000
-  python -m rpn_jax export --weights=FILE --out=FILE --image_size=800x1344 --platforms=cuda
+  rpn-jax export --workdir=runs/voc --out=proposals.jax --image_size=600x1000
+  rpn-jax export --weights=FILE --out=FILE --image_size=800x1344 --platforms=cuda
 
 The file holds the weights and the program for every platform of --platforms, none of which need be
 on this machine. It is read by jax (with its optional package flatbuffers) alone:
@@ -17,16 +17,16 @@ on the canvas; boxes are x1, y1, x2, y2 in pixels of the canvas, by falling scor
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 
 from rpn_jax.commands.flags import add_trained_flags, image_size, trained_place
+from rpn_jax.files import user_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     add_trained_flags(parser)
-    parser.add_argument("--out", required=True, type=pathlib.Path, metavar="FILE")
+    parser.add_argument("--out", required=True, type=user_path, metavar="FILE")
     parser.add_argument(
         "--image_size", required=True, metavar="HEIGHTxWIDTH", help="of the canvas, in pixels"
     )

@@ -1,7 +1,7 @@
 """Write a trained network's weights to one file, for this project or for torchvision.
 
-  python -m rpn_jax export-weights --workdir=runs/voc --out=model.safetensors
-  python -m rpn_jax export-weights --workdir=DIR --out=rpn.safetensors --format=torchvision
+  rpn-jax export-weights --workdir=runs/voc --out=model.safetensors
+  rpn-jax export-weights --workdir=DIR --out=rpn.safetensors --format=torchvision
 
 The file of --format=rpn_jax is a model file: its metadata hold the config, so that `propose`,
 `evaluate` and `export` take it as --weights=FILE, and `train` as config.model.pretrained. That of
@@ -15,16 +15,16 @@ is not in it:
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 
 from rpn_jax.commands.flags import add_trained_flags, trained_place
+from rpn_jax.files import user_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     add_trained_flags(parser)
-    parser.add_argument("--out", required=True, type=pathlib.Path, metavar="FILE")
+    parser.add_argument("--out", required=True, type=user_path, metavar="FILE")
     parser.add_argument("--format", choices=("rpn_jax", "torchvision"), default="rpn_jax")
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from rpn_jax.files import user_path
+
 
 def image_size(text: str) -> tuple[int, int]:
     """Returns the height and width that --image_size gives; another form is a `UserError`."""
@@ -24,10 +26,10 @@ def image_size(text: str) -> tuple[int, int]:
 def add_trained_flags(parser: argparse.ArgumentParser) -> None:
     """Adds --workdir, --weights and --step."""
     place = parser.add_mutually_exclusive_group(required=True)
-    place.add_argument("--workdir", type=pathlib.Path, metavar="DIR", help="of the training run")
+    place.add_argument("--workdir", type=user_path, metavar="DIR", help="of the training run")
     place.add_argument(
         "--weights",
-        type=pathlib.Path,
+        type=user_path,
         metavar="FILE",
         help="a model file (.safetensors) of export-weights or import-weights",
     )

@@ -1,8 +1,8 @@
 """Write a model file from the weights of torchvision, timm, Keras, Caffe or detectron2.
 
-  python -m rpn_jax import-weights resnet50.pth --model=resnet50 --out=resnet50.safetensors
-  python -m rpn_jax import-weights model_final.pkl --model=detectron2/r50_fpn --out=rpn.safetensors
-  python -m rpn_jax propose --weights=rpn.safetensors photo.jpg --out=proposals
+  rpn-jax import-weights resnet50.pth --model=resnet50 --out=resnet50.safetensors
+  rpn-jax import-weights model_final.pkl --model=detectron2/r50_fpn --out=rpn.safetensors
+  rpn-jax propose --weights=rpn.safetensors photo.jpg --out=proposals
 
 SOURCE is a .safetensors, .pth, .pkl, .h5 or .npz file; whose it is shows in the names in it. No
 file can make this run its own code. --model is the name of a backbone, imported from a classifier
@@ -20,18 +20,19 @@ are listed. A file that does not fit is refused, and nothing is written.
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
+
+from rpn_jax.files import user_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
-    parser.add_argument("source", type=pathlib.Path, metavar="SOURCE", help="the file to read")
+    parser.add_argument("source", type=user_path, metavar="SOURCE", help="the file to read")
     parser.add_argument(
         "--model", required=True, metavar="NAME", help="a backbone, such as resnet50, or as above"
     )
     parser.add_argument(
-        "--out", required=True, type=pathlib.Path, metavar="FILE", help="ends in .safetensors"
+        "--out", required=True, type=user_path, metavar="FILE", help="ends in .safetensors"
     )
     parser.add_argument(
         "--bn_eps",

@@ -1,9 +1,9 @@
 """Describe a config's network (layers, receptive fields, cost, anchors), or list the fields.
 
-  python -m rpn_jax info --config=configs/voc07_vgg16.py
-  python -m rpn_jax info --config=configs/shapes.py --image_size=600x1000 --config.model.stem=small
-  python -m rpn_jax info --fields
-  python -m rpn_jax info --fields=rpn.targets
+  rpn-jax info --config=voc07_vgg16
+  rpn-jax info --config=shapes --image_size=600x1000 --config.model.stem=small
+  rpn-jax info --fields
+  rpn-jax info --fields=rpn.targets
 
 Needs no data and no weights, and runs nothing. Prints, for one image, each stage's output shape,
 stride, receptive field, parameters and FLOPs, the anchors of each level, and the number of weights

@@ -1,7 +1,7 @@
 """Prepare a dataset: read, check and store it, and report what is in it.
 
-  python -m rpn_jax prepare --config=configs/shapes.py
-  python -m rpn_jax prepare --config=configs/bccd.py --config.data.source=FOLDER
+  rpn-jax prepare --config=shapes
+  rpn-jax prepare --config=bccd --config.data.source=FOLDER
 
 Every image is decoded once. Boxes that are clipped or dropped are listed by file. An image or
 annotation that cannot be read ends the preparation, or is left out and listed with --skip-bad.

@@ -1,8 +1,8 @@
 """Propose boxes for any images with a trained network.
 
-  python -m rpn_jax propose --workdir=runs/shapes photo.jpg --out=proposals
-  python -m rpn_jax propose --workdir=runs/voc --folder=photos --out=proposals --format=npz
-  python -m rpn_jax propose --weights=model.safetensors photo.jpg --out=proposals
+  rpn-jax propose --workdir=runs/shapes photo.jpg --out=proposals
+  rpn-jax propose --workdir=runs/voc --folder=photos --out=proposals --format=npz
+  rpn-jax propose --weights=model.safetensors photo.jpg --out=proposals
 
 OUT/proposals.json is a list in COCO's results layout (bbox is x, y, width, height in pixels of the
 original image), with the file's name in each entry; --format=npz writes OUT/NAME.npz instead, with
@@ -10,22 +10,22 @@ original image), with the file's name in each entry; --format=npz writes OUT/NAM
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 
 from rpn_jax.commands.flags import add_trained_flags, trained_place
+from rpn_jax.files import user_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     parser.add_argument(
-        "images", nargs="*", type=pathlib.Path, metavar="IMAGE", help="a file, or a folder"
+        "images", nargs="*", type=user_path, metavar="IMAGE", help="a file, or a folder"
     )
     add_trained_flags(parser)
     parser.add_argument(
-        "--folder", type=pathlib.Path, metavar="DIR", help="all images in it and below"
+        "--folder", type=user_path, metavar="DIR", help="all images in it and below"
     )
-    parser.add_argument("--out", required=True, type=pathlib.Path, metavar="DIR")
+    parser.add_argument("--out", required=True, type=user_path, metavar="DIR")
     parser.add_argument("--format", choices=("json", "npz"), default="json")
     parser.add_argument(
         "--settings",

@@ -1,8 +1,8 @@
 """Report on a run, several runs or a sweep: tables, curves and pictures on one page.
 
-  python -m rpn_jax report runs/shapes
-  python -m rpn_jax report runs/sweep --out=reports/sweep
-  python -m rpn_jax report runs/first runs/second --out=reports/both
+  rpn-jax report runs/shapes
+  rpn-jax report runs/sweep --out=reports/sweep
+  rpn-jax report runs/first runs/second --out=reports/both
 
 DIR is the --workdir of a training, the --out of a sweep, or a folder that holds runs. Written are
 OUT/report.html, which holds all its pictures, OUT/report.md beside its plots and pictures, and
@@ -12,15 +12,16 @@ a sweep, those that are not are listed with the reason.
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
+
+from rpn_jax.files import user_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
-    parser.add_argument("folders", nargs="+", type=pathlib.Path, metavar="DIR")
+    parser.add_argument("folders", nargs="+", type=user_path, metavar="DIR")
     parser.add_argument(
-        "--out", type=pathlib.Path, metavar="DIR", help="DIR/report by default, if there is one DIR"
+        "--out", type=user_path, metavar="DIR", help="DIR/report by default, if there is one DIR"
     )
 
 

@@ -1,7 +1,7 @@
 """Tell how a run or a sweep stands, at work or not.
 
-  python -m rpn_jax status runs/shapes
-  python -m rpn_jax status runs/sweep
+  rpn-jax status runs/shapes
+  rpn-jax status runs/sweep
 
 Of a run: its state, step, losses, the figures of its last validation and of `evaluate`, images a
 second and the time left. `running` means that a process holds its folder, here or on another node,
@@ -10,14 +10,15 @@ killed is `stopped`. Of a sweep: the same in a row for each run, and why any of 
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
+
+from rpn_jax.files import user_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     parser.add_argument(
-        "folder", type=pathlib.Path, metavar="DIR", help="--workdir of a run or --out of a sweep"
+        "folder", type=user_path, metavar="DIR", help="--workdir of a run or --out of a sweep"
     )
 
 

@@ -1,8 +1,8 @@
 r"""Train and evaluate all runs of a sweep: a config over grids, settings, seeds or random values.
 
-  python -m rpn_jax sweep --sweep=configs/sweeps/shapes.py --out=runs/sweep --dry_run
-  python -m rpn_jax sweep --sweep=configs/sweeps/shapes.py --out=runs/sweep --jobs=2
-  python -m rpn_jax sweep --sweep=configs/sweeps/voc_lambda.py --out=/shared/lambda \
+  rpn-jax sweep --sweep=shapes --out=runs/sweep --dry_run
+  rpn-jax sweep --sweep=shapes --out=runs/sweep --jobs=2
+  rpn-jax sweep --sweep=voc_lambda --out=/shared/lambda \
       --config.data.source=FOLDER --launcher=slurm --slurm_partition=gpu --slurm_gpus=1
 
 A sweep file has get_sweep(), a few lines of Python; see rpn_jax/sweeps/definition.py. The dataset
@@ -19,15 +19,16 @@ There is no adaptive search: every run is known before the first begins.
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
+
+from rpn_jax.files import user_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     parser.add_argument("--sweep", required=True, metavar="FILE", help="a file with get_sweep()")
     parser.add_argument(
-        "--out", required=True, type=pathlib.Path, metavar="DIR", help="of the runs' folders"
+        "--out", required=True, type=user_path, metavar="DIR", help="of the runs' folders"
     )
     parser.add_argument(
         "--launcher",

@@ -1,7 +1,7 @@
 """Train a Region Proposal Network on all devices of one machine or of many.
 
-  python -m rpn_jax train --config=configs/shapes.py --workdir=runs/shapes
-  python -m rpn_jax train --config=configs/bccd.py --workdir=runs/bccd --config.seed=1
+  rpn-jax train --config=shapes --workdir=runs/shapes
+  rpn-jax train --config=bccd --workdir=runs/bccd --config.seed=1
 
 Any field of the config can be changed with --config.FIELD=VALUE; `rpn-jax info --fields` lists
 them. The dataset must be prepared (see `prepare`). A run that was cut off goes on from its last
@@ -11,10 +11,10 @@ exits with status 75, so that a scheduler can start it again.
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 
 from rpn_jax.commands.flags import add_process_flags, join
+from rpn_jax.files import user_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workdir",
         required=True,
-        type=pathlib.Path,
+        type=user_path,
         metavar="DIR",
         help="where the run keeps its config, checkpoints, metrics and pictures",
     )

@@ -244,7 +244,7 @@ def _remark(run: Result) -> str | None:
     if state.state == "failed" or (run.evaluation is None and state.state != "done"):
         return ": ".join(filter(None, [progress, state.reason]))
     if run.evaluation is None:
-        return f"not evaluated; python -m rpn_jax evaluate --workdir={run.folder}"
+        return f"not evaluated; rpn-jax evaluate --workdir={run.folder}"
     steps = run.history.config["steps"]
     if run.evaluation.step != steps:
         return f"evaluated at step {run.evaluation.step} of {steps}"

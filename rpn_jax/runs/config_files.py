@@ -20,6 +20,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError, first_line
+from rpn_jax.files import user_path
 from rpn_jax.runs.config import default_config, flatten
 from rpn_jax.runs.fields import FIELDS, VERSION, check_config, check_names, no_such_field
 
@@ -60,7 +61,7 @@ def names_in_file(flag: str, path: str, kind: str = ".") -> Iterator[dict[str, A
     Raises:
         UserError: no such file, or one that fails, in the block too.
     """
-    file = pathlib.Path(path).expanduser()
+    file = user_path(path)
     if not file.is_file():
         shipped = {file.stem: file for file in sorted((_SHIPPED / kind).glob("[!_]*.py"))}
         if path not in shipped:

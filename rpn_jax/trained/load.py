@@ -60,7 +60,7 @@ def _read_variables(path: pathlib.Path, expected) -> tuple[dict, int | None]:
     if "rpn" not in model.collections.get("params", {}):
         raise UserError(
             f"{path}: holds a backbone alone, which proposes nothing; train a head on it: "
-            f"python -m rpn_jax train --config.model.pretrained={path} …"
+            f"rpn-jax train --config.model.pretrained={path} …"
         )
     check_fits(path, model.collections, expected)
     return devices.replicate({"batch_stats": {}, **model.collections}), model.step

@@ -18,6 +18,7 @@ from rpn_jax.data.images import image_files
 from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.figures import Figures
+from rpn_jax.files import user_path
 from rpn_jax.trained.export import write_function
 from rpn_jax.trained.load import load_trained, trained_config
 from rpn_jax.training.build import check_batch_size, open_split
@@ -53,7 +54,7 @@ def load(place: Path, *, step: int | None = None, settings: str = "test") -> "Mo
     Raises:
       UserError: there is no such run or file, or no such step; or what is there cannot be read.
     """
-    place = pathlib.Path(place).expanduser()
+    place = user_path(place)
     if settings not in ("train", "test"):
         raise UserError(f'settings={settings!r}: give "test" or "train"')
     config = trained_config(place)
@@ -104,15 +105,15 @@ class Model:
         """
         if isinstance(images, list | tuple):
             sources = list(images)
-        elif isinstance(images, str | os.PathLike) and pathlib.Path(images).expanduser().is_dir():
-            sources = image_files(pathlib.Path(images).expanduser())
+        elif isinstance(images, str | os.PathLike) and user_path(images).is_dir():
+            sources = image_files(user_path(images))
         else:
             return self._propose([images], names=["image"])[0]
         return self._propose(sources, names=[f"images[{i}]" for i in range(len(sources))])
 
     def _propose(self, sources: list[ImageSource], names: list[str]) -> list[Found]:
         paths = [
-            pathlib.Path(source).expanduser() if isinstance(source, str | os.PathLike) else None
+            user_path(source) if isinstance(source, str | os.PathLike) else None
             for source in sources
         ]
         images = [path or source for path, source in zip(paths, sources, strict=True)]
@@ -184,7 +185,7 @@ class Model:
         write_function(
             self._detector,
             self._variables,
-            pathlib.Path(path).expanduser(),
+            user_path(path),
             image_hw=image_hw,
             batch_size=batch_size,
             platforms=platforms,
@@ -193,5 +194,5 @@ class Model:
     def save(self, path: Path) -> None:
         """Writes a model file, which ends in `.safetensors`: all that `load` needs, in one file."""
         variables = jax.device_get(self._variables)
-        path = pathlib.Path(path).expanduser()
+        path = user_path(path)
         write_model(path, self._config, variables, source=self.source, step=self.step)

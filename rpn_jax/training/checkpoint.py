@@ -191,7 +191,7 @@ class Checkpoints:
         elif not self.folder.is_dir():
             raise UserError(
                 f"{self._workdir}: holds no checkpoints; "
-                f"train there first: python -m rpn_jax train --config=… --workdir={self._workdir}"
+                f"train there first: rpn-jax train --config=… --workdir={self._workdir}"
             )
         return max(self._steps(), default=None)
 

@@ -95,7 +95,7 @@ def read_model(path: str | pathlib.Path) -> Model:
     metadata = _metadata(path)
     if _PACKAGE not in metadata:
         raise UserError(
-            f"{path}: holds arrays, but is not a model file; write one with python -m rpn_jax "
+            f"{path}: holds arrays, but is not a model file; write one with rpn-jax "
             "export-weights, or from another project's weights with import-weights"
         )
     config = from_json(metadata.get("config", ""), f"{path}: its config")

@@ -1,4 +1,4 @@
-"""`python -m rpn_jax anchors`, as a user meets it."""
+"""`rpn-jax anchors`, as a user meets it."""
 
 import pathlib
 import re
@@ -51,7 +51,7 @@ def test_tables_and_pictures(flags, tmp_path, capsys, monkeypatch):
     [
         ("--split=test", "split 'test' has no objects (1 images, 0 ignore regions)"),
         ("--split=val", "there is no split 'val'; there are: "),
-        ("--config.data.data_dir=nowhere", "python -m rpn_jax prepare"),
+        ("--config.data.data_dir=nowhere", "rpn-jax prepare"),
         ("--config.rpn.anchors.sizes=(0.0,)", "config.rpn.anchors.sizes=(0.0,): give numbers"),
         ("--config.rpn.anchors.rounding=up", "config.rpn.anchors.rounding=up: give none,"),
     ],

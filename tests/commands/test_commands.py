@@ -163,6 +163,30 @@ def test_no_images_given_to_propose(fails, tmp_path):
     assert "empty: no images are in it or below" in line
 
 
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["evaluate", "--workdir=~/r"], "{home}/r: "),
+        (["propose", "--weights=~/r.safetensors", "--out=o", "{home}"], "{home}/r.safetensors"),
+        (["propose", "--workdir=w", "--out=o", "~/none.jpg"], "{home}/none.jpg: no such image"),
+        (["propose", "--workdir=w", "--out=o", "--folder=~/none"], "={home}/none: no such folder"),
+        (["export-weights", "--workdir=~/r", "--out=~/m.safetensors"], "{home}/r: "),
+        (["train", "--config=~/mine.py", "--workdir=~/r"], "mine.py: "),
+        (["status", "~/r"], "{home}/r"),
+        (["report", "~/r"], "{home}/r"),
+        (["compare", "~/a", "~/b"], "{home}/a"),
+        (["import-weights", "~/w.pth", "--model=vgg16", "--out=x.safetensors"], "{home}/w.pth"),
+    ],
+)
+def test_a_tilde_in_a_path_is_the_home_folder(argv, said, fails, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "mine.py").write_text("1 / 0")
+    line = fails(*(text.format(home=tmp_path) for text in argv))
+    assert said.format(home=tmp_path) in line
+
+
 def test_a_folder_where_nothing_was_trained(fails, tmp_path):
     line = fails("evaluate", f"--workdir={tmp_path}")
     assert str(tmp_path) in line
@@ -178,7 +202,7 @@ def test_help_teaches(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([*command, "--help"])
     text = capsys.readouterr().out
-    assert "python -m rpn_jax" in text
+    assert "rpn-jax" in text
     assert "--help" in text
 
 
@@ -237,6 +261,21 @@ def test_from_photographs_to_proposals(voc, voc_flags, tmp_path, capsys):
         same = [row for row in rows if row["file_name"] == str(voc.image("a"))]
         assert len(arrays["scores"]) == len(same)
         np.testing.assert_allclose(arrays["scores"], [row["score"] for row in same], atol=1e-5)
+
+    # What cannot be read does not keep the others from their proposals.
+    broken = tmp_path / "broken"
+    (broken / "folder.jpg").mkdir(parents=True)
+    (broken / "link.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    for name in ("a.jpg", "a.png"):
+        (broken / name).write_bytes(voc.image("a").read_bytes())
+    flags = [f"--out={out / 'broken'}", "--format=npz", "--draw=1"]
+    assert main(["propose", f"--workdir={workdir}", str(broken), *flags]) == 1
+    error = capsys.readouterr().err
+    assert "error: 2 of 4 images: " in error
+    assert f"{broken / 'folder.jpg'}: not a regular file" in error
+    assert f"{broken / 'link.jpg'}: cannot be read" in error
+    assert len(list((out / "broken").glob("*a*.npz"))) == 2
+    assert len(list((out / "broken" / "pictures").glob("*a*.jpg"))) == 2
 
     # A photograph as a phone writes it has the proposals of the one that a viewer shows.
     pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Two runs written by hand, held against each other by `python -m rpn_jax compare`."""
+"""Two runs written by hand, held against each other by `rpn-jax compare`."""
 
 import copy
 import json

@@ -12,7 +12,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from rpn_jax.errors import UserError, first_line
 
-PREPARE = "python -m rpn_jax prepare --config=…"
+PREPARE = "rpn-jax prepare --config=…"
 INFO, FEATURES, METADATA = "dataset_info.json", "features.json", "metadata.json"
 # TFDS imports the module of any class that its files name, which runs that module's code.
 _FEATURES = {

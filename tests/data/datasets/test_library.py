@@ -184,7 +184,7 @@ def test_a_preparation_that_was_killed_leaves_nothing_that_opens(voc, data_dir):
 
 
 def test_what_was_not_prepared_says_how(voc, data_dir):
-    with pytest.raises(UserError, match=r"is not prepared there; run python -m rpn_jax prepare"):
+    with pytest.raises(UserError, match=r"is not prepared there; run rpn-jax prepare"):
         open_voc(voc, data_dir)
 
 
