@@ -8,6 +8,7 @@ from rpn_jax.data.datasets import prepare_dataset
 from rpn_jax.data.datasets.report import PreparationReport
 from rpn_jax.files import user_path
 from rpn_jax.runs.determinism import apply_determinism
+from rpn_jax.runs.fields import check_config
 from rpn_jax.trained.model import Model, load
 from rpn_jax.training import loop
 
@@ -25,6 +26,7 @@ def prepare(config: ConfigDict, *, skip_bad: bool = False, anew: bool = False) -
     Raises:
       UserError: the source is not there, or something in it cannot be read.
     """
+    check_config(config)
     data = config.data
     return prepare_dataset(
         data.dataset,

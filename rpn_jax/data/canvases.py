@@ -24,7 +24,8 @@ def canvas_hw(
     new_hw = resized_hw(height, width, shorter_side=shorter_side, longer_side=longer_side)
     if exact:
         return rounded_up(new_hw[0], 32), rounded_up(new_hw[1], 32)
-    lengths = np.ceil(np.linspace(shorter_side, longer_side, LONGER_SIDES)).astype(int)
+    shortest = min(shorter_side, longer_side)
+    lengths = np.ceil(np.linspace(shortest, longer_side, LONGER_SIDES)).astype(int)
     lengths = rounded_up(lengths, 32)
     longer = int(lengths[np.searchsorted(lengths, max(new_hw))])
     return (longer, int(lengths[0])) if height > width else (int(lengths[0]), longer)

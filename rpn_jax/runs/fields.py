@@ -42,8 +42,11 @@ class Field(NamedTuple):
 FIELDS: Mapping[str, Field] = {
     "version": Field(VERSION, whole(VERSION, VERSION), "of these fields; not to be changed"),
     "detector": Field("rpn", NAME, "what is trained: rpn; not to be changed on the command line"),
-    # Larger seeds would give JAX the bits of a smaller one.
-    "seed": Field(0, whole(0, 2**32 - 1), "everything random follows from it"),
+    "seed": Field(
+        0,
+        whole(0, 2**63 - 1),
+        "everything random follows from it; what devices draw, from its lowest 32 bits",
+    ),
     "steps": Field(80_000, whole(1), "that a run has in all"),
     "batch_size": Field(
         1, whole(1), "images a step, over all devices, processes and micro-batches"
@@ -89,7 +92,11 @@ FIELDS: Mapping[str, Field] = {
     "data.shorter_side": Field(
         600, whole(1), "pixels that an image's shorter side is resized to, section 3.3"
     ),
-    "data.longer_side": Field(1000, whole(1), "pixels that the longer side has at most"),
+    "data.longer_side": Field(
+        1000,
+        whole(1),
+        "pixels that the longer side has at most; below shorter_side it decides alone",
+    ),
     "data.num_buckets": Field(
         4, whole(1), "canvas shapes that images are padded to; each is compiled once"
     ),
@@ -234,7 +241,7 @@ FIELDS: Mapping[str, Field] = {
         several(whole(0), "whole numbers from 0 up", range(1000)),
         'steps where "step" multiplies the rate by decay_factor',
     ),
-    "optimizer.decay_factor": Field(0.1, POSITIVE, "what it multiplies the rate by"),
+    "optimizer.decay_factor": Field(0.1, NOT_NEGATIVE, "what it multiplies the rate by"),
     "optimizer.warmup_steps": Field(0, whole(0), "the rate grows linearly from 0"),
     "evaluation.every": Field(5000, whole(0), "steps between validations; 0: never"),
     "evaluation.batch_size": Field(None, whole(1), "images at once; None: as batch_size"),
@@ -246,10 +253,7 @@ FIELDS: Mapping[str, Field] = {
     "checkpoint.keep": Field(3, whole(1), "checkpoints that are kept, the newest ones"),
 }
 # The first of each two is at most the second.
-AT_MOST = (
-    ("rpn.targets.bg_iou_threshold", "rpn.targets.fg_iou_threshold"),
-    ("data.shorter_side", "data.longer_side"),
-)
+AT_MOST = (("rpn.targets.bg_iou_threshold", "rpn.targets.fg_iou_threshold"),)
 LIST = "rpn-jax info --fields"
 
 

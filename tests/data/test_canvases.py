@@ -19,6 +19,11 @@ def test_images_share_a_few_canvases_that_hold_them():
     assert all(side % 32 == 0 for canvas in canvases for side in canvas)
 
 
+def test_a_longer_side_below_the_shorter_decides_alone():
+    assert canvas_hw(300, 400, 9999, 130) == (160, 160)
+    assert canvas_hw(400, 300, 9999, 130, exact=True) == (160, 128)
+
+
 @pytest.mark.parametrize(
     ("image_hw", "expected"),
     [
