@@ -111,7 +111,7 @@ class PendingMetrics:
         for (step, _), row in zip(steps, rows, strict=True):
             if not np.isfinite(row["loss"]):
                 problem = f"the loss of step {step} is {row['loss']}"
-                raise NonFiniteError(step, problem)
+                raise NonFiniteError(step, problem, useless_from=step - 1)
             if not np.isfinite(row.get("grad_norm", 0.0)):
                 raise NonFiniteError(
                     step, f"the norm of the gradient of step {step} is {row['grad_norm']}"

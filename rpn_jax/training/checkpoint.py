@@ -5,10 +5,10 @@
     WORKDIR/checkpoints/STEP.deleted    being deleted, or left so
     WORKDIR/damaged/STEP                no longer as it was sealed, or of a run that had diverged
 
-A checkpoint comes and goes by a rename, and an older one goes only when a newer one has come: a run
-killed at any moment leaves its newest checkpoint, and none that is half of one. What becomes of the
-files afterwards, the seal tells. Of several processes all write and read; the first alone reads
-back, seals, judges, moves and deletes.
+A checkpoint comes and goes by a rename, and an older one goes only when a newer one has come and
+the next loss was finite: a run killed at any moment leaves its newest checkpoint, and none that is
+half of one. What becomes of the files afterwards, the seal tells. Of several processes all write
+and read; the first alone reads back, seals, judges, moves and deletes.
 """
 
 import contextlib
@@ -63,6 +63,7 @@ class Checkpoints:
         self._orbax = ocp.StandardCheckpointer()
         self._background = futures.ThreadPoolExecutor(max_workers=1)
         self._saving: futures.Future | None = None
+        self._unconfirmed: int | None = None
         self._latest: int | None = processes.on_first(self._open)
 
     def latest_step(self) -> int | None:
@@ -78,7 +79,7 @@ class Checkpoints:
         """Begins to write the state, unless its step or a later one is there already.
 
         The arrays may be donated as soon as it returns. The rest happens in the background; the
-        next call, or `close`, waits for it.
+        next call, or `close`, waits for it. Older ones than `keep` stay until it is confirmed.
 
         Raises:
             UserError: this state cannot be written, or the one before it could not.
@@ -93,6 +94,21 @@ class Checkpoints:
         with self._explained(step, size):
             self._orbax.save(self._unsealed(step) / _ITEM, _to_global(state))
         self._saving = self._background.submit(self._commit, step, size, _shapes(_by_name(state)))
+
+    def confirm(self, step: int) -> None:
+        """Deletes checkpoints beyond `keep`, as the losses up to that of `step` were finite.
+
+        The loss of a step is of the parameters after the one before. It never waits.
+
+        Raises:
+            UserError: a save has failed in the background.
+            NonFiniteError: see `save`.
+        """
+        self.check()
+        if self._unconfirmed is not None and self._unconfirmed < step:
+            self._unconfirmed = None
+            if processes.is_first():
+                self._background.submit(self._delete_beyond, self._keep)
 
     def reject(self, step: int, problem: str) -> None:
         """Sets aside the checkpoints of that step and later, whose parameters are of no use."""
@@ -165,7 +181,7 @@ class Checkpoints:
             processes.on_first(lambda: self._give_up(step, problems[0]))  # noqa: B023
         if step is None and found is not None and processes.is_first():
             _say(f"{self.folder}: no checkpoint is left; the run begins anew")
-        self._latest = step
+        self._latest = self._unconfirmed = step
         return state if step is not None else None
 
     def close(self) -> None:
@@ -221,8 +237,8 @@ class Checkpoints:
                 seal(self._unsealed(step))
                 self._unsealed(step).rename(self._at(step))
                 flush(self.folder)
-                self._delete_beyond(self._keep)
-        self._latest = step
+                self._delete_beyond(self._keep + 1)
+        self._latest = self._unconfirmed = step
 
     def _delete_beyond(self, count: int) -> None:
         for old in self._steps()[:-count]:

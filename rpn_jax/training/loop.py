@@ -124,7 +124,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
             if is_save or step % config.log_every == 0:
                 # Before every save, so that no state is kept of which a loss was not finite.
                 progress.log(step)
-                checkpoints.check()
+                checkpoints.confirm(step)
             if is_save:
                 checkpoints.save(state)
             if is_stop:
@@ -135,6 +135,8 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
                 except StoppedError:
                     checkpoints.save(state)
                     raise
+        checkpoints.latest_step()  # waits for it
+        checkpoints.confirm(config.steps + 1)
     return state
 
 

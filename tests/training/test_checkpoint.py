@@ -53,7 +53,15 @@ def save(workdir, *steps, keep=3):
     checkpoints = Checkpoints(workdir, keep)
     for step in steps:
         checkpoints.save(make_state(step))
-    checkpoints.close()
+    try:
+        confirm_all(checkpoints)
+    finally:
+        checkpoints.close()
+
+
+def confirm_all(checkpoints):
+    checkpoints.latest_step()  # waits for it
+    checkpoints.confirm(10**6)
 
 
 def restore_newest(workdir):
@@ -109,6 +117,16 @@ def test_the_newest_are_kept_and_one_that_is_there_is_not_written_again(tmp_path
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in (1, 2, 3):
         checkpoints.save(make_state(step))
+    assert checkpoints.latest_step() == 3
+    assert names(checkpoints.folder) == ["1", "2", "3"]  # whether 3 is good is not known yet
+    checkpoints.confirm(3)
+    checkpoints.close()
+    assert names(checkpoints.folder) == ["1", "2", "3"]
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert_same(checkpoints.restore_newest(LIKE), 3)
+    checkpoints.confirm(4)
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, keep=2)
     written = checkpoints.latest_step(), files(tmp_path)
     checkpoints.save(make_state(3))
     checkpoints.save(make_state(2))
@@ -320,6 +338,7 @@ def test_a_kill_at_any_moment_leaves_one_checkpoint_that_is_found(tmp_path, monk
         patched.setattr(pathlib.Path, "rename", watched(pathlib.Path.rename))
         patched.setattr(shutil, "rmtree", watched(shutil.rmtree, halfway=delete_half))
         checkpoints.save(make_state(2))
+        confirm_all(checkpoints)
         checkpoints.close()
 
     found = []

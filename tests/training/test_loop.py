@@ -208,6 +208,29 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_culprits(data_dir
     assert not any((tmp_path / "checkpoints").iterdir())
 
 
+@pytest.mark.parametrize("where", ["validation", "loss"])
+def test_parameters_that_give_a_nan_are_set_aside_and_those_before_them_kept(
+    data_dir, tmp_path, monkeypatch, where
+):
+    config = shapes_config(data_dir, "checkpoint.keep=1", "evaluation.every=4")
+    fetch = loop.PendingMetrics.fetch
+
+    def fails(self):
+        if self._steps[-1][0] == 5:
+            self._steps[-1][1]["loss"] = jnp.float32(np.nan)
+        return fetch(self)
+
+    if where == "validation":
+        monkeypatch.setattr(loop, "evaluate", lambda *_: (None, {"loss": float("nan")}))
+    else:
+        monkeypatch.setattr(loop.PendingMetrics, "fetch", fails)
+        config.evaluation.every = 0
+    with pytest.raises(UserError, match=r"loss .* is nan, on .*; last good checkpoint: step 2 in"):
+        loop.train(config, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
+    assert [path.name for path in (tmp_path / "damaged").iterdir()] == ["4"]
+
+
 def test_a_batch_that_the_devices_cannot_share_is_refused(data_dir, tmp_path):
     with pytest.raises(UserError, match="config.batch_size=6: 8 devices cannot share it"):
         loop.train(shapes_config(data_dir, "batch_size=6"), tmp_path)
