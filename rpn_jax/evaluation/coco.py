@@ -20,11 +20,11 @@ from rpn_jax.typing import Array
 
 
 def coco_recall(images: Sequence[ImageProposals], top_ns: Sequence[int] = TOP_NS) -> RecallSums:
-    """Returns what pycocotools counts in `images`, whose `image_id`s must differ.
+    """Returns pycocotools' counts of found objects in `images`, whose `image_id`s must differ.
 
-    The counts add up over calls as those of `image_recall` do, so that a long split can be given
-    piece by piece: a million proposals at once would take gigabytes as COCO's dicts.
-    Ignored boxes are handed over as crowds: it is the only flag that pycocotools heeds.
+    Counts of several calls add up, as with `image_recall`. Give a long split piece by piece:
+    COCO's dicts of a million proposals take gigabytes. Ignored boxes become crowds, the only flag
+    that pycocotools heeds.
 
     Raises ValueError if an `image_id` comes twice or `top_ns` does not rise.
     """
@@ -46,7 +46,7 @@ def coco_recall(images: Sequence[ImageProposals], top_ns: Sequence[int] = TOP_NS
     # One entry per (size range, image), the image varying fastest; None for an empty image.
     objects = [0 if e is None else int((e["gtIgnore"] == 0).sum()) for e in evaluation.evalImgs]
     total = np.array(objects, np.int64).reshape(len(SIZE_RANGES), len(images)).sum(axis=1)
-    # recall[T, category, S, N], which is -1 where there is no object. It is a ratio of counts.
+    # recall[T, category, S, N] is a ratio of counts, and -1 where there is no object.
     recall = evaluation.eval["recall"][:, 0].transpose(1, 0, 2)
     matched = np.rint(np.maximum(recall, 0) * total[:, None, None]).astype(np.int64)
     proposals = sum(min(len(image.scores), max(top_ns)) for image in images)
@@ -58,8 +58,8 @@ def to_coco_results(
 ) -> list[dict]:
     """Returns one image's proposals as entries of COCO's list of results, for `json.dump`.
 
-    Every category is 1: proposals know no classes. `bbox` is x, y, width, height in the pixels
-    that `boxes` are in, which for COCO must be those of the original image.
+    Every category is 1: proposals have no classes. `bbox` is x, y, width, height in the pixels of
+    `boxes`; COCO wants those of the original image.
     """
     return [
         {"image_id": int(image_id), "category_id": 1, "bbox": bbox, "score": score}

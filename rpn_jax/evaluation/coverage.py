@@ -1,8 +1,8 @@
 """How well anchors cover the objects of a dataset, and which sizes would cover them better.
 
-Everything is NumPy on the host, in pixels of the image that enters the network. A shape is a
-`width, height`. The *centred* IoU of two shapes is that of boxes with a common centre: no grid of
-anchors, however fine, gives an object a higher one.
+Everything is NumPy on the host, in pixels of the network's input image. A shape is a
+`width, height`. The *centred* IoU of two shapes is the IoU of boxes with a common centre, an upper
+bound on the IoU of an object with any grid of anchors.
 """
 
 import itertools
@@ -24,11 +24,11 @@ _GROUPS = 256
 
 
 class Coverage(NamedTuple):
-    """What the anchors of a config do for n objects in N images; ignore regions are no objects.
+    """How a config's anchors cover n objects in N images; ignore regions are no objects.
 
-    `best_iou` is the highest IoU of an object with an anchor that training uses, `centred_iou`
-    that with any of the shapes alone, `positives` the number of anchors that regress to it.
-    `image` is the index of its image, 0 to N - 1.
+    For each object, `best_iou` is its highest IoU with an anchor that training uses, `centred_iou`
+    its highest centred IoU with an anchor shape, `positives` the number of anchors that regress to
+    it, and `image` the index of its image, 0 to N - 1.
     """
 
     shapes: Float[np.ndarray, "n 2"]
@@ -45,7 +45,7 @@ class Coverage(NamedTuple):
         return "\n\n".join([self._histogram(), self._breakdown(), self._positives()])
 
     def _histogram(self) -> str:
-        edges = np.linspace(0, 1, 11, dtype=np.float32)  # as the IoU, for those on an edge
+        edges = np.linspace(0, 1, 11, dtype=np.float32)  # the IoU's type, for values on an edge
         counts = np.bincount(np.digitize(self.best_iou, edges[1:-1]), minlength=10)
         rows = [
             [f"{low:.1f}-{high:.1f}", str(count), _percent(count / len(self.best_iou))]
@@ -124,18 +124,17 @@ def best_centred_iou(
 def cluster_sizes(
     objects: Float[np.ndarray, "n 2"], count: int, aspect_ratios: Sequence[float | int]
 ) -> list[float]:
-    """Returns the `count` anchor sizes, rising, with which the mean best centred IoU is highest.
+    """Returns the `count` anchor sizes, rising, that maximise the mean best centred IoU.
 
-    They are clustered by the distance 1 - IoU of YOLOv2 (arXiv 1612.08242, section 2), but each
-    size comes with all `aspect_ratios`, and the clusters are the best ones instead of what Lloyd's
-    iteration finds from a random start: whatever its ratio, an anchor's centred IoU with an object
-    falls with the absolute logarithm of the quotient of their sizes. Hence an object takes the
-    nearest size, the objects of a cluster are a run in order of size, and dynamic programming
-    finds the best cut into runs.
+    Objects are clustered by the distance 1 - IoU, as in YOLOv2 (arXiv 1612.08242, section 2), with
+    two differences. Each size comes with all `aspect_ratios`. Dynamic programming finds the optimal
+    clusters, where Lloyd's iteration depends on a random start. This works because an anchor of any
+    ratio has a centred IoU with an object that falls with |log(quotient of their sizes)|: an object
+    takes the nearest size, so a cluster is a run of objects in order of size.
 
-    For that, objects are put into 256 groups of like size and equally many objects; a group stays
-    together, and the sizes to choose from are those in the middle of each. There are fewer than
-    `count` sizes if there are fewer objects.
+    Objects are first put into 256 groups of like size and equally many objects. A group stays
+    together; the candidate sizes are the groups' middle sizes. Fewer objects than `count` give
+    fewer sizes.
     """
     objects = np.asarray(objects, np.float64)
     objects = objects[np.argsort(objects.prod(axis=1), kind="stable")]
@@ -146,9 +145,9 @@ def cluster_sizes(
         np.max([centred_iou(ratio[:, 2:] - ratio[:, :2], group) for ratio in cells], axis=0)
         for group in groups
     ]
-    # total[j, c]: sum of the IoU of the first j groups with candidate c.
+    # total[j, c]: sum of the first j groups' IoU with candidate c.
     total = np.cumsum([np.zeros(len(groups)), *(gain.sum(axis=1) for gain in gains)], axis=0)
-    # run[i, j]: that of the groups i..j-1 with the candidate that suits them best.
+    # run[i, j]: sum of the IoU of groups i..j-1 with the best candidate for them.
     run = np.array([(total - before[None, :]).max(axis=1) for before in total])
     run[np.tril_indices(len(run))] = -np.inf
     bounds = cheapest_cut(-run[:-1], count)

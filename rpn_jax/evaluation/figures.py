@@ -1,7 +1,7 @@
-"""What a model is judged by: a few numbers, of which one is the headline.
+"""Figures: the few numbers that a model is judged by, one of them the headline.
 
-A proposal network is judged by average recall, a detector by average precision. Everything that
-tells or compares results (validations, sweeps, reports) reads `Figures` and knows neither.
+The headline is average recall for a proposal network, average precision for a detector.
+Validations, sweeps and reports read `Figures`, whatever the headline is.
 """
 
 import json
@@ -14,14 +14,14 @@ _OLD_FILE = "recall.json"  # of version 0.1, which measured average recall alone
 
 
 class Figures(NamedTuple):
-    """What was measured on a split.
+    """The measured figures of a split.
 
     Fields:
-      headline: the name of the one number that stands for the model, higher is better.
-      scalars: every number by name, ratios from 0 to 1. A name with "_" is of a part of the
+      headline: name of the number that stands for the model; higher is better.
+      scalars: every number by name, ratios from 0 to 1. A name with "_" stands for a subset of the
         objects, such as the small ones.
-      table: all of it, to be printed.
-      details: what else is kept in the file, as JSON has it.
+      table: all figures as text, to be printed.
+      details: further content of the file, as JSON types.
     """
 
     headline: str
@@ -34,20 +34,20 @@ class Figures(NamedTuple):
         return "  ".join(f"{name} {value:.3f}" for name, value in of_all(self.scalars).items())
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what `read_figures` reads, as JSON has it."""
+        """Returns the figures as JSON types, for `read_figures`."""
         return {"headline": self.headline, "scalars": self.scalars, **self.details}
 
 
 @runtime_checkable
 class Measurement(Protocol):
-    """Counts that grow image by image, and add up over processes in any order."""
+    """Counts that add up over images and processes, in any order."""
 
     def add(self, image: Any) -> None:
-        """Adds what was found in one image, beside what is annotated in it."""
+        """Adds the found and the annotated boxes of one image."""
         ...
 
     def share(self) -> dict[str, Any]:
-        """Returns the counts as JSON has them, for another process."""
+        """Returns the counts as JSON types, for another process."""
         ...
 
     def merge(self, share: dict[str, Any]) -> None:
@@ -55,19 +55,20 @@ class Measurement(Protocol):
         ...
 
     def result(self) -> Figures:
-        """Returns the figures of all that was added."""
+        """Returns the figures of all added images."""
         ...
 
 
 def of_all(scalars: dict[str, float]) -> dict[str, float]:
-    """Returns the numbers that are of all objects, and not of some."""
+    """Returns the numbers that cover all objects, without those of subsets."""
     return {name: value for name, value in scalars.items() if "_" not in name}
 
 
 def headline_recall(top_ns: Sequence[int]) -> str:
-    """Returns the name of the average recall that stands for a proposal network.
+    """Returns the name of a proposal network's headline, an average recall.
 
-    It is that of 300 proposals, as many as the paper hands to its detector, or of the most below.
+    That is AR@300, because the paper hands 300 proposals to its detector, or else AR at the largest
+    number below 300.
     """
     return f"AR@{max([n for n in top_ns if n <= 300] or top_ns[:1])}"
 
@@ -102,7 +103,7 @@ def _load(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _checked(figures: dict[str, Any]) -> dict[str, Any]:
-    """Returns the figures; raises a `ValueError` if what every reader uses is not there."""
+    """Returns the figures; raises a `ValueError` if one that every reader uses is missing."""
     _named_numbers(figures.get("scalars"))
     if not isinstance(figures.get("step"), int | None):
         raise ValueError("no step")

@@ -15,23 +15,23 @@ IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # as pycocotools spells them, to th
 def match_ranks(
     iou: Float[np.ndarray, "P G"], objects: Bool[np.ndarray, "S G"]
 ) -> Integer[np.ndarray, "S T G"]:
-    """Returns, for each object, the place (0 = best score) of the proposal that COCO gives it.
+    """Returns the rank (0 = best score) of the proposal that COCO matches to each object.
 
-    `iou` has its rows by falling score; `objects[s]` says which boxes of the image take part in
-    size range s. Where nothing matched, the place is beyond any top N (int64's largest).
+    Rows of `iou` are by falling score; `objects[s]` is True where a box counts in size range s.
+    An unmatched object has a rank beyond any top N (int64's largest).
 
-    The matching is greedy, so the proposals after the N-th cannot change what the first N got:
-    one pass serves every top N at once.
+    The matching is greedy: proposals after the N-th do not change the matches of the first N, so
+    one pass serves every top N.
     """
     unmatched = np.iinfo(np.int64).max
     free = np.repeat(objects[:, None, :], len(IOU_THRESHOLDS), axis=1)
     ranks = np.full(free.shape, unmatched)
-    # A column is never looked at if no range has it, a row if it reaches no object: of the top
-    # 1000 few hundred remain, and the loop below is all that evaluation costs.
+    # Columns in no size range and rows below every threshold are skipped: a few hundred of the top
+    # 1000 remain. The loop below is all that evaluation costs.
     reaches = (iou >= IOU_THRESHOLDS[0]) & objects.any(axis=0)[None, :]
     for rank in np.flatnonzero(reaches.any(axis=1)):
         eligible = free & (iou[rank] >= IOU_THRESHOLDS[:, None])
-        # The last of equals wins, argmax finds the first: hence the reversed view.
+        # COCO takes the last of equals, argmax the first: hence the reversed view.
         best = np.where(eligible, iou[rank], -1.0)[..., ::-1].argmax(axis=-1)
         s, t = np.nonzero(eligible.any(axis=-1))
         g = iou.shape[1] - 1 - best[s, t]
@@ -43,10 +43,9 @@ def match_ranks(
 def pairwise_iou(
     boxes: Float[Array, "P 4"], gt_boxes: Float[Array, "G 4"]
 ) -> Float[np.ndarray, "P G"]:
-    """Returns the IoU in float64 of xyxy boxes, computed by pycocotools itself.
+    """Returns the IoU of xyxy boxes in float64, computed by pycocotools itself.
 
-    A difference in the last bit decides which of two equals a proposal takes and whether it
-    reaches a threshold, so `ops.boxes.pairwise_iou` (float32) would not do.
+    The last bit decides ties and thresholds, so `ops.boxes.pairwise_iou` (float32) is not used.
     """
     if not len(boxes) or not len(gt_boxes):
         return np.zeros((len(boxes), len(gt_boxes)))

@@ -1,8 +1,8 @@
-"""Which proposal found each object: all that recall is made of, object by object.
+"""The proposal that found each object: the data behind every recall.
 
-`evaluate` leaves these arrays in `objects.npz`. From them follow the recall of any number of
-proposals, by class, size or aspect ratio, which images went well or badly, and whether two runs
-differ by more than the choice of the images (resample the images).
+`evaluate` writes these arrays to `objects.npz`. They give the recall of any number of proposals, by
+class, size or aspect ratio; the best and worst images; and, by resampling the images, whether two
+runs differ by more than the choice of images.
 """
 
 import pathlib
@@ -21,12 +21,12 @@ NOT_FOUND = np.iinfo(np.uint16).max
 
 
 class ObjectRanks(NamedTuple):
-    """The O objects of a split that count (difficult and crowd do not), in the split's order.
+    """The O objects of a split, without difficult and crowd ones, in the split's order.
 
-    `rank[o, t]` is the place (0 = best score) of the proposal that COCO's matching gives object o
-    at `IOU_THRESHOLDS[t]`; `NOT_FOUND` where it gives none. `found_box` is the proposal at the
-    lowest threshold, 0.5; NaN where there is none. Boxes and areas are those of original pixels.
-    The last three are of all I images, those without objects too.
+    `rank[o, t]` is the rank (0 = best score) of the proposal that COCO matches to object o at
+    `IOU_THRESHOLDS[t]`; `NOT_FOUND` without a match. `found_box` is the proposal at the lowest
+    threshold, 0.5; NaN without a match. Boxes and areas are in original pixels. The last three
+    fields cover all I images, also those without objects.
     """
 
     image_index: Int[Array, " O"]
@@ -40,7 +40,7 @@ class ObjectRanks(NamedTuple):
     num_proposals: Int[Array, " I"]
 
     def recall(self, top_n: int) -> Float[np.ndarray, " T"]:
-        """Returns the recall of the best `top_n` proposals at each threshold; NaN of no object."""
+        """Returns the recall of the best `top_n` proposals by threshold; NaN without objects."""
         return found(self, top_n).sum(axis=0) / (len(self.rank) or np.nan)
 
     def average_recall(self, top_n: int) -> float:
@@ -62,7 +62,7 @@ _NO_IMAGE = ObjectRanks(
 
 
 def found(objects: ObjectRanks, top_n: int) -> np.ndarray:
-    """Returns (O, T): whether each object is found among the best `top_n` at each threshold."""
+    """Returns (O, T): True where the best `top_n` proposals find the object at the threshold."""
     return (objects.rank < top_n) & (objects.rank != NOT_FOUND)
 
 
@@ -105,7 +105,7 @@ def to_lists(objects: ObjectRanks) -> list[list]:
 
 
 def from_lists(arrays: Sequence[list]) -> ObjectRanks:
-    """Returns what `to_lists` took apart."""
+    """Returns the objects that `to_lists` turned into lists."""
     pairs = zip(arrays, _NO_IMAGE, strict=True)
     return ObjectRanks(*(np.array(a, b.dtype).reshape(-1, *b.shape[1:]) for a, b in pairs))
 
@@ -124,7 +124,7 @@ def read_objects(path: pathlib.Path) -> tuple[ObjectRanks, tuple[str, ...]]:
         return objects, names
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; evaluate the run (again)") from error
-    except Exception as error:  # of zipfile, of zlib, a missing array
+    except Exception as error:  # errors of zipfile and zlib, a missing array
         raise UserError(
             f"{path}: cannot be read ({type(error).__name__}); evaluate the run again"
         ) from error

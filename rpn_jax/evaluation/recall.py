@@ -1,20 +1,19 @@
-"""How many of the objects the proposals find: recall at IoU thresholds, and average recall (AR).
+"""Recall of proposals at IoU thresholds, and average recall (AR).
 
 Boxes, areas and counts are those of the *original* image, and everything is NumPy on the host.
 Each image gives integer counts, `RecallSums`, that add up over images, batches and hosts in any
 order; `RecallSums.result` turns them into ratios once, at the end.
 
-An object counts as found at threshold t among the top N if COCO's matching gives it one of the N
-best-scored proposals of its image: by falling score, each proposal takes the free object that it
-overlaps most, provided that IoU >= t (on equal IoU the later object). A proposal serves one object
-and an object needs one proposal. This is pycocotools with `useCats=0`, and `evaluation.coco` runs
-that beside it.
+The top N find an object at threshold t if COCO's matching gives it one of the N best-scored
+proposals of its image. By falling score, each proposal takes the free object with the highest IoU,
+provided that IoU >= t (on equal IoU the later object). The matching is one to one. pycocotools with
+`useCats=0` counts the same; `evaluation.coco` calls it as a check.
 
 Relation to the paper: Section 4 and Figure 4 there plot the recall-to-IoU of the top 300, 1000 and
-2000 proposals with the protocol of Hosang et al. (arXiv 1502.05082), who also match one to one, but
+2000 proposals with the protocol of Hosang et al. (arXiv 1502.05082). They too match one to one, but
 by falling IoU instead of falling score. The two differ only where one proposal reaches the
-threshold with two objects, that is, in crowds. Hosang's AR integrates recall over IoU 0.5 to 1;
-COCO's, used here, is the mean over the ten thresholds 0.50, 0.55 ... 0.95, so it is a little
+threshold with two objects, that is, in crowds. Hosang's AR integrates recall over IoU 0.5 to 1.
+COCO's AR, used here, is the mean over the ten thresholds 0.50, 0.55 ... 0.95, and thus a little
 higher for the same curve.
 
 Axes: S  size ranges (`SIZE_RANGES`)    T  IoU thresholds (`IOU_THRESHOLDS`)    N  entries of top_ns
@@ -45,10 +44,10 @@ SIZE_RANGES = {
 
 
 class ImageProposals(NamedTuple):
-    """The proposals of one image beside what was annotated in it, in original pixels.
+    """The proposals and annotations of one image, in original pixels.
 
-    Proposals come in any order. `gt_ignore` marks difficult and crowd boxes: they are not objects
-    to be found. `gt_areas` are the annotation's (COCO gives those of the masks), not the boxes'.
+    Proposals come in any order. `gt_ignore` is True for difficult and crowd boxes, which are not
+    objects to be found. `gt_areas` are the annotated areas (of the masks in COCO), not the boxes'.
     """
 
     image_id: int
@@ -63,8 +62,9 @@ class ImageProposals(NamedTuple):
 class RecallSums:
     """Counts of found objects, to be added up: `sums += image_recall(image)`.
 
-    `matched[s, t, n]` objects of size range s were found at threshold t among the top `top_ns[n]`,
-    of `total[s]` in all, in `images` images with `proposals` proposals (at most max(top_ns) each).
+    `matched[s, t, n]` is the number of objects of size range s that the top `top_ns[n]` find at
+    threshold t; `total[s]` the number of objects of that range; `images` the number of images;
+    `proposals` the number of their proposals, at most max(top_ns) per image.
     """
 
     top_ns: tuple[int, ...]
@@ -75,7 +75,7 @@ class RecallSums:
 
     @classmethod
     def empty(cls, top_ns: Sequence[int] = TOP_NS) -> "RecallSums":
-        """Returns the sums over no image, from which to start."""
+        """Returns sums of zero, the start of a summation."""
         S, T = len(SIZE_RANGES), len(IOU_THRESHOLDS)
         zeros = np.zeros((S, T, len(top_ns)), np.int64)
         return cls(tuple(top_ns), zeros, np.zeros(S, np.int64), 0, 0)
@@ -105,7 +105,7 @@ class RecallSums:
     def from_lists(
         cls, counts: Mapping[str, object], top_ns: Sequence[int] = TOP_NS
     ) -> "RecallSums":
-        """Returns the sums that `to_lists` took apart."""
+        """Returns the sums that `to_lists` turned into lists."""
         return cls(
             tuple(top_ns),
             np.array(counts["matched"], np.int64),
@@ -145,7 +145,7 @@ class RecallResult:
         return float(self.curve(top_n, size).mean())
 
     def scalars(self) -> dict[str, float]:
-        """Returns `AR@N` and `AR_small@N` etc. by name, those that exist, to be logged."""
+        """Returns `AR@N`, `AR_small@N` etc. by name, to be logged; NaN ones are left out."""
         named = {
             f"AR{'' if size == 'all' else '_' + size}@{n}": self.average_recall(n, size)
             for size in SIZE_RANGES
@@ -154,7 +154,7 @@ class RecallResult:
         return {name: value for name, value in named.items() if not np.isnan(value)}
 
     def figures(self) -> Figures:
-        """Returns what a proposal network is judged by."""
+        """Returns the figures of a proposal network."""
         return Figures(headline_recall(self.top_ns), self.scalars(), str(self), self.to_json())
 
     def to_json(self) -> dict:
