@@ -1,7 +1,7 @@
 """Batches for the host: plan + dataset -> decoded, resized, mirrored, padded arrays.
 
-Grain reads ahead in threads, a batch to a thread; OpenCV lets go of the interpreter while it works.
-A process is given its contiguous share of every global batch, on the same canvas as the others.
+Grain reads ahead in threads, one batch per thread; OpenCV releases the interpreter lock meanwhile.
+Each process gets a contiguous share of every global batch; all shares have the same canvas.
 """
 
 import functools
@@ -28,10 +28,10 @@ class Batch(NamedTuple):
     """A process's share of a global batch.
 
     Images are RGB, padded with 0 at the bottom and right to the canvas of the batch's bucket;
-    `image_hw` is what they fill of it. Boxes are x1, y1, x2, y2 in pixels of the canvas, padded to
-    G slots; see `rpn_jax.typing.GroundTruth` for `gt_valid` and `gt_ignore`. `image_index` is the
-    index in the split. `image_valid` is False for an image that only fills up an evaluation's last
-    batch of a bucket: all zeros but for `image_hw`, which is the canvas, and an index of 0.
+    `image_hw` is the size without padding. Boxes are x1, y1, x2, y2 in pixels of the canvas, padded
+    to G slots; see `rpn_jax.typing.GroundTruth` for `gt_valid` and `gt_ignore`. `image_index` is
+    the index in the split. `image_valid` is False for a filler image in the last batch of a bucket
+    in evaluation: all zeros and index 0, but `image_hw` is the canvas size.
     """
 
     images: UInt8[np.ndarray, "B H W 3"]
@@ -61,18 +61,18 @@ def train_batches(
     """Yields the batches of steps `start_step`, `start_step + 1`, …, endlessly by default.
 
     Args:
-      dataset: what is read.
-      plan: which of its images make up a step; made from `buckets.of_example`.
-      buckets: from `choose_buckets` with the same two sides.
+      dataset: dataset to read.
+      plan: order of the images, made from `buckets.of_example`.
+      buckets: result of `choose_buckets` with the same two sides.
       shorter_side: length of the images' shorter side, in pixels.
-      longer_side: which their longer side may not exceed.
-      start_step: the first step; to resume is to start at the next one.
-      num_steps: how many batches to yield.
-      process_index: which share of each global batch to load.
-      process_count: in how many shares it is cut; must divide the batch size.
-      max_objects: G; by default the most that any image of the dataset has, rounded up to 8.
-      num_threads: that load batches; one per CPU by default, 16 at most.
-      prefetch: batches loaded ahead.
+      longer_side: upper bound on the longer side, in pixels.
+      start_step: first step; a resumed run gives its next one.
+      num_steps: number of batches to yield.
+      process_index: index of the share to load of each global batch.
+      process_count: number of shares of a global batch; must divide the batch size.
+      max_objects: G; by default the most boxes of any image of the dataset, rounded up to 8.
+      num_threads: number of loading threads; one per CPU by default, 16 at most.
+      prefetch: number of batches loaded ahead.
 
     Raises:
       UserError: an image has more boxes than `max_objects`.
@@ -106,8 +106,8 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Yields every image once, unmirrored, bucket by bucket in the order of the split.
 
-    The last batch of each bucket is filled up with images that are not valid, so that all
-    processes see equally many batches of equal shape. For the arguments see `train_batches`.
+    Images that are not valid fill up the last batch of each bucket, so that all processes see
+    equally many batches of equal shape. For the arguments see `train_batches`.
     """
     load = functools.partial(
         _load_batch,
@@ -123,7 +123,7 @@ def eval_batches(
 
 
 def _eval_plan(buckets: Buckets, batch_size: int) -> Iterator[PlannedBatch]:
-    """Yields global batches; -1 stands for an image that only fills up."""
+    """Yields global batches; -1 stands for a filler image."""
     for bucket in range(len(buckets.canvases)):
         members = np.flatnonzero(buckets.of_example == bucket)
         for start in range(0, len(members), batch_size):
@@ -144,7 +144,7 @@ def _share(batch_size: int, process_index: int, process_count: int) -> slice:
 
 
 def _num_slots(dataset: Dataset, max_objects: int | None) -> int:
-    """Returns G, having made sure that every image's boxes fit."""
+    """Returns G; raises a `UserError` if an image has more boxes."""
     most = int(dataset.num_objects.max())
     if max_objects is None:
         return max(1, -(-most // _SLOT_MULTIPLE)) * _SLOT_MULTIPLE
@@ -157,8 +157,8 @@ def _num_slots(dataset: Dataset, max_objects: int | None) -> int:
 
 
 def usable_cores() -> int:
-    """Returns how many CPU cores this process may use: a job's share of a machine, say."""
-    affinity = getattr(os, "sched_getaffinity", None)  # of Linux
+    """Returns the number of CPU cores that this process may use, such as a job's share."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
@@ -221,7 +221,7 @@ def load_example(
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "n 4"]]:
     """Returns a record's image at the network's input size, and its boxes in those pixels.
 
-    With a canvas, which must be large enough, the image is written to its top left.
+    With a canvas, the image is written to its top left; the canvas must be large enough.
     """
     image = images.decode_image(record.image_bytes, record.filename, record.turn)
     boxes = record.boxes

@@ -1,4 +1,4 @@
-"""Which examples make up step s, and on which canvas: pure functions of (sizes, seed, step)."""
+"""The examples of step s and their canvas: pure functions of (sizes, seed, step)."""
 
 import bisect
 import functools
@@ -12,12 +12,12 @@ from rpn_jax.cuts import cheapest_cut
 from rpn_jax.data.canvases import rounded_up
 from rpn_jax.data.transforms import resized_hw
 
-# What a random stream is for; part of its seed.
+# The purpose of a random stream, part of its seed.
 _OFFSETS, _SCHEDULE, _ORDER, _FLIPS = range(4)
 
 
 class Buckets(NamedTuple):
-    """The canvases (height, width) that a dataset needs, and the one that each example goes on."""
+    """The canvases (height, width) of a dataset, and the index of each example's canvas."""
 
     canvases: tuple[tuple[int, int], ...]
     of_example: Int[np.ndarray, " N"]
@@ -32,12 +32,12 @@ def choose_buckets(
     count: int = 4,
     multiple: int = 16,
 ) -> Buckets:
-    """Returns at most `count` canvases for a dataset, chosen so that little of them is padding.
+    """Returns at most `count` canvases for a dataset, with the least padding.
 
-    Images are ordered by aspect ratio and cut into runs; a run's canvas is as high and as wide as
-    its largest image after resizing, rounded up to `multiple`. Of all ways to cut, the one with
-    the least total canvas area is taken (dynamic programming over the distinct sizes). Every
-    image then goes on the smallest canvas that holds it. Every canvas is used.
+    Images are ordered by aspect ratio and cut into runs. A run's canvas has the largest height and
+    the largest width of its resized images, rounded up to `multiple`. Dynamic programming over the
+    distinct sizes finds the cut with the least total canvas area. Every image then goes on the
+    smallest canvas that holds it. Every canvas is used.
     """
     originals, original_of = np.unique(
         np.stack([heights, widths], axis=1), axis=0, return_inverse=True
@@ -61,23 +61,23 @@ def choose_buckets(
 def _cut_into_runs(
     sizes: Int[np.ndarray, "S 2"], weights: Int[np.ndarray, " S"], count: int
 ) -> Int[np.ndarray, "C 2"]:
-    """Returns the canvases of the best cut of `sizes`, in order of aspect ratio, into runs."""
+    """Returns the canvases of the best cut of `sizes` into runs; `sizes` are by aspect ratio."""
     order = np.argsort(sizes[:, 1] / sizes[:, 0], kind="stable")
     sizes, weights = sizes[order], weights[order]
     total = len(sizes)
-    # cost[i, j]: canvas area, over all its images, of the run i to j - 1.
+    # cost[i, j]: canvas area of the run i to j - 1, summed over its images.
     cost = np.full((total, total + 1), np.inf)
     for i in range(total):
         areas = np.maximum.accumulate(sizes[i:], axis=0).prod(axis=1)
         cost[i, i + 1 :] = areas * np.cumsum(weights[i:])
     bounds = cheapest_cut(cost, count, allow_fewer=True)
-    # The last run first: of canvases of one area that one is taken.
+    # Last run first, because the first of canvases with equal areas is taken.
     runs = reversed(list(itertools.pairwise(bounds)))
     return np.array([sizes[start:end].max(axis=0) for start, end in runs])
 
 
 class PlannedBatch(NamedTuple):
-    """The examples of one global batch, whether each is mirrored, and their common bucket."""
+    """The examples of one global batch, True where one is mirrored, and their common bucket."""
 
     examples: Int[np.ndarray, " B"]
     flips: Bool[np.ndarray, " B"]
@@ -87,14 +87,14 @@ class PlannedBatch(NamedTuple):
 class BatchPlan:
     """The endless order of a training run: `batch(step)` depends on the arguments and `step` only.
 
-    All examples of a batch are of one bucket. Within a bucket, batches read on from one shuffled
-    pass to the next, so its images are shown equally often to within one. An epoch e is the run
-    of steps in which bucket b is given `floor((e+1) n_b/B + u_b) - floor(e n_b/B + u_b)` batches
-    (u_b in [0, 1) from the seed) in shuffled order: over many epochs each bucket, however small,
-    gets its share and no more, where rounding every epoch's batches up would favour rare shapes.
-    Epochs therefore differ by a few steps; their mean length is N / B.
+    A batch has examples of one bucket. Within a bucket, batches read on from one shuffled pass to
+    the next, so counts of how often its images are shown differ by at most one. In epoch e, bucket
+    b has `floor((e+1) n_b/B + u_b) - floor(e n_b/B + u_b)` batches (u_b in [0, 1) from the seed),
+    and the epoch's batches are shuffled. Over many epochs each bucket, however small, gets exactly
+    its share; rounding up in every epoch would favour rare shapes. Epochs therefore differ by a few
+    steps; their mean length is N / B.
 
-    Nothing is stored from one call to the next but a cache, so resuming at a step is asking for it.
+    Only a cache is kept between calls: to resume at a step, ask for that step.
     """
 
     def __init__(
@@ -114,13 +114,13 @@ class BatchPlan:
         self._members = [np.flatnonzero(bucket_of_example == b) for b in self._buckets]
         self._sizes = [len(members) for members in self._members]
         self._offsets = self._rng(_OFFSETS).integers(batch_size, size=len(self._sizes)).tolist()
-        # Steps come in order, so the last few passes and epochs are all that is asked for again.
+        # Steps come in order, so only the last few passes and epochs are needed again.
         self._pass = functools.lru_cache(maxsize=2 * len(self._sizes) + 2)(self._shuffled_pass)
         self._schedule = functools.lru_cache(maxsize=4)(self._shuffled_schedule)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in which as many images are shown as there are, rounded up."""
+        """Number of images over batch size, rounded up."""
         return -(-sum(self._sizes) // self.batch_size)
 
     def batch(self, step: int) -> PlannedBatch:

@@ -10,11 +10,11 @@ _LEAST_SIDE = 8
 
 
 def resized_hw(height: int, width: int, *, shorter_side: int, longer_side: int) -> tuple[int, int]:
-    """Returns the size at which the shorter side is `shorter_side`, the longer at most its cap.
+    """Returns the size with `shorter_side` as shorter side and at most `longer_side` as longer.
 
-    The rule of the paper, of detectron2 and of torchvision; sizes are rounded to the nearest
-    pixel, as detectron2 does (torchvision rounds down). A side that would become shorter than
-    half a stride of 16 becomes that long: the image would have no anchor with its centre in it.
+    This is the rule of the paper, detectron2 and torchvision. Sizes are rounded to the nearest
+    pixel, as in detectron2 (torchvision rounds down). A side is at least half a stride of 16:
+    a smaller image would contain no anchor's centre.
     """
     scale = min(shorter_side / min(height, width), longer_side / max(height, width))
     least = min(_LEAST_SIDE, shorter_side)
@@ -27,10 +27,10 @@ def rescale(
     to_hw: Sequence[int] | Shaped[np.ndarray, " 2"],
     factors: type = np.float64,
 ) -> Float[np.ndarray, "n 4"]:
-    """Returns float32 boxes of an image as they lie in the same image at another size.
+    """Returns the float32 boxes of an image, scaled to another size of the image.
 
-    Each axis has its exact factor, new size over old, which rounding makes differ a little; what
-    goes into training has `factors` in float32, what comes out in float64.
+    Each axis has its exact factor, new size over old; rounded sizes make the two differ a little.
+    `factors` are float32 for boxes that go into training and float64 for boxes that come out.
     """
     fy, fx = np.asarray(to_hw, np.float64) / np.asarray(from_hw, np.float64)
     return (boxes * np.array([[fx, fy, fx, fy]], factors)).astype(np.float32)
@@ -39,10 +39,10 @@ def rescale(
 def flip_horizontally(
     image: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "n 4"]
 ) -> tuple[UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "n 4"]]:
-    """Returns the mirrored image and boxes: x becomes width - x, and x1 and x2 change places."""
+    """Returns the mirrored image and boxes: x becomes width - x, and x1 and x2 are swapped."""
     width = np.float32(image.shape[1])
     x1, y1, x2, y2 = boxes.T
-    # A view, `image[:, ::-1]`, would be copied pixel by pixel later: 4 ms in place of 1.
+    # The view `image[:, ::-1]` would be copied pixel by pixel later, in 4 ms instead of 1.
     return cv2.flip(image, 1), np.stack([width - x2, y1, width - x1, y2], axis=1)
 
 
@@ -52,7 +52,7 @@ def resize(
     new_hw: tuple[int, int],
     out: UInt8[np.ndarray, "h w 3"] | None = None,
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "n 4"]]:
-    """Returns the image at its new size, written into `out` if given, and its boxes with it.
+    """Returns the resized image, written into `out` if given, and its scaled boxes.
 
     For the boxes see `rescale`.
     """
