@@ -7,14 +7,14 @@ from jaxtyping import Float
 def cheapest_cut(
     cost: Float[np.ndarray, "n n+1"], count: int, *, allow_fewer: bool = False
 ) -> list[int]:
-    """Returns the bounds of the cheapest runs of n things: run r is bounds[r] to bounds[r + 1] - 1.
+    """Returns the bounds of the cheapest runs of n items: run r is bounds[r] to bounds[r + 1] - 1.
 
-    Of cuts that cost the same, later runs begin as early as they can.
+    Among cuts of equal cost, later runs begin as early as possible.
 
     Args:
-        cost: of each run i to j - 1 at [i, j]; infinite for j <= i.
-        count: of runs; n at most are made.
-        allow_fewer: whether fewer runs may be taken where more cost as much.
+        cost: cost of the run i to j - 1 at [i, j]; infinite for j <= i.
+        count: number of runs, at most n.
+        allow_fewer: True if fewer runs may be taken where more cost as much.
 
     >>> inf = np.inf
     >>> cost = np.array([[inf, 0, 5, 9], [inf, inf, 0, 1], [inf, inf, inf, 0.0]])
@@ -22,7 +22,7 @@ def cheapest_cut(
     [0, 1, 3]
     """
     total = len(cost)
-    # best[j]: least cost of the first j things in as many runs as there were rounds.
+    # best[j]: least cost of the first j items, in as many runs as rounds so far.
     best, starts = cost[0].copy(), []
     for _ in range(min(count, total) - 1):
         if allow_fewer:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and locks: once for the whole package."""
+"""Atomic file writes, and locks."""
 
 import contextlib
 import datetime
@@ -24,12 +24,12 @@ _UNLOCKED_SECONDS = 5  # at most, from the creation of an unfinished file to its
 _cleared: set[pathlib.Path] = set()
 _clearing = threading.Lock()
 
-# So long a lock waits for a process that was killed and has not given it back yet.
+# How long a lock waits for a killed process to release it.
 _LOCK_SECONDS = 5
 
 
 def user_path(path: str | os.PathLike) -> pathlib.Path:
-    """Returns the path; `~` in it is the home folder, which bash leaves to us in `--out=~/x`."""
+    """Returns the path with `~` expanded: bash does not expand it in `--out=~/x`."""
     return pathlib.Path(os.path.expanduser(path))
 
 
@@ -37,16 +37,16 @@ def user_path(path: str | os.PathLike) -> pathlib.Path:
 def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
     """Yields a file that takes the place of `path` when the block ends without an error.
 
-    Folders above it are made. Several processes may write one path at once: each writes a file of
-    its own, and the last to end wins. An `OSError` is passed on, and nothing is left behind. What a
-    killed process left there is removed.
+    Missing folders are made. Several processes may write one path at once: each writes a file of
+    its own, and the last to end wins. An `OSError` is passed on and leaves nothing behind. Leftover
+    files of killed processes are removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_partial(path.parent)
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
-            with contextlib.suppress(OSError):  # where the file system knows no locks
+            with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield file
         temporary.replace(path)
@@ -86,34 +86,37 @@ def writing(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Puts `content` into the file `path` at once. Raises `UserError` if that fails."""
+    """Writes `content` to the file `path` atomically. Raises `UserError` if that fails."""
     with writing(pathlib.Path(path)) as file:
         file.write(content)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Puts `text` into the file `path` at once. Raises `UserError` if that fails."""
+    """Writes `text` to the file `path` atomically. Raises `UserError` if that fails."""
     write_bytes(path, text.encode())
 
 
 def write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:
-    """Puts arrays into the `.npz` file `path` at once. Raises `UserError` if that fails."""
+    """Writes arrays to the `.npz` file `path` atomically. Raises `UserError` if that fails."""
     with writing(path) as file:
         np.savez_compressed(file, **arrays)
 
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path, busy: str, seconds: float = _LOCK_SECONDS) -> Iterator[None]:
-    """Holds the lock `path` during the block; `busy` says what to do if another process has it.
+    """Holds the lock `path` during the block.
 
-    Another process is waited for, so many seconds.
+    The lock is the operating system's (POSIX, on NFS across nodes too): it ends with the process
+    that holds it. On a file system without locks, a warning says that nothing stops a second
+    process.
 
-    The lock is the operating system's (POSIX, which NFS carries to other nodes too): it ends with
-    the process that holds it, however that ends. Where the file system knows no locks, a warning
-    says that nothing stops a second process.
+    Args:
+        path: lock file.
+        busy: error message while another process holds the lock; `{holder}` becomes its name.
+        seconds: time to wait for another process.
 
     Raises:
-        UserError: another process holds it; `busy` has `{holder}` where that one is named.
+        UserError: another process holds the lock.
         OSError: the file cannot be opened.
     """
     with path.open("a+") as file:
@@ -131,7 +134,7 @@ def locked(path: pathlib.Path, busy: str, seconds: float = _LOCK_SECONDS) -> Ite
 
 
 def _take(file) -> bool:
-    """Takes the lock if it is free; True also where the file system knows no locks."""
+    """Takes the lock if it is free; returns True on success, or if the file system has no locks."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):

@@ -1,4 +1,4 @@
-"""The progress bar of everything that takes more than a few seconds."""
+"""The progress bar for work of more than a few seconds."""
 
 import sys
 
@@ -8,7 +8,7 @@ from tqdm import tqdm
 def progress_bar(iterable=None, *, description: str, unit: str, **options) -> tqdm:
     """Returns a tqdm bar with the rate and the time left.
 
-    It is drawn ten times a second in a terminal; in a log file it adds a line every half minute.
+    In a terminal it is drawn ten times a second; in a log file it adds a line every half minute.
     """
     in_terminal = sys.stderr.isatty()
     return tqdm(

@@ -1,4 +1,4 @@
-"""The shape letters, and the tuples that pass from one floor of the package to another.
+"""The shape letters, and the tuples that the package's layers pass to each other.
 
 Shapes, in annotations and docstrings:
     B  images of a batch                   H, W  rows and columns of an image or a feature map
@@ -18,11 +18,11 @@ Array = jax.Array | np.ndarray
 
 
 class GroundTruth(NamedTuple):
-    """What was annotated in one image, padded to G slots.
+    """The annotations of one image, padded to G slots.
 
     An *object* is a slot with `valid & ~ignore`. An *ignore region* (a difficult VOC object, a
     COCO crowd) is a slot with `valid & ignore`: neither object nor background. A slot that is not
-    `valid` is padding and takes part in nothing, whatever its box holds.
+    `valid` is padding, whatever its box holds.
     """
 
     boxes: Float[Array, "*B G 4"]
@@ -33,8 +33,8 @@ class GroundTruth(NamedTuple):
 class Matches(NamedTuple):
     """For each anchor: its label (see `ops.matching.Label`), its best object, their IoU.
 
-    `gt_index` is the slot of the object that a positive anchor regresses to; it is a valid index
-    (but without meaning) for an anchor that is not positive. `iou` is 0 without any object.
+    `gt_index` is the slot of the object that a positive anchor regresses to; for other anchors it
+    is a valid index without meaning. `iou` is 0 without any object.
     """
 
     labels: Int[Array, "*B A"]
@@ -43,10 +43,10 @@ class Matches(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What the heads should have said for each anchor of an image.
+    """The training targets of each anchor of an image.
 
-    `labels` are those of the sampled mini-batch: an anchor that is not in it is IGNORE. `deltas`
-    are 0 but for positives. `matches` are the labels before sampling.
+    `labels` are IGNORE outside the sampled mini-batch. `deltas` are 0 except for positives.
+    `matches` hold the labels before sampling.
     """
 
     labels: Int[Array, "*B A"]
@@ -68,7 +68,7 @@ class Proposals(NamedTuple):
 
 
 class Images(NamedTuple):
-    """The part of a `Batch` that the devices see; B is the images of one device inside a step."""
+    """The part of a `Batch` on the devices; inside a step, B is the images of one device."""
 
     images: Array  # (B, H, W, 3) uint8 RGB
     image_hw: Array  # (B, 2) float32, the image's extent on its canvas
