@@ -62,11 +62,11 @@ def draw_proposals(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Draws the `top_n` proposals of the highest scores.
 
-    Without ground truth they are coloured by rank and the best five labelled with their scores;
-    better ones lie on top and are more opaque. With ground truth, what matters is which objects
-    they find: for each object the drawn proposal that overlaps it most is brought out if their
-    IoU reaches `found_iou`, the other proposals step back, and objects without such a proposal are
-    marked as missed. (`evaluation.recall` moreover lets a proposal serve one object only.)
+    Without ground truth, colour shows the rank and the best five carry their scores; better
+    proposals lie on top and are more opaque. With ground truth, the picture highlights for each
+    object the drawn proposal with the highest IoU, if it reaches `found_iou`. Other proposals are
+    faint, and objects without such a proposal are marked as missed. (`evaluation.recall` matches
+    one to one; this does not.)
     """
     order = np.argsort(-scores, kind="stable")[:top_n]
     boxes, scores = boxes[order], scores[order]
@@ -77,7 +77,7 @@ def draw_proposals(
     iou = pairwise_iou(boxes, objects)
     best_iou = iou.max(axis=0, initial=0.0)
     found = best_iou >= found_iou
-    # argmax wants a row; without proposals nothing is found and it is not used.
+    # argmax needs a row; without proposals nothing is found and its result is not used.
     finder = iou.argmax(axis=0)[found] if len(boxes) else np.zeros(0, int)
     others = np.setdiff1d(np.arange(len(boxes)), finder)
     layers = [
@@ -98,7 +98,7 @@ def draw_proposals(
 
 
 def _draw_ranked(canvas: Canvas, boxes, scores, title: str | None) -> UInt8[np.ndarray, "h w 3"]:
-    """Draws proposals, given best first, from the last to the first, ever lighter and stronger."""
+    """Draws proposals, given best first, from the last to the first; better ones stand out."""
     quality = np.linspace(1, 0, len(boxes)) if len(boxes) > 1 else np.ones(len(boxes))
     # Plasma without its darkest part: rising lightness, so it reads in grey too.
     ramp = np.rint(95 + 160 * quality).astype(np.uint8)[:, None]
@@ -125,9 +125,9 @@ def draw_found(
     found_iou: float | int = 0.5,
     long_side: int = LONG_SIDE,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Draws the objects, each with the proposal that an evaluation found it by, or as missed.
+    """Draws each object with the proposal that found it in an evaluation, or as missed.
 
-    `found_boxes` has a row for each object, NaN where it was missed at `found_iou`. `ignored` are
+    `found_boxes` has a row for each object, NaN for objects missed at `found_iou`. `ignored` are
     the difficult and crowd regions.
     """
     found = ~np.isnan(found_boxes).any(axis=1)
@@ -157,11 +157,10 @@ def draw_matches(
     title: str | None = None,
     long_side: int = LONG_SIDE,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Draws what the objectness is trained on: the anchors of a sampled mini-batch.
+    """Draws the anchors of a sampled mini-batch, which the objectness is trained on.
 
-    `labels` are `ops.matching.Label`, with IGNORE for anchors outside the mini-batch, which are
-    not drawn. Of a negative only the centre is marked: some two hundred outlines would hide the
-    image.
+    `labels` are `ops.matching.Label`; IGNORE marks anchors outside the mini-batch, which are not
+    drawn. Negatives are drawn as centres only: some two hundred outlines would hide the image.
     """
     positives, negatives = anchors[labels == Label.POSITIVE], anchors[labels == Label.NEGATIVE]
     objects, ignored = _split(gt_boxes, gt_ignore)
@@ -182,9 +181,9 @@ def draw_anchors(
     title: str | None = None,
     long_side: int = LONG_SIDE,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Draws anchors, best those of one or few positions, coloured by size (the root of their area).
+    """Draws the anchors of preferably few positions, coloured by size (the root of their area).
 
-    The picture is widened by a grey margin until all anchors lie in it.
+    A grey margin widens the picture until all anchors lie in it.
     """
     height, width = image.shape[:2]
     reach = np.concatenate([anchors, [[0, 0, width, height]]])
@@ -202,7 +201,7 @@ def draw_anchors(
         (shifted[sizes == size], Stroke(palette[i % len(palette)], 2.0, halo=True), f"size {size}")
         for i, size in enumerate(np.unique(sizes).tolist())
     ]
-    # Large ones first: small ones then lie on top of them.
+    # Large anchors first, so that small ones lie on top.
     layers = [*layers[::-1], (shifted, Stroke(WHITE, 0, dot=True), "centre")]
     return canvas.finish(title, _draw_layers(canvas, layers))
 
@@ -214,10 +213,10 @@ def contact_sheet(
     width: int = 2400,
     gap: int = 16,
 ) -> UInt8[np.ndarray, "H {width} 3"]:
-    """Lays pictures out in rows of `columns`, as a gallery does: each row is as wide as the sheet.
+    """Lays pictures out in rows of `columns`; each row is as wide as the sheet.
 
-    The pictures of a row share its height and keep their shapes; a last row with fewer pictures
-    is at most as high as the one before it. Raises ValueError without a picture.
+    The pictures of a row have one height and keep their aspect ratios. A last row with fewer
+    pictures is at most as high as the row above. Raises ValueError without a picture.
     """
     if not images:
         raise ValueError("contact_sheet needs at least one image")
@@ -242,7 +241,7 @@ def contact_sheet(
 
 
 def write_image(path: str | os.PathLike, image: UInt8[np.ndarray, "H W 3"]) -> None:
-    """Writes an RGB image as PNG or JPEG, by the suffix of `path`, whose folder it makes.
+    """Writes an RGB image as PNG or JPEG, by the suffix of `path`; makes the folder.
 
     Raises UserError for another suffix or if the file cannot be written.
     """

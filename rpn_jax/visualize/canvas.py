@@ -1,7 +1,7 @@
-"""What the pictures are drawn with: outlines, labels that find a free place, a legend.
+"""Drawing on pictures: outlines, labels in free places, a legend.
 
-All boxes are upright, so their outlines are put on whole pixels, which is crisper than
-anti-aliasing them. Text is set in Matplotlib's DejaVu Sans.
+All boxes are upright, so outlines lie on whole pixels: that is crisper than anti-aliasing. Text is
+set in Matplotlib's DejaVu Sans.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from rpn_jax.typing import Array
 
 Color = tuple[int, int, int]
 
-# Okabe and Ito's palette: told apart with every common kind of colour blindness.
+# Okabe and Ito's palette: distinct with every common kind of colour blindness.
 BLACK, WHITE, GREY = (0, 0, 0), (255, 255, 255), (160, 160, 160)
 ORANGE, SKY_BLUE, GREEN, YELLOW = (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)
 BLUE, VERMILLION, PURPLE = (0, 114, 178), (213, 94, 0), (204, 121, 167)
@@ -25,11 +25,11 @@ BLUE, VERMILLION, PURPLE = (0, 114, 178), (213, 94, 0), (204, 121, 167)
 
 @dataclasses.dataclass(frozen=True)
 class Stroke:
-    """How a box is shown. `width` and `dash` are in 1/600 of the picture's longer side.
+    """The drawing style of a box. `width` and `dash` are in 1/600 of the picture's longer side.
 
-    `width` is that of the outline, 0 for none. `dash` is the length of a dash and of the gap after
-    it, None for a solid line. `halo` puts a dark rim around the line, so that it shows on any
-    photograph. `dot` marks the box's centre.
+    `width` is the outline's width, 0 for none. `dash` is the length of a dash and of the gap after
+    it, None for a solid line. `halo` puts a dark rim around the line, visible on any photograph.
+    `dot` marks the box's centre.
     """
 
     color: Color
@@ -43,8 +43,8 @@ class Stroke:
 class Canvas:
     """A copy of an RGB image to draw on; boxes and labels are given in the image's coordinates.
 
-    The copy is enlarged until its longer side has `long_side` pixels, if it has fewer: lines are
-    then thin beside small objects, and letters are sharp.
+    A smaller copy is enlarged to a longer side of `long_side` pixels, so that lines are thin beside
+    small objects and letters are sharp.
     """
 
     def __init__(self, image: UInt8[np.ndarray, "H W 3"], long_side: int):
@@ -63,8 +63,8 @@ class Canvas:
     def labels(self, labels: Sequence[tuple[Float[Array, "4"], str, Color]]) -> None:
         """Writes (box, text, colour) on a filled tag at each box, the most important first.
 
-        A tag takes the first of six places at its box that lies in the image and is free; a label
-        that finds none is left out.
+        A tag takes the first free one of six places at its box, inside the image; without a free
+        place the label is left out.
         """
         height, width = self.pixels.shape[:2]
         pad = max(2, self.letter // 4)
@@ -89,7 +89,7 @@ class Canvas:
     ) -> UInt8[np.ndarray, "h w 3"]:
         """Returns the picture between a white strip with the title and one with the legend.
 
-        The legend shows each stroke beside what it means, in as many lines as it needs.
+        The legend shows each stroke beside its meaning, in as many lines as needed.
         """
         strips = [self.pixels]
         if title:
@@ -112,7 +112,7 @@ class Canvas:
         strip = _strip(2 * em * (line + 1) + em // 2, self.pixels)
         for x, line, stroke, text in placed:
             middle = 2 * em * line + 5 * em // 4
-            # On dark grey, light and faint lines show as they do on the photograph.
+            # Light and faint lines look on dark grey as on the photograph.
             swatch = strip[middle - 3 * em // 4 : middle + 3 * em // 4, x : x + 2 * em]
             swatch[:] = 70
             box = np.array([0.2, 0.2, 1.8, 1.3]) * em
@@ -122,7 +122,7 @@ class Canvas:
 
 
 def _draw(pixels, box, stroke: Stroke, unit: float) -> None:
-    """Draws the outline just inside the box, where the border of the image does not cut it."""
+    """Draws the outline just inside the box, so that the image's border does not cut it."""
     width = max(1, round(stroke.width * unit)) if stroke.width else 0
     period = None if stroke.dash is None else max(2, round(2 * stroke.dash * unit))
     if stroke.halo:
@@ -138,7 +138,7 @@ def _draw(pixels, box, stroke: Stroke, unit: float) -> None:
 
 
 def _outline(pixels, box, width: int, color: Color, alpha: float | int, period: int | None) -> None:
-    """Fills the four sides of a box, no pixel twice: alpha is the same in the corners."""
+    """Fills the four sides of a box; no pixel is filled twice, so corners have the same alpha."""
     x1, y1, x2, y2 = (round(float(value)) for value in box)
     # A box narrower than its lines is filled.
     inner_x, inner_y = max(x2 - width, x1), max(y2 - width, y1 + width)
@@ -157,7 +157,7 @@ def _dashes(start: int, stop: int, period: int | None) -> Iterator[tuple[int, in
 
 
 def _fill(pixels, x1: int, y1: int, x2: int, y2: int, color: Color, alpha: float | int) -> None:
-    """Blends `color` into the pixels x1 <= x < x2, y1 <= y < y2, as far as they exist."""
+    """Blends `color` into the image's pixels with x1 <= x < x2 and y1 <= y < y2."""
     patch = pixels[max(y1, 0) : max(y2, 0), max(x1, 0) : max(x2, 0)]
     patch[:] = np.rint(patch * (1 - alpha) + np.array(color) * alpha)
 
@@ -177,7 +177,7 @@ def _ink(background: Color) -> Color:
 
 @functools.cache
 def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
-    import matplotlib  # 10 MB of memory, which training needs for its pictures alone
+    import matplotlib  # takes 10 MB of memory; training needs it for pictures alone
 
     file = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/{file}", size)
@@ -188,7 +188,7 @@ def _text_width(text: str, size: int) -> int:
 
 
 def _write(pixels, x: int, y: int, text: str, size: int, color=BLACK, bold=False) -> None:
-    """Sets a line of text from x on, `size` pixels to the em, centred on the height y."""
+    """Writes a line of text that starts at x and is centred on y; `size` is the em in pixels."""
     picture = Image.fromarray(pixels)
     ImageDraw.Draw(picture).text((x, y), text, color, _font(size, bold), anchor="lm")
     pixels[:] = np.asarray(picture)

@@ -1,4 +1,4 @@
-"""Plots of recall, of losses and of what anchors cover, as PNG or SVG by the suffix of the path.
+"""Plots of recall, losses and anchor coverage, as PNG or SVG by the suffix of the path.
 
 They use Matplotlib's objects without pyplot, so they need no display, leave no state behind and
 may be drawn from any thread. Lines differ by style and marker as well as by colour.
@@ -35,10 +35,10 @@ def plot_recall_to_iou(
 ) -> None:
     """Plots recall against the IoU threshold, a line for each top N of each named result.
 
-    The paper's Figure 4 has the same axes (for how its protocol differs see `evaluation.recall`).
-    AR beside its name is the mean of a line. `top_ns` chooses among those that the
-    results hold. Colour and marker say which result if there are several, else which N; the line
-    style always says which N. A result without any object has no line.
+    The axes are those of the paper's Figure 4 (`evaluation.recall` says how its protocol differs).
+    The AR beside a line's name is the line's mean. `top_ns` is a subset of the results' N. The line
+    style stands for N; colour and marker stand for the result if there are several, else for N.
+    A result without objects has no line.
     """
     figure, (axes,) = new_figure(7.2, 5.0)
     several = len(results) > 1
@@ -73,8 +73,8 @@ def plot_losses(
 ) -> None:
     """Plots the losses in rows of metrics against their `step`, on a logarithmic scale.
 
-    The faint line is what was logged, the strong one its mean over a window of a fiftieth of the
-    rows. Rows without a name, or without a finite value for it, have no point of it.
+    The faint line shows the logged values, the strong line their mean over a window of a fiftieth
+    of the rows. Rows without a finite value of a loss have no point on its lines.
     """
     figure, (axes,) = new_figure(7.2, 4.2)
     for i, name in enumerate(names):
@@ -99,12 +99,12 @@ def plot_coverage(
 ) -> None:
     """Plots the shapes of objects and of named sets of anchors, and how well each set fits.
 
-    On the left are the widths and heights, in pixels; on the right the share of the objects by
-    their best IoU with an anchor of each set, whose mean stands beside its name.
+    The left panel has widths and heights, in pixels. The right panel has the share of objects by
+    their best IoU with an anchor of each set; the mean stands beside the set's name.
     """
     figure, axes = new_figure(12.0, 5.0, columns=2)
     shapes, histogram = axes
-    # A hundred thousand dots are one picture in an SVG too.
+    # A hundred thousand dots become one bitmap, also in an SVG.
     dots = dict(s=6, alpha=0.3, linewidths=0, color="0.45", rasterized=True)
     shapes.scatter(*objects.T, label=f"objects ({len(objects)})", **dots)
     for i, (name, sides) in enumerate(anchors.items()):
@@ -130,19 +130,19 @@ def plot_coverage(
 
 
 def fit_percent(axes: Axes) -> None:
-    """Has the y axis fit its lines, within 0 to 100: a recall of 10 % is not a line at the foot."""
+    """Fits the y axis to its lines, within 0 to 100, so that a recall of 10 % is easy to read."""
     low, high = axes.get_ylim()
     axes.set_ylim(max(0.0, low), min(100.0, high))
 
 
 def plain_label(text: str) -> str:
-    """Returns text as a label that Matplotlib shows as it is: no formula, and not left out."""
+    """Returns text as a label that Matplotlib shows unchanged: no formula, and not left out."""
     text = printable(text).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Returns the mean over the rows at most a hundredth of all away, fewer at the ends."""
+    """Returns the moving mean; the window reaches a hundredth of the rows to either side."""
     reach = len(values) // 100
     sums = np.concatenate([[0.0], np.cumsum(values)])
     start = np.maximum(np.arange(len(values)) - reach, 0)
@@ -170,7 +170,7 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     if suffix not in (".png", ".svg"):
         raise UserError(f"{path}: cannot write a {suffix or 'suffixless'} plot; use .png or .svg")
     content = io.BytesIO()
-    # An SVG would else tell the time, and number its parts at random.
+    # An SVG would otherwise hold the time and random ids.
     metadata = {"Date": None} if suffix == ".svg" else None
     with matplotlib.rc_context({"svg.hashsalt": "rpn_jax"}):
         figure.savefig(content, format=suffix[1:], dpi=160, metadata=metadata)
