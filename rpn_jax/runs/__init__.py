@@ -1,1 +1,1 @@
-"""What every run has, whatever it trains: config, folder, metrics, processes, devices."""
+"""Parts of every run, whatever it trains: config, folder, metrics, processes, devices."""

@@ -1,7 +1,7 @@
-"""Configs in memory: one with every field, and what is read from one.
+"""Configs in memory: the default config, and values derived from a config.
 
-A file in `configs/` starts from `default_config()` and changes what it needs. What the fields are
-stands in `fields.py`.
+A file in `configs/` starts from `default_config()` and changes some fields. `fields.py` lists the
+fields.
 """
 
 import jax
@@ -16,7 +16,7 @@ __all__ = ["VERSION", "default_config", "flatten", "random_key", "sizes_per_leve
 def default_config(detector: str = "rpn") -> ConfigDict:
     """Returns a config with every field of a kind of detector.
 
-    A config can change them but not add any, so that a field without effect is refused.
+    A config file can change fields but not add any, so that a field without effect is refused.
     """
     config = ConfigDict()
     for name, (default, rule, _) in FIELDS.items():
@@ -34,7 +34,7 @@ def default_config(detector: str = "rpn") -> ConfigDict:
 
 
 def flatten(config: ConfigDict) -> dict[str, object]:
-    """Returns the config as `{"data.shorter_side": 600, …}` with values as JSON has them."""
+    """Returns the config as `{"data.shorter_side": 600, …}` with values of JSON's types."""
     return {name: _with_lists(value) for name, value in fields.flatten(config).items()}
 
 
@@ -43,14 +43,14 @@ def _with_lists(value: object) -> object:
 
 
 def random_key(config: ConfigDict) -> jax.Array:
-    """Returns the key that all of a run's randomness on devices is drawn from."""
+    """Returns the random key of a run, from which all keys on devices derive."""
     return jax.random.key(config.seed)
 
 
 def sizes_per_level(config: ConfigDict) -> tuple[tuple[float | int, ...], ...]:
     """Returns the sizes of each level's anchors, finest first.
 
-    Numbers alone are those of the only level. `rules.SIZES` says what is allowed.
+    Plain numbers are the sizes of a single level. `rules.SIZES` says which sizes are allowed.
     """
     sizes = config.rpn.anchors.sizes
     return sizes if isinstance(sizes[0], tuple | list) else (sizes,)

@@ -1,23 +1,23 @@
-"""The same bits from the same program: what XLA must be told before it starts."""
+"""Determinism: the XLA flags that make the same program give the same bits."""
 
 import os
 
-from jax._src import xla_bridge  # the only place where JAX says whether it has started
+from jax._src import xla_bridge  # JAX says only there whether it has started
 from jax.extend import backend
 from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError
 
-# Of XLA's flags the one that has all others in it: no operation may add in an order that changes
-# from run to run, and kernels are not chosen by measuring them, which chance decides.
+# This flag of XLA implies all others on determinism: every operation adds in a fixed order, and
+# kernels are not chosen by timing, which varies from run to run.
 _FLAG = "--xla_gpu_deterministic_ops"
 
 
 def apply_determinism(config: ConfigDict) -> None:
     """Adds to the environment what `config.deterministic` asks for; must come before XLA starts.
 
-    What the user has set of it in XLA_FLAGS stays as it is. Only GPUs need it: on CPUs and TPUs it
-    changes nothing.
+    A value that the user has set in XLA_FLAGS stays. Only GPUs need the flag: it changes nothing on
+    CPUs and TPUs.
 
     Raises:
         UserError: XLA has already started, on GPUs and without the flag.

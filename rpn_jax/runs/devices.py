@@ -1,4 +1,4 @@
-"""Where arrays and computations live: the state on every device, a share of a batch on each."""
+"""Data parallelism on local devices: the state on every device, a share of the batch on each."""
 
 import collections
 import contextlib
@@ -39,9 +39,9 @@ def unshard(tree):
 def parallel_update(step: Callable, devices: Sequence[jax.Device] | None = None) -> Callable:
     """Returns `step(state, batch, key) -> (state, metrics)` run on all devices, the state donated.
 
-    `step` sees one device's share of the batch and averages over the axis `AXIS` by itself. State,
-    key and metrics are whole on every device, so they have no device axis. Other `devices` than
-    those that are here are for compiling ahead of time.
+    `step` gets one device's share of the batch and averages over the axis `AXIS` itself. State, key
+    and metrics are replicated, without a device axis. `devices` that are not local serve to compile
+    ahead of time.
     """
     return jax.pmap(
         step,
@@ -54,9 +54,9 @@ def parallel_update(step: Callable, devices: Sequence[jax.Device] | None = None)
 
 
 def parallel_map(function: Callable) -> Callable:
-    """Returns `function(variables, batch, …) -> outputs` on all devices, each with a share.
+    """Returns `function(variables, batch, …) -> outputs` run on all devices, each with a share.
 
-    Of the arguments only the batch has a device axis; the outputs have one.
+    The batch and the outputs have a device axis; the other arguments do not.
     """
     others = len(inspect.signature(function).parameters) - 2
     return jax.pmap(function, AXIS, in_axes=(None, 0, *[None] * others))
@@ -73,10 +73,10 @@ def prefetch(items: Iterable, put: Callable, ahead: int = 2) -> Iterator:
 
 
 def compiled_first(update: Callable) -> Callable:
-    """Returns a `parallel_update` that takes no memory for a step before its program is compiled.
+    """Returns a `parallel_update` that compiles its program before it allocates memory for a step.
 
-    On a CPU what compiling has freed would stay with the process: it is handed back to the system
-    in between.
+    On a CPU, memory freed by the compiler would stay with the process; it is returned to the system
+    before the first step.
     """
     if jax.local_devices()[0].platform != "cpu":
         return update
@@ -86,8 +86,8 @@ def compiled_first(update: Callable) -> Callable:
         canvas = batch.images.shape
         if canvas not in compiled:
             compiled.add(canvas)
-            update.lower(state, batch, key).compile()  # what the call below then finds
-            with contextlib.suppress(OSError, AttributeError):  # elsewhere than with glibc
+            update.lower(state, batch, key).compile()  # the call below reuses it
+            with contextlib.suppress(OSError, AttributeError):  # without glibc
                 ctypes.CDLL(None).malloc_trim(0)
         return update(state, batch, key)
 
@@ -95,7 +95,7 @@ def compiled_first(update: Callable) -> Callable:
 
 
 def peak_memory_bytes() -> int:
-    """Returns the most memory used so far: of the first local device; on CPUs, of the process."""
+    """Returns the peak memory so far of the first local device; on CPUs, of the process."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"]

@@ -1,7 +1,7 @@
-"""What a run is made of beside its config: code, packages, data, weights, machine.
+"""Provenance of a run beside its config: code, packages, data, weights, machine.
 
-`runs.jsonl` in the work folder has a row for each start of the run, so that two runs can be held
-against each other (see `compare`) and one that was moved or updated on the way can be told.
+`runs.jsonl` in the work folder has a row for each start of the run. `compare` reads it to tell how
+two runs differ, and what changed between the starts of one run.
 """
 
 import collections
@@ -32,7 +32,7 @@ from rpn_jax.runs import processes
 from rpn_jax.runs.config import flatten
 from rpn_jax.runs.metrics import read_metrics
 
-# What this project imports, and what JAX brings to compile for accelerators.
+# Packages that this project imports, and JAX's compilers for accelerators.
 PACKAGES = (
     "absl-py", "array-record", "defusedxml", "flatbuffers", "flax", "grain", "h5py", "jax",
     "jax-cuda12-pjrt", "jax-cuda12-plugin", "jaxlib", "jaxtyping", "jinja2", "libtpu", "matplotlib",
@@ -41,11 +41,11 @@ PACKAGES = (
     "pillow", "pycocotools", "rich", "rpn-jax", "safetensors", "submitit", "tensorboardX",
     "tensorflow-datasets", "tensorstore", "tqdm",
 )  # fmt: skip
-# Variables that decide what is compiled or in which order is summed, ...
+# Environment variables that affect compilation or the order of sums, ...
 _VARIABLES = re.compile(
     r"(JAX|XLA|LIBTPU|NCCL)_\w+|NVIDIA_TF32_OVERRIDE|CUBLAS_WORKSPACE_CONFIG|OMP_NUM_THREADS"
 )
-# ... without those that only say where files and other processes are.
+# ... without those that only locate files and other processes.
 _PLACES = re.compile(r"JAX_(COMPILATION_CACHE|COORDINATOR|PROCESS|NUM_PROCESSES|LOCAL)\w*")
 _PACKAGE = pathlib.Path(rpn_jax.__file__).parent
 
@@ -58,13 +58,13 @@ def record_run(
     *,
     step: int,
 ) -> None:
-    """Adds to `runs.jsonl` what this start, from `step`, is made of; all processes must call it.
+    """Adds this start's row, from `step`, to `runs.jsonl`; all processes must call it.
 
     Changes of the package since its commit, new files included, are kept as a patch beside it:
-    `git checkout COMMIT && git apply WORKDIR/local_changes-HASH.patch` brings its source back.
+    `git checkout COMMIT && git apply WORKDIR/local_changes-HASH.patch` restores the source.
 
     Raises:
-        UserError: the processes are not made of the same, or the folder cannot be written.
+        UserError: the processes differ (see `fingerprint`), or the folder cannot be written.
     """
     facts = fingerprint(config, train_set, eval_set, is_new=step == 0)
     check_agreement({"config": flatten(config), **facts})
@@ -74,13 +74,13 @@ def record_run(
 def fingerprint(
     config: ConfigDict, train_set: Dataset, eval_set: Dataset | None, *, is_new: bool
 ) -> dict[str, Any]:
-    """Returns what must be the same in every process of a run, as JSON holds it.
+    """Returns the facts that every process of a run must share, as JSON types.
 
-    `code.source` is a hash of the package's Python files as they lie there, with git or without.
-    `data` tells of each split its counts and a hash of file names, image ids, boxes, labels and
-    ignore flags; not of pixels, for which all images would have to be read. `weights` are the
-    name and SHA-256 of `config.model.pretrained`: None without it, and unless the run `is_new`,
-    because parameters then come from its checkpoint.
+    `code.source` is a hash of the package's installed Python files, with git or without. `data` has
+    for each split its counts and a hash of file names, image ids, boxes, labels and ignore flags;
+    pixels are not hashed, because that would read all images. `weights` are the name and SHA-256 of
+    `config.model.pretrained`: None without it, and None unless the run `is_new`, because a resumed
+    run takes its parameters from a checkpoint.
     """
     splits = {"train": train_set, "eval": eval_set}
     return {
@@ -92,10 +92,10 @@ def fingerprint(
 
 
 def check_agreement(facts: dict[str, Any]) -> None:
-    """Makes sure that `facts` are the same in all processes, which must all call it.
+    """Checks that all processes have the same `facts`; all processes must call it.
 
     Raises:
-        UserError: one has others; names it, the fields, and both values.
+        UserError: a process has other facts; names the process, the fields, and both values.
     """
     rows = processes.gather(facts)
     with processes.together():
@@ -112,9 +112,9 @@ def check_agreement(facts: dict[str, Any]) -> None:
 
 
 def differing_fields(ours: Any, theirs: Any) -> dict[str, tuple[Any, Any]]:
-    """Returns both values of each field, `packages.jax`, that two nested dicts do not share.
+    """Returns both values of each field, such as `packages.jax`, that differs in two nested dicts.
 
-    A field that one of them has not counts as None.
+    A missing field counts as None.
     """
     ours, theirs = (traverse_util.flatten_dict(tree or {}, sep=".") for tree in (ours, theirs))
     return {
@@ -142,7 +142,7 @@ def _add_row(workdir: pathlib.Path, facts: dict[str, Any], step: int) -> None:
             if _VARIABLES.fullmatch(name) and not _PLACES.fullmatch(name)
         },
     }
-    # Written anew as a whole: a row cut short by a full disk would swallow the one behind it.
+    # The file is rewritten whole: a row cut short by a full disk would merge with the next one.
     file = workdir / "runs.jsonl"
     earlier = read_metrics(file)
     if step:
@@ -152,7 +152,7 @@ def _add_row(workdir: pathlib.Path, facts: dict[str, Any], step: int) -> None:
 
 
 def _tell_other_data(workdir: pathlib.Path, rows: list[dict], data: dict[str, Any]) -> None:
-    """Says on stderr that a run goes on with data of other content than before."""
+    """Warns on stderr if a resumed run's data differ from those of its earlier starts."""
     before = rows[-1].get("data", {}) if rows else {}
     differing = differing_fields(
         {split: before[split] for split in before.keys() & data.keys()},
@@ -204,14 +204,14 @@ def _hash_weights(path: str | None) -> dict[str, str] | None:
 
 
 def commit_and_patch(package: pathlib.Path) -> tuple[str | None, bytes]:
-    """Returns a checkout's commit, and the patch from it to the Python files of its package.
+    """Returns a checkout's commit, and the patch from it to the package's current Python files.
 
-    They are None and empty where the package is no checkout's, or there is no git to ask.
+    They are None and empty where the package is not in a checkout, or git is missing.
     """
     if not (package.parent / ".git").exists():
         return None, b""
     with tempfile.TemporaryDirectory() as folder:
-        # An index of its own lets new files be in the patch and leaves the user's as it is.
+        # A separate index puts new files into the patch and leaves the user's index unchanged.
         environment = {**os.environ, "GIT_INDEX_FILE": os.path.join(folder, "index")}
 
         def git(*arguments: str) -> bytes:
@@ -222,7 +222,7 @@ def commit_and_patch(package: pathlib.Path) -> tuple[str | None, bytes]:
             commit = git("rev-parse", "HEAD").decode().strip()
             git("read-tree", "HEAD")
             git("add", "--intent-to-add", "--", "*.py")
-            # Whatever the user's own settings are, `git apply` must be able to read it.
+            # `git apply` must be able to read the patch, whatever the user's settings.
             form = ("--no-ext-diff", "--no-textconv", "--no-color", "--no-renames",
                     "--src-prefix=a/", "--dst-prefix=b/")  # fmt: skip
             return commit, git("diff", *form, "HEAD", "--", "*.py")
@@ -231,7 +231,7 @@ def commit_and_patch(package: pathlib.Path) -> tuple[str | None, bytes]:
 
 
 def _machine() -> dict[str, Any]:
-    """Returns what the run computes on; host and CPU are those of this process."""
+    """Returns the machine and devices of the run; host and CPU are those of this process."""
     return {
         "devices": dict(collections.Counter(device.device_kind for device in jax.devices())),
         "processes": jax.process_count(),
@@ -239,13 +239,13 @@ def _machine() -> dict[str, Any]:
         "host": platform.node(),
         "system": platform.platform(),
         "cpu": cpu_model(),
-        "cpu_cores": usable_cores(),  # on which the order of sums depends
+        "cpu_cores": usable_cores(),  # the order of sums depends on it
         "python": platform.python_version(),
     }
 
 
 def cpu_model() -> str:
-    """Returns the model of the CPU where the system tells it (XLA compiles for what it can do)."""
+    """Returns the CPU's model if the system tells it; XLA compiles for the CPU's features."""
     try:
         text = pathlib.Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a work folder tells of its run: its starts, its losses, its validations."""
+"""The history of a run, read from its work folder: starts, losses, validations."""
 
 import json
 import pathlib
@@ -11,20 +11,20 @@ from rpn_jax.runs.config import default_config, flatten
 from rpn_jax.runs.config_files import upgrade
 from rpn_jax.runs.metrics import read_metrics
 
-# Of a row of `runs.jsonl`, see `fingerprint`; the pretrained weights are told at the first start.
+# Keys of a row of `runs.jsonl`, see `fingerprint`; only the first start has the weights.
 FACTS = ("code", "packages", "data", "weights", "machine", "environment")
 
 
 class Run(NamedTuple):
-    """What a work folder tells of its run.
+    """The history of a run.
 
     Fields:
-      folder: of the run.
-      config: every field and its value.
-      starts: the rows of `runs.jsonl` whose steps are part of the run, in order.
-      losses: the training loss of each row of the metrics, by the steps it is the mean over: the
-        one before the first, and the last.
-      validations: the figures of each validation, by step.
+      folder: work folder of the run.
+      config: value of every field.
+      starts: rows of `runs.jsonl` whose steps are part of the run, in order.
+      losses: training loss of each row of the metrics. The key is (step before the first, last
+        step) of the steps that the loss is the mean over.
+      validations: figures of each validation, by step.
     """
 
     folder: pathlib.Path
@@ -35,15 +35,15 @@ class Run(NamedTuple):
 
     @property
     def step(self) -> int:
-        """The last step that was logged."""
+        """The last logged step."""
         return max((last for _, last in self.losses), default=0)
 
 
 def read_run(folder: pathlib.Path) -> Run:
-    """Returns what a work folder tells of its run, which may be at work.
+    """Returns the history of a work folder's run, which may still be running.
 
     Raises:
-        UserError: it is no run's, or its config cannot be read.
+        UserError: the folder is no run's, or its config cannot be read.
     """
     file = folder / "config.json"
     try:
@@ -68,13 +68,13 @@ def read_run(folder: pathlib.Path) -> Run:
         if "validation/loss" in row
     }
     starts = _kept_starts(read_metrics(folder / "runs.jsonl"), steps[-1] if steps else 0)
-    # A field that the run's version of this project had not got yet did what is its default now.
+    # Fields added after the run take today's default.
     config = {**flatten(default_config()), **flatten(fields)}
     return Run(folder, config, starts, losses, validations)
 
 
 def _kept_starts(rows: list[dict[str, Any]], last_step: int) -> list[dict[str, Any]]:
-    """Leaves out the starts of which no step is left: killed too early, or without any to do."""
+    """Leaves out starts without a remaining step: killed too early, or with nothing to do."""
     kept, end = [], last_step
     for row in reversed(rows):
         if row["step"] < end:

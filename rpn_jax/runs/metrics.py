@@ -1,4 +1,4 @@
-"""What a run writes as it goes: JSON lines and TensorBoard, from values that stay on the device."""
+"""The metrics of a run: JSON lines and TensorBoard, from values that stay on the device."""
 
 import json
 import os
@@ -14,14 +14,14 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from rpn_jax.files import replacing
 
-_FLUSH_SECONDS = 30  # after which TensorBoard sees what was written
+_FLUSH_SECONDS = 30  # between writes of TensorBoard's file
 
 
 class MetricsWriter:
-    """Appends rows to `metrics.jsonl` and to TensorBoard; a resumed run goes on in the same files.
+    """Appends rows to `metrics.jsonl` and to TensorBoard; a resumed run appends to the same files.
 
-    Rows of steps after `start_step`, left by a run that was cut off, are dropped, so that the file
-    of a run killed and resumed has each step once.
+    Rows of steps after `start_step`, left by a killed run, are dropped, so that the file has each
+    step once.
     """
 
     def __init__(self, workdir: pathlib.Path, start_step: int):
@@ -31,14 +31,14 @@ class MetricsWriter:
             file.write("".join(json.dumps(row) + "\n" for row in kept).encode())
         self._kept = kept
         self._file = path.open("a", buffering=1)
-        # Written here and now: the thread of tensorboardX's own SummaryWriter dies of a full disk,
-        # and the run would then wait for it for ever.
+        # Written in this thread: a full disk kills the thread of tensorboardX's SummaryWriter, and
+        # the run would then wait for it for ever.
         folder = workdir / "tensorboard"
         folder.mkdir(exist_ok=True)
         self._board = EventsWriter(str(folder / "events"), f".{os.getpid()}")
         self._flushed = time.monotonic()
         if kept:
-            # TensorBoard then forgets what an earlier start showed of later steps.
+            # This makes TensorBoard drop an earlier start's values of later steps.
             self._show(start_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def has(self, step: int, prefix: str) -> bool:
@@ -87,7 +87,7 @@ def read_metrics(path: pathlib.Path) -> list[dict]:
 
 
 class PendingMetrics:
-    """Metrics of the steps since the last row, left on the device until somebody asks."""
+    """Metrics of the steps since the last row, kept on the device until `fetch`."""
 
     def __init__(self):
         self._steps = []
@@ -97,14 +97,14 @@ class PendingMetrics:
         self._steps.append((step, values))
 
     def are_ready(self) -> bool:
-        """Returns whether all kept steps have been computed, without waiting for them."""
+        """Returns whether all kept steps have been computed; does not wait."""
         return not self._steps or self._steps[-1][1]["loss"].is_ready()
 
     def fetch(self) -> dict[str, float]:
         """Waits for the kept steps and returns the mean of each metric over them.
 
         Raises:
-            NonFiniteError: a loss or a gradient that is not finite, with its step.
+            NonFiniteError: a loss or a gradient is not finite; names the step.
         """
         steps, self._steps = self._steps, []
         rows = jax.device_get([values for _, values in steps])
@@ -120,9 +120,9 @@ class PendingMetrics:
 
 
 class NonFiniteError(Exception):
-    """At `step`, numbers were NaN or infinite; the message says which.
+    """Numbers were NaN or infinite at `step`; the message says which.
 
-    Parameters of the step `useless_from` and of later ones are of no use, if any were saved.
+    Saved parameters of the step `useless_from` and of later steps are useless.
     """
 
     def __init__(self, step: int, problem: str, useless_from: int | None = None):
@@ -132,7 +132,7 @@ class NonFiniteError(Exception):
 
 
 def check_finite(step: int, losses: dict[str, float]) -> None:
-    """Raises a `NonFiniteError` if a loss that was measured after `step` is not finite."""
+    """Raises a `NonFiniteError` if a loss measured after `step` is not finite."""
     for name, value in losses.items():
         if not np.isfinite(value):
             problem = f"the {name} of the validation after step {step} is {value}"

@@ -1,4 +1,4 @@
-"""A trace of a few steps, as `jax.profiler` records it, for XProf or Perfetto to show."""
+"""A trace of a few steps by `jax.profiler`, for XProf or Perfetto."""
 
 import pathlib
 import re
@@ -11,10 +11,10 @@ from rpn_jax.runs.processes import is_first
 
 
 def profile_steps(text: str | None) -> range:
-    """Returns the steps that `--profile_steps=FIRST:LAST` means, the last one included.
+    """Returns the steps of `--profile_steps=FIRST:LAST`, including LAST.
 
     Raises:
-        UserError: another form than that of two steps in order, which count from 1.
+        UserError: the text is not two steps in rising order; steps count from 1.
     """
     if text is None:
         return range(0)
@@ -29,9 +29,9 @@ def profile_steps(text: str | None) -> range:
 
 
 class StepProfiler:
-    """Records `steps` to WORKDIR/profile, in the first process, and nothing before or after them.
+    """Records `steps` alone to WORKDIR/profile, in the first process.
 
-    A run that is started again beyond them records nothing.
+    A run resumed after these steps records nothing.
     """
 
     def __init__(self, workdir: pathlib.Path, steps: range):
@@ -42,8 +42,8 @@ class StepProfiler:
     def run(self, step: int, train_step: Callable, *arguments):
         """Returns `train_step(*arguments)`, the run's step `step`.
 
-        Around the traced steps it waits for the devices, so that the trace has all that they did
-        for these steps and nothing of others; it waits for nothing at any other step.
+        Before and after the traced steps it waits for the devices, so that the trace has all work
+        of these steps and of no others. At other steps it does not wait.
         """
         if step not in self._steps:
             return train_step(*arguments)
@@ -59,7 +59,7 @@ class StepProfiler:
         return results
 
     def close(self) -> None:
-        """Ends a trace that the run did not live to end."""
+        """Ends a trace that is still open when the run ends."""
         if self._is_tracing:
             jax.profiler.stop_trace()
             self._is_tracing = False

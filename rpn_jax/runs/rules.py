@@ -1,4 +1,4 @@
-"""What the value of a config's field may be, as a test and in words."""
+"""Rules for the values of config fields, as a test and in words."""
 
 import math
 from collections.abc import Callable, Collection
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Rule(NamedTuple):
-    """What a value may be: of type `kind`, and such that it is accepted; in words."""
+    """A rule for a value: its type `kind`, a test `accepts`, and the rule in words."""
 
     kind: type
     accepts: Callable[[Any], bool]
@@ -14,7 +14,7 @@ class Rule(NamedTuple):
 
 
 def whole(least: int, most: int | None = None) -> Rule:
-    """Returns the rule of a whole number, bounds included."""
+    """Returns the rule of a whole number from `least` to `most`, both inclusive."""
     top = math.inf if most is None else most
     words = f"from {least} up" if most is None else f"from {least} to {most}"
     return Rule(
@@ -25,7 +25,7 @@ def whole(least: int, most: int | None = None) -> Rule:
 
 
 def number(accepts: Callable[[float], bool], words: str) -> Rule:
-    """Returns the rule of a finite number that is accepted."""
+    """Returns the rule of a finite number for which `accepts` is true."""
     return Rule(
         float,
         lambda x: (
@@ -39,12 +39,12 @@ def number(accepts: Callable[[float], bool], words: str) -> Rule:
 
 
 def one_of(*names: str) -> Rule:
-    """Returns the rule of a name among a few."""
+    """Returns the rule of one of the given names."""
     return Rule(str, lambda x: x in names, " or ".join([", ".join(names[:-1]), names[-1]]))
 
 
 def several(rule: Rule, words: str, counts: Collection[int] = range(1, 1000)) -> Rule:
-    """Returns the rule of a tuple of values of one rule."""
+    """Returns the rule of a tuple whose values all follow `rule`."""
     return Rule(
         tuple,
         lambda x: isinstance(x, tuple) and len(x) in counts and all(map(rule.accepts, x)),

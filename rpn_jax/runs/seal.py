@@ -1,4 +1,4 @@
-"""Seals: the SHA-256 of every file in a folder, by which later damage is noticed."""
+"""Seals: the SHA-256 of every file in a folder, to detect later damage."""
 
 import errno
 import hashlib
@@ -11,9 +11,9 @@ SEAL = "SHA256SUMS"  # `sha256sum --check SHA256SUMS` reads it, too
 
 
 def seal(folder: pathlib.Path) -> None:
-    """Writes down the SHA-256 of every file in the folder, all of it safe on the disk."""
+    """Writes the SHA-256 of every file in the folder to a seal, and flushes all files to disk."""
     lines = [f"{_digest(folder / name)}  {name}\n" for name in _names(folder)]
-    # A comment to sha256sum. By the count a seal that has lost lines is told.
+    # A comment to sha256sum. The count shows whether a seal has lost lines.
     lines.append(f"# {len(lines)} files\n")
     (folder / SEAL).write_text("".join(lines))
     for path in (*folder.rglob("*"), folder):
@@ -21,13 +21,13 @@ def seal(folder: pathlib.Path) -> None:
 
 
 def damage(folder: pathlib.Path) -> str | None:
-    """Returns what has happened to the folder's files since they were sealed, None if nothing.
+    """Returns how the folder's files were damaged since they were sealed, None if they were not.
 
-    Each file is read once. Files that have been added since, such as those of a file manager, are
-    no damage; seals of earlier versions, which have no count, do not tell them from lost lines.
+    Each file is read once. Files added since then, such as those of a file manager, are no damage.
+    Seals of earlier versions have no count, so added files look like lost lines there.
 
     Raises:
-        UserError: they cannot be read, which says nothing about what they hold.
+        UserError: the files cannot be read, which does not prove damage.
     """
     problems = []
     try:
@@ -52,7 +52,7 @@ def damage(folder: pathlib.Path) -> str | None:
 
 
 def _read_seal(folder: pathlib.Path) -> tuple[dict[str, str], bool]:
-    """Returns the digest of each file, and whether their count was sealed too."""
+    """Returns the digest of each file, and whether the seal has their count."""
     lines = (folder / SEAL).read_text().splitlines()
     counts = [line for line in lines if line.startswith("#")]
     sealed = {
@@ -75,7 +75,7 @@ def _digest(path: pathlib.Path) -> str:
 
 
 def flush(path: pathlib.Path) -> None:
-    """Has the system write a file or a folder's list of names to the disk now."""
+    """Flushes a file, or a folder's list of names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

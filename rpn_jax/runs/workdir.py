@@ -1,4 +1,4 @@
-"""The folder of a run: its config, and what it must not be mixed with."""
+"""The folder of a run: its config, and its lock against other runs."""
 
 import contextlib
 import pathlib
@@ -14,13 +14,13 @@ from rpn_jax.runs.config_files import differences, from_json, located, to_json
 
 @contextlib.contextmanager
 def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
-    """Makes the folder this config's own, or finds that it already is; keeps other runs out.
+    """Claims the folder for this config, and holds its lock during the block.
 
     With several processes the first holds the lock for all, see `files.locked`.
 
     Raises:
         UserError: another run is at work there, the folder belongs to another config (names the
-            fields that differ), or it cannot be written.
+            fields that differ), or the folder cannot be written.
     """
     with contextlib.ExitStack() as held:
         processes.on_first(lambda: _claim(workdir, config, held))
@@ -52,7 +52,7 @@ def _claim(workdir: pathlib.Path, config: ConfigDict, held: contextlib.ExitStack
 
 
 def load_workdir_config(workdir: pathlib.Path) -> ConfigDict:
-    """Returns the config that the folder's run was begun with."""
+    """Returns the config of the folder's run."""
     file = workdir / "config.json"
     if not file.is_file():
         raise UserError(f"--workdir={workdir}: no run was begun there (it has no config.json)")
@@ -60,5 +60,5 @@ def load_workdir_config(workdir: pathlib.Path) -> ConfigDict:
 
 
 def _read(file: pathlib.Path) -> ConfigDict:
-    # A damaged byte makes JSON of another meaning, or none, and that is told with the file's name.
+    # A damaged byte gives other JSON, or none; the message then names the file.
     return from_json(file.read_text(errors="replace"), str(file))
