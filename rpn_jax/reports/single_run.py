@@ -1,5 +1,6 @@
 """What a report says of a single run alone: which objects it finds, in pictures too, and why."""
 
+import glob
 import pathlib
 from collections.abc import Sequence
 
@@ -143,7 +144,7 @@ def _draw(
 def ablation_section(run: Result, measured: Sequence[Measure]) -> Section | None:
     """Returns the evaluations without a part of the network beside the paper's, if any."""
     split = run.evaluation.figures["split"]
-    folders = sorted((run.folder / "evaluation").glob(f"{split}-without-*"))
+    folders = sorted((run.folder / "evaluation").glob(f"{glob.escape(split)}-without-*"))
     evaluations = [evaluation for folder in folders if (evaluation := read_evaluation(folder))]
     if not evaluations:
         return None

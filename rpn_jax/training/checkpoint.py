@@ -19,12 +19,10 @@ import pathlib
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent import futures
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
@@ -37,10 +35,9 @@ from rpn_jax.runs.devices import AXIS, replicate
 from rpn_jax.runs.metrics import NonFiniteError
 from rpn_jax.runs.seal import SEAL, damage, flush, seal
 from rpn_jax.text import printable
+from rpn_jax.training.saved_arrays import ITEM, by_name, name_of, read_arrays, shapes_of, unsound
 from rpn_jax.training.state import TrainState
 
-_ITEM = "default"  # where an ocp.CheckpointManager has its only item
-_LARGEST = 1e18  # of a parameter; the squares of larger ones are soon beyond float32
 _ATTEMPTS = 20  # to read the newest checkpoint of a run that keeps replacing it
 
 
@@ -92,8 +89,8 @@ class Checkpoints:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         processes.on_first(lambda: self._check_space(step, size))
         with self._explained(step, size):
-            self._orbax.save(self._unsealed(step) / _ITEM, _to_global(state))
-        self._saving = self._background.submit(self._commit, step, size, _shapes(_by_name(state)))
+            self._orbax.save(self._unsealed(step) / ITEM, _to_global(state))
+        self._saving = self._background.submit(self._commit, step, size, shapes_of(by_name(state)))
 
     def confirm(self, step: int) -> None:
         """Deletes checkpoints beyond `keep`, as the losses up to that of `step` were finite.
@@ -145,7 +142,7 @@ class Checkpoints:
             except _UnreadableError as error:
                 problem = f"cannot be read: {error}"
             else:
-                problem = unsound(_by_name(state))
+                problem = unsound(by_name(state))
                 if problem is None:
                     return state
                 problem = f"{problem}: the run had diverged; give --step of an earlier one"
@@ -172,7 +169,7 @@ class Checkpoints:
             except _UnreadableError as error:
                 problem = str(error)
             else:
-                if unsound_values := unsound(_by_name(state)):
+                if unsound_values := unsound(by_name(state)):
                     processes.on_first(lambda: self._set_aside(step, unsound_values))  # noqa: B023
                     continue
             problems = [text for text in processes.gather(problem) if text]
@@ -251,7 +248,7 @@ class Checkpoints:
             leaves = read_arrays(self._unsealed(step))
         except Exception as error:  # there is no saying what Orbax raises
             raise ValueError(f"reading it back: {first_line(error)}") from error
-        if _shapes(leaves) != shapes:
+        if shapes_of(leaves) != shapes:
             raise ValueError("read back, it lacks some of what was to be written")
         if problem := unsound(leaves):
             self._remove_unfinished(str(step))
@@ -353,27 +350,27 @@ class Checkpoints:
 
         Leaves are known by their names, so that a field without any may have been added since.
         """
-        folder = self._at(step) / _ITEM
+        folder = self._at(step) / ITEM
         everywhere = NamedSharding(_global_mesh(), PartitionSpec())
-        wanted = _by_name(like)
+        wanted = by_name(like)
         try:
             metadata = self._orbax.metadata(folder).item_metadata
             if metadata is None:
                 raise FileNotFoundError("its metadata is missing")
-            saved = _by_name(metadata.tree, current_path)
-            if _shapes(saved) == _shapes(wanted):
+            saved = by_name(metadata.tree, current_path)
+            if shapes_of(saved) == shapes_of(wanted):
                 abstract = jax.tree_util.tree_map_with_path(
                     lambda path, leaf: jax.ShapeDtypeStruct(
-                        leaf.shape, wanted[_name(path, current_path)].dtype, sharding=everywhere
+                        leaf.shape, wanted[name_of(path, current_path)].dtype, sharding=everywhere
                     ),
                     metadata.tree,
                 )
-                leaves = _by_name(self._orbax.restore(folder, abstract), current_path)
+                leaves = by_name(self._orbax.restore(folder, abstract), current_path)
                 ordered = [leaves[name] for name in wanted]
                 return _to_local(jax.tree.unflatten(jax.tree.structure(like), ordered))
         except Exception as error:  # there is no saying what damaged files raise
             raise _UnreadableError(first_line(error)) from error
-        here, there = _shapes(wanted), _shapes(saved)
+        here, there = shapes_of(wanted), shapes_of(saved)
         name = min(name for name, _ in here.items() ^ there.items())
         raise UserError(
             f"{self._at(step)}: does not fit this config: {name} is {there.get(name, 'absent')} "
@@ -396,56 +393,8 @@ def saved_steps(workdir: pathlib.Path) -> list[int]:
     )
 
 
-def read_arrays(checkpoint: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns every array in the folder of a checkpoint, by name, in this process alone."""
-    here = ocp.options.MultiprocessingOptions(
-        primary_host=jax.process_index(),
-        active_processes={jax.process_index()},
-        barrier_sync_key_prefix=f"process_{jax.process_index()}",
-    )
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=here)
-    with ocp.Checkpointer(handler, multiprocessing_options=here) as checkpointer:
-        folder = checkpoint / _ITEM
-        metadata = checkpointer.metadata(folder).item_metadata
-        if metadata is None:
-            raise FileNotFoundError("its metadata is missing")
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree)
-        return _by_name(checkpointer.restore(folder, restore_args=as_numpy))
-
-
-def unsound(leaves: dict[str, Any]) -> str | None:
-    """Returns which array of a state a run cannot go on with, None if there is none.
-
-    It is one with a NaN or an infinity, or a parameter so large that a network of it gives them.
-    """
-    for name, leaf in leaves.items():
-        if not jnp.issubdtype(leaf.dtype, jnp.floating) or not leaf.size:
-            continue
-        largest = float(np.abs(np.asarray(leaf)).max())  # NaN where one is
-        if not np.isfinite(largest):
-            return f"{name} holds values that are not finite"
-        if name.startswith("params.") and largest > _LARGEST:
-            return f"{name} holds values as large as {largest:.1g}"
-    return None
-
-
 def _say(line: str) -> None:
     print(printable(line), file=sys.stderr)
-
-
-def _by_name(tree, rename: Callable = list) -> dict[str, Any]:
-    """Returns the leaves of a tree, the same whether its nodes are tuples or, as saved, dicts."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {_name(path, rename): leaf for path, leaf in leaves}
-
-
-def _name(path, rename: Callable = list) -> str:
-    """Returns the name of a leaf; `rename` maps its path, a tuple of strings, to today's."""
-    return ".".join(rename([jax.tree_util.keystr((part,), simple=True) for part in path]))
-
-
-def _shapes(leaves: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(leaf.shape) for name, leaf in leaves.items()}
 
 
 def _global_mesh() -> Mesh:
