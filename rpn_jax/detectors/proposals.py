@@ -48,6 +48,14 @@ def propose(
         max_log_scale: see `decode_boxes`.
         keep_padding: whether anchors with their centre in the canvas's padding propose too, as
             they do in systems that do not look.
+
+    >>> anchors = [[0, 0, 16, 16], [1, 0, 17, 16], [16, 0, 32, 16]]
+    >>> deltas = [[0, 0, 0, 0]] * 3
+    >>> found = propose(
+    ...     [[2.0, 1.0, 0.0]], [deltas], [anchors], (16, 32), pre_nms_top_n=3, post_nms_top_n=3
+    ... )
+    >>> found.boxes[found.valid].tolist()  # the second overlaps the first by 15/17
+    [[0.0, 0.0, 16.0, 16.0], [16.0, 0.0, 32.0, 16.0]]
     """
     candidates = [
         _candidates(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from rpn_jax.ops.anchors import centred_in_image, inside_image
-from rpn_jax.ops.boxes import encode_boxes
+from rpn_jax.ops.boxes import as_boxes, encode_boxes
 from rpn_jax.ops.matching import match_anchors
 from rpn_jax.ops.sampling import labels_of_sample, sample_anchors
 from rpn_jax.typing import Array, GroundTruth, Targets
@@ -63,11 +63,18 @@ def assign_targets(
         batch_size_per_image: how many anchors to sample.
         positive_fraction: the largest part of them that is positive.
         box_weights: see `encode_boxes`.
+
+    >>> import jax
+    >>> anchors = [[0, 0, 16, 16], [8, 0, 24, 16], [16, 0, 32, 16]]
+    >>> objects = GroundTruth(boxes=[[0, 0, 16, 15]], valid=[True], ignore=[False])
+    >>> assign_targets(jax.random.key(0), anchors, objects, (16, 32)).labels.tolist()
+    [1, -1, 0]
     """
+    anchors, gt_boxes = as_boxes(anchors), as_boxes(ground_truth.boxes)
     takes_part = takes_part_in_training(anchors, image_hw, drop_straddling, straddle_tolerance)
     matches = match_anchors(
         anchors,
-        ground_truth.boxes,
+        gt_boxes,
         ground_truth.valid,
         fg_iou_threshold=fg_iou_threshold,
         bg_iou_threshold=bg_iou_threshold,
@@ -81,7 +88,8 @@ def assign_targets(
     )
     labels = labels_of_sample(positives, negatives, len(anchors))
     # Only what is sampled is encoded: a hundred anchors instead of a hundred thousand.
-    objects = jnp.asarray(ground_truth.boxes)[matches.gt_index[positives]]
+    objects = jnp.asarray(gt_boxes if len(gt_boxes) else jnp.zeros((1, 4)))
+    objects = objects[matches.gt_index[positives]]
     deltas = encode_boxes(jnp.asarray(anchors)[positives], objects, box_weights)
     nothing = jnp.zeros(anchors.shape)
     deltas = nothing.at[positives].set(deltas, mode="drop", unique_indices=True)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from rpn_jax.ops.boxes import Scalar
+from rpn_jax.ops.boxes import Scalar, as_boxes
 from rpn_jax.typing import Array
 
 _CAFFE_BASE = 16
@@ -41,6 +41,9 @@ def cell_anchors(
 
     Raises:
         ValueError: a size or ratio is not positive, or `rounding` is none of the three.
+
+    >>> cell_anchors(sizes=(16,), aspect_ratios=(1, 4)).tolist()
+    [[-8.0, -8.0, 8.0, 8.0], [-16.0, -4.0, 16.0, 4.0]]
     """
     size = np.asarray(sizes, np.float64)[None, :]
     ratio = np.asarray(aspect_ratios, np.float64)[:, None]
@@ -75,6 +78,9 @@ def grid_anchors(
         stride_hw: pixels of the image from one row, and from one column, to the next.
         offset: where in its cell an anchor is centred, in strides: 0.5 is the middle of the cell,
             0 its upper left corner.
+
+    >>> grid_anchors(cell_anchors((16,), (1,)), grid_hw=(1, 2), stride_hw=(16, 16)).tolist()
+    [[0.0, 0.0, 16.0, 16.0], [16.0, 0.0, 32.0, 16.0]]
     """
     y, x = (
         (jnp.arange(count, dtype=jnp.float32) + offset) * stride
@@ -82,17 +88,27 @@ def grid_anchors(
     )
     y, x = jnp.meshgrid(y, x, indexing="ij")
     centres = jnp.stack([x, y, x, y], axis=-1)
-    return (centres[:, :, None, :] + jnp.asarray(cells)[None, None]).reshape(-1, 4)
+    return (centres[:, :, None, :] + jnp.asarray(as_boxes(cells))[None, None]).reshape(-1, 4)
 
 
 def inside_image(
     anchors: Float[Array, "A 4"], height: Scalar, width: Scalar, tolerance: Scalar = 0.0
 ) -> Bool[Array, " A"]:
-    """Returns which anchors cross the border of the image by at most `tolerance` pixels.
+    """Returns True where an anchor crosses the border of the image by at most `tolerance` pixels.
 
     Section 3.1.3 of the paper leaves the others out of the training. (py-faster-rcnn's strict
     `x2 < width` is about the last pixel and the same as `x2 <= width` here.)
+
+    Args:
+        anchors: of an image.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        tolerance: in pixels.
+
+    >>> inside_image([[0, 0, 16, 16], [-1, 0, 15, 16]], height=16, width=16).tolist()
+    [True, False]
     """
+    anchors = as_boxes(anchors)
     x1, y1, x2, y2 = (anchors[:, i] for i in range(4))
     return (
         (x1 >= -tolerance)
@@ -108,7 +124,16 @@ def centred_in_image(
     """Returns which anchors have their centre in the image or on its border.
 
     The others stand on the padding of the canvas that a batch shares, where nothing was annotated.
+
+    Args:
+        anchors: of a canvas.
+        height: of the image at its top left, in pixels.
+        width: of that image, in pixels.
+
+    >>> centred_in_image([[0, 0, 16, 16], [16, 0, 32, 16]], height=16, width=20).tolist()
+    [True, False]
     """
+    anchors = as_boxes(anchors)
     x = 0.5 * (anchors[:, 0] + anchors[:, 2])
     y = 0.5 * (anchors[:, 1] + anchors[:, 3])
     return (x >= 0) & (y >= 0) & (x <= width) & (y <= height)

@@ -21,8 +21,24 @@ Scalar = int | float | np.number | Num[Array, ""]
 MAX_LOG_SCALE = math.log(1000 / 16)
 
 
+def as_boxes(boxes) -> Float[Array, "*N 4"]:
+    """Returns an array as it is, and a list of boxes, which may be empty, as an array."""
+    if hasattr(boxes, "dtype"):
+        return boxes
+    boxes = jnp.asarray(boxes, jnp.float32)
+    return boxes if boxes.size else boxes.reshape(0, 4)
+
+
 def area(boxes: Float[Array, "*N 4"]) -> Float[Array, "*N"]:
-    """Returns the area of each box, 0 where a side is not positive."""
+    """Returns the area of each box, 0 where a side is not positive.
+
+    Args:
+        boxes: `x1, y1, x2, y2`.
+
+    >>> area([[0, 0, 10, 20], [5, 5, 5, 9]]).tolist()
+    [200.0, 0.0]
+    """
+    boxes = as_boxes(boxes)
     return _product(boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1])
 
 
@@ -30,6 +46,13 @@ def pairwise_iou(a: Float[Array, "M 4"], b: Float[Array, "N 4"]) -> Float[Array,
     """Returns the intersection over union of every box of `a` with every box of `b`.
 
     Boxes without area, and boxes with a NaN, score 0 against everything, themselves included.
+
+    Args:
+        a: boxes, each a row of the result.
+        b: boxes, each a column of it.
+
+    >>> pairwise_iou([[0, 0, 10, 10]], [[0, 0, 10, 10], [5, 0, 15, 10], [20, 0, 30, 10]]).round(3)
+    Array([[1.   , 0.333, 0.   ]], dtype=float32)
     """
     return iou(*_against_each_other(a, b))
 
@@ -38,6 +61,13 @@ def pairwise_ioa(a: Float[Array, "M 4"], b: Float[Array, "N 4"]) -> Float[Array,
     """Returns which part of the area of every box of `a` lies inside every box of `b`.
 
     Boxes without area, and boxes with a NaN, score 0 against everything.
+
+    Args:
+        a: boxes, each a row of the result.
+        b: boxes, each a column of it.
+
+    >>> pairwise_ioa([[0, 0, 10, 10]], [[5, 0, 45, 10]])
+    Array([[0.5]], dtype=float32)
     """
     return ioa(*_against_each_other(a, b))
 
@@ -59,7 +89,7 @@ class BoxColumns(NamedTuple):
 
 def box_columns(boxes: Float[Array, "*N 4"], valid: Bool[Array, "*N"] | None = None) -> BoxColumns:
     """Returns the columns of boxes, of which those that are not `valid` become points too."""
-    boxes = jnp.asarray(boxes)
+    boxes = jnp.asarray(as_boxes(boxes))
     areas = area(boxes)
     is_box = areas > 0
     if valid is not None:
@@ -92,6 +122,14 @@ def encode_boxes(
     Section 3.1.2 of the paper, equation 2: shifts of the centre in units of the anchor's sides,
     and the logarithms of the ratios of the sides; each is then multiplied by its weight. A side
     that is not positive counts as 1 pixel, so that a padded row gives finite deltas and gradients.
+
+    Args:
+        anchors: the boxes to start from.
+        gt_boxes: where each of them should go.
+        weights: multiply tx, ty, tw and th.
+
+    >>> encode_boxes([[0, 0, 10, 10]], [[5, 0, 15, 20]]).round(3)  # tw 0, th log 2
+    Array([[0.5  , 0.5  , 0.   , 0.693]], dtype=float32)
     """
     anchor_centres, anchor_sides = _centres_and_sides(anchors)
     gt_centres, gt_sides = _centres_and_sides(gt_boxes)
@@ -110,8 +148,16 @@ def decode_boxes(
 ) -> Float[Array, "*N 4"]:
     """Returns the boxes that the deltas make of their anchors: the inverse of `encode_boxes`.
 
-    `tw` and `th`, after division by their weights, are cut off at `max_log_scale`.
+    Args:
+        anchors: the boxes to start from.
+        deltas: `tx, ty, tw, th` of each.
+        weights: those the deltas were encoded with.
+        max_log_scale: `tw` and `th`, after division by their weights, are cut off at it.
+
+    >>> decode_boxes([[0, 0, 10, 10]], [[0.5, 0, 0, 0]])
+    Array([[ 5.,  0., 15., 10.]], dtype=float32)
     """
+    deltas = as_boxes(deltas)
     centres, sides = _centres_and_sides(anchors)
     deltas = deltas / _like_rows(weights, deltas)
     centres = centres + deltas[..., :2] * sides
@@ -123,7 +169,16 @@ def clip_boxes(boxes: Float[Array, "*N 4"], height: Scalar, width: Scalar) -> Fl
     """Returns the boxes cut off at the borders of an image of `height` x `width` pixels.
 
     A box that lies wholly outside comes back without area, on the border.
+
+    Args:
+        boxes: `x1, y1, x2, y2`.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+
+    >>> clip_boxes([[-5, 2, 30, 8]], height=10, width=20)
+    Array([[ 0.,  2., 20.,  8.]], dtype=float32)
     """
+    boxes = as_boxes(boxes)
     upper = jnp.stack([width, height, width, height]).astype(boxes.dtype)
     return jnp.clip(boxes, 0, _like_rows(upper, boxes))
 
@@ -162,6 +217,7 @@ def _higher(a: Array, b: Array | int) -> Array:
 def _centres_and_sides(
     boxes: Float[Array, "*N 4"],
 ) -> tuple[Float[Array, "*N 2"], Float[Array, "*N 2"]]:
+    boxes = as_boxes(boxes)
     sides = boxes[..., 2:] - boxes[..., :2]
     return boxes[..., :2] + 0.5 * sides, sides
 

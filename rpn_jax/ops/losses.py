@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
+from rpn_jax.ops.boxes import as_boxes
 from rpn_jax.ops.matching import Label
 from rpn_jax.typing import Array, Targets
 
@@ -15,8 +16,15 @@ from rpn_jax.typing import Array, Targets
 def smooth_l1(x: Float[Array, "*N"], beta: float | int) -> Float[Array, "*N"]:
     """Returns `0.5 x² / beta` where `|x| < beta` and `|x| - 0.5 beta` elsewhere.
 
-    `beta=0` is the L1 loss; py-faster-rcnn's `sigma` is `1 / sqrt(beta)`, and its 3 is 1/9 here.
+    Args:
+        x: errors.
+        beta: where the square ends. 0 is the L1 loss; py-faster-rcnn's `sigma` is
+            `1 / sqrt(beta)`, and its 3 is 1/9 here.
+
+    >>> smooth_l1([0.5, -2.0], beta=1).tolist()
+    [0.125, 1.5]
     """
+    x = jnp.asarray(x)
     magnitude = jnp.abs(x)
     if beta == 0:
         return magnitude
@@ -26,8 +34,14 @@ def smooth_l1(x: Float[Array, "*N"], beta: float | int) -> Float[Array, "*N"]:
 def objectness_loss(logits: Float[Array, " A"], labels: Int[Array, " A"]) -> Float[Array, ""]:
     """Returns the cross-entropy of the positive and negative anchors, summed.
 
-    One logit per anchor: the difference of the two that the paper's softmax has.
+    Args:
+        logits: one per anchor: the difference of the two that the paper's softmax has.
+        labels: of the anchors, see `Label`.
+
+    >>> objectness_loss([0.0, 0.0, 9.0], [1, 0, -1]).round(3)  # twice log 2
+    Array(1.386, dtype=float32)
     """
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     sampled = labels != Label.IGNORE
     # The guard is on the operand: 0 · NaN would come back in the gradient.
     logits = jnp.where(sampled, logits.astype(jnp.float32), 0)
@@ -41,7 +55,18 @@ def box_loss(
     labels: Int[Array, " A"],
     beta: float | int = 1 / 9,
 ) -> Float[Array, ""]:
-    """Returns the smooth L1 loss of the positive anchors, summed over them and the 4 deltas."""
+    """Returns the smooth L1 loss of the positive anchors, summed over them and the 4 deltas.
+
+    Args:
+        deltas: of the network.
+        target_deltas: what they should have been.
+        labels: of the anchors, see `Label`.
+        beta: see `smooth_l1`.
+
+    >>> box_loss([[0.5, 0, 0, 0], [9, 9, 9, 9]], [[0, 0, 0, 0], [0, 0, 0, 0]], [1, 0], beta=1)
+    Array(0.125, dtype=float32)
+    """
+    deltas, target_deltas, labels = as_boxes(deltas), as_boxes(target_deltas), jnp.asarray(labels)
     errors = deltas.astype(jnp.float32) - target_deltas
     return jnp.sum(smooth_l1(jnp.where((labels == Label.POSITIVE)[:, None], errors, 0), beta))
 
@@ -79,6 +104,11 @@ def rpn_loss(
 
     Raises:
         ValueError: `normalizer` is neither of the two, or "paper" lacks `num_positions`.
+
+    >>> targets = Targets(labels=[1, 0], deltas=[[0, 0, 0, 0], [0, 0, 0, 0]], matches=None)
+    >>> loss, parts = rpn_loss([0.0, 0.0], jnp.full((2, 4), 0.5), targets, num_positions=100)
+    >>> {name: round(float(part), 4) for name, part in parts.items()}
+    {'loss_objectness': 0.0054, 'loss_box': 0.1778}
     """
     if normalizer == "paper":
         if num_positions is None:

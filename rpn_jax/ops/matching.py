@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Bool, Float
 
+from rpn_jax.ops.boxes import as_boxes
 from rpn_jax.ops.overlaps import anchor_overlaps
 from rpn_jax.typing import Array, Matches
 
@@ -42,7 +43,7 @@ def match_anchors(
 
     Args:
         anchors: the anchors of all levels.
-        gt_boxes: annotated boxes, padded to G slots, of which there is at least one.
+        gt_boxes: annotated boxes, padded to G slots, or none.
         gt_valid: which slots are not padding.
         fg_iou_threshold: from this IoU on an anchor is positive.
         bg_iou_threshold: below this IoU an anchor is negative.
@@ -57,12 +58,22 @@ def match_anchors(
 
     Raises:
         ValueError: not 0 <= bg_iou_threshold <= fg_iou_threshold <= 1.
+
+    >>> anchors = [[0, 0, 10, 10], [0, 0, 10, 18], [50, 50, 60, 60]]
+    >>> matches = match_anchors(anchors, [[0, 0, 10, 11]], [True])
+    >>> [Label(label).name for label in matches.labels.tolist()]  # IoU 10/11, 11/18 and 0
+    ['POSITIVE', 'IGNORE', 'NEGATIVE']
     """
     if not 0 <= bg_iou_threshold <= fg_iou_threshold <= 1:
         raise ValueError(
             f"need 0 <= bg_iou_threshold ({bg_iou_threshold}) <= "
             f"fg_iou_threshold ({fg_iou_threshold}) <= 1"
         )
+    anchors, gt_boxes = as_boxes(anchors), as_boxes(gt_boxes)
+    gt_valid = jnp.asarray(gt_valid, bool)
+    gt_ignore = None if gt_ignore is None else jnp.asarray(gt_ignore, bool)
+    if not len(gt_boxes):  # a slot of padding stands for no slot
+        gt_boxes, gt_valid, gt_ignore = jnp.zeros((1, 4)), jnp.zeros(1, bool), None
     if anchor_valid is not None:
         # Computed once, not again with every use.
         anchor_valid = lax.optimization_barrier(jnp.asarray(anchor_valid))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Bool, Float, Int
 
+from rpn_jax.ops.boxes import as_boxes
 from rpn_jax.ops.selection import top_k
 from rpn_jax.ops.suppression import suppress
 from rpn_jax.typing import Array
@@ -38,6 +39,11 @@ def nms(
 
     Raises:
         ValueError: the threshold is not between 0 and 1.
+
+    >>> boxes = [[0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10]]
+    >>> index, kept = nms(boxes, [0.8, 0.9, 0.3], iou_threshold=0.5, max_outputs=3)
+    >>> index[kept].tolist()  # 0 and 1 overlap by 9/11
+    [1, 2]
     """
     return _sort_and_suppress(boxes, scores, None, iou_threshold, max_outputs, valid)
 
@@ -54,15 +60,28 @@ def batched_nms(
 
     The groups compete for the `max_outputs` places. They are compared as such; moving each group's
     boxes far from the others', as torchvision and detectron2 do, costs bits of the coordinates.
+
+    Args:
+        boxes: candidates, in any order.
+        scores: one per box.
+        group: the number of each box's group.
+        iou_threshold: the highest IoU that two kept boxes of a group may have.
+        max_outputs: P, how many boxes to return; the best are.
+        valid: which boxes are candidates (all by default).
+
+    >>> boxes = [[0, 0, 10, 10], [1, 0, 11, 10]]
+    >>> index, kept = batched_nms(boxes, [0.8, 0.9], [0, 1], iou_threshold=0.5, max_outputs=2)
+    >>> index[kept].tolist()
+    [1, 0]
     """
     return _sort_and_suppress(boxes, scores, group, iou_threshold, max_outputs, valid)
 
 
 def _sort_and_suppress(boxes, scores, group, iou_threshold, max_outputs, valid):
-    boxes, scores = lax.stop_gradient((jnp.asarray(boxes), jnp.asarray(scores)))
+    boxes, scores = lax.stop_gradient((jnp.asarray(as_boxes(boxes)), jnp.asarray(scores)))
     is_candidate = scores > -jnp.inf
     if valid is not None:
-        is_candidate &= valid
+        is_candidate &= jnp.asarray(valid)
     _, order = top_k(jnp.where(is_candidate, scores, -jnp.inf), len(scores))
     group = None if group is None else jnp.asarray(group)[order]
     place, kept = sorted_nms(
