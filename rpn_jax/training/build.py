@@ -1,6 +1,6 @@
-"""From a config to what it describes: detector, data, and the state before the first step.
+"""Builds what a config describes: detector, data, and the state before the first step.
 
-Below this file nothing sees a config.
+Layers below this file do not see a config.
 """
 
 import functools
@@ -33,7 +33,7 @@ from rpn_jax.weights.sources import load_source, read_source
 
 
 def device_batch(batch: Batch) -> Images:
-    """Returns what is sent to the devices of a host batch: pixels as bytes, no bookkeeping."""
+    """Returns the part of a host batch that the devices need: pixels as bytes, no bookkeeping."""
     return Images(
         images=batch.images,
         image_hw=batch.image_hw,
@@ -43,7 +43,7 @@ def device_batch(batch: Batch) -> Images:
 
 
 def build_network(config: ConfigDict) -> RCNN:
-    """Returns the network of `config.model`; an impossible one is a `UserError`."""
+    """Returns the network of `config.model`; raises a `UserError` if it is impossible."""
     input_convention(config.model.input_convention)
     options = config.model.to_dict()
     del options["pretrained"], options["pretrained_head"], options["input_convention"]
@@ -71,12 +71,12 @@ def _build_rpn(config: ConfigDict) -> RPN:
     )
 
 
-# A config's `detector` names one.
+# Detectors by the name in a config's `detector`.
 DETECTORS = {"rpn": _build_rpn}
 
 
 def build_detector(config: ConfigDict) -> Detector:
-    """Returns what the config describes. Below this file, nothing sees a config.
+    """Returns the detector that the config describes.
 
     Raises:
         UserError: a field that is wrong, an unknown kind of detector, or an impossible network.
@@ -90,7 +90,7 @@ def build_detector(config: ConfigDict) -> Detector:
 
 
 def build_measurement(config: ConfigDict) -> Measurement:
-    """Returns what the config's detector is judged by, with nothing counted yet."""
+    """Returns an empty measurement of the kind that the config's detector is judged by."""
     return RecallMeasurement(config.evaluation.top_ns)
 
 
@@ -98,7 +98,7 @@ def proposal_stage(config: ConfigDict) -> ProposalStage:
     """Returns the first stage of the config's detector."""
     rpn = config.rpn
     train, test = (Counts(**rpn.proposals[name]) for name in ("train", "test"))
-    # Recall is measured of more proposals than a second stage would be given.
+    # Recall is measured with more proposals than a second stage would get.
     most = max(config.evaluation.top_ns)
     return ProposalStage(
         cells=anchors_at_origin(config),
@@ -153,12 +153,12 @@ def build_train_step(
 def state_shapes(
     config: ConfigDict, network: RCNN, optimizer: optax.GradientTransformation
 ) -> TrainState:
-    """Returns the shapes of `new_state`, for which nothing is compiled."""
+    """Returns the shapes of `new_state`, without compilation."""
     return jax.eval_shape(lambda: new_state(config, network, optimizer))
 
 
 def initial_variables(config: ConfigDict, network: RCNN, pretrained: Pretrained | None) -> dict:
-    """Returns variables drawn from the seed, but for the parts that are pretrained."""
+    """Returns variables drawn from the seed, except for the pretrained parts."""
     init, key = functools.partial(init_variables, network), random_key(config)
     if pretrained is None:
         return jax.jit(init)(key)
@@ -168,12 +168,12 @@ def initial_variables(config: ConfigDict, network: RCNN, pretrained: Pretrained 
         params = init(key)["params"]
         return {part: tree for part, tree in params.items() if part not in loaded["params"]}
 
-    # What is not returned is not computed: only what is not in the file is drawn.
+    # XLA does not compute what is not returned: only parts missing in the file are drawn.
     return {**loaded, "params": {**loaded["params"], **jax.jit(drawn)(key)}}
 
 
 def anchors_at_origin(config: ConfigDict) -> tuple[np.ndarray, ...]:
-    """Returns each level's (K, 4) anchors of one position; bad fields are a `UserError`."""
+    """Returns each level's (K, 4) anchors of one position; raises a `UserError` for bad fields."""
     fields = config.rpn.anchors
     try:
         return tuple(
@@ -188,7 +188,7 @@ def open_split(config: ConfigDict, split: str, *, needs_objects: bool = False) -
     """Returns a split of the config's prepared dataset.
 
     Raises:
-        UserError: it is not prepared; or it has no object, and `needs_objects`.
+        UserError: the split is not prepared; or `needs_objects` and it has no object.
     """
     data = config.data
     dataset = open_dataset(
@@ -209,7 +209,7 @@ def open_split(config: ConfigDict, split: str, *, needs_objects: bool = False) -
 def check_batch_size(field: str, batch_size: int, accumulation: int = 1) -> None:
     """Raises a `UserError` that names the field unless the devices can share the batch evenly.
 
-    With `accumulation` each device's share must be as many micro-batches.
+    Each device's share must be a multiple of `accumulation`, the number of micro-batches.
     """
     if accumulation < 1:
         raise UserError(f"config.accumulation={accumulation}: give a number of micro-batches, or 1")
@@ -224,10 +224,10 @@ def check_batch_size(field: str, batch_size: int, accumulation: int = 1) -> None
 
 
 def load_pretrained(config: ConfigDict, network: RCNN) -> Pretrained | None:
-    """Returns the parts that `config.model.pretrained` holds, None where it names no file.
+    """Returns the pretrained parts in the file `config.model.pretrained`, None without a file.
 
     Raises:
-        UserError: the file is not one of weights of this network, or they mean something else.
+        UserError: the file does not hold weights of this network, or they mean something else.
     """
     if not config.model.pretrained:
         return None

@@ -1,14 +1,14 @@
-"""Saving a run and going on with it, by Orbax.
+"""Checkpoints: saving and resuming a run, by Orbax.
 
-    WORKDIR/checkpoints/STEP            whole, read back, with a seal (see `runs.seal`)
-    WORKDIR/checkpoints/STEP.unsealed   being written, or left so by a run that was killed
-    WORKDIR/checkpoints/STEP.deleted    being deleted, or left so
-    WORKDIR/damaged/STEP                no longer as it was sealed, or of a run that had diverged
+    WORKDIR/checkpoints/STEP            complete, read back, with a seal (see `runs.seal`)
+    WORKDIR/checkpoints/STEP.unsealed   being written, or left so by a killed run
+    WORKDIR/checkpoints/STEP.deleted    being deleted, or left so by a killed run
+    WORKDIR/damaged/STEP                changed since it was sealed, or of a diverged run
 
-A checkpoint comes and goes by a rename, and an older one goes only when a newer one has come and
-the next loss was finite: a run killed at any moment leaves its newest checkpoint, and none that is
-half of one. What becomes of the files afterwards, the seal tells. Of several processes all write
-and read; the first alone reads back, seals, judges, moves and deletes.
+A rename creates or removes a checkpoint. An older checkpoint is removed only after a newer one
+exists and the next loss was finite. So a run killed at any moment leaves its newest checkpoint, and
+no partial one. The seal detects later damage. With several processes, all write and read; only the
+first reads back, seals, judges, moves and deletes.
 """
 
 import contextlib
@@ -38,13 +38,14 @@ from rpn_jax.text import printable
 from rpn_jax.training.saved_arrays import ITEM, by_name, name_of, read_arrays, shapes_of, unsound
 from rpn_jax.training.state import TrainState
 
-_ATTEMPTS = 20  # to read the newest checkpoint of a run that keeps replacing it
+_ATTEMPTS = 20  # to read the newest checkpoint while its run keeps replacing it
 
 
 class Checkpoints:
-    """The checkpoints of a work folder, the newest `keep` of them (at least one).
+    """The newest `keep` checkpoints (at least one) of a work folder.
 
-    With several processes, all make one and call its methods together, but for `check`.
+    With several processes, each makes a `Checkpoints`, and all call its methods together, except
+    `check`.
     """
 
     def __init__(self, workdir: pathlib.Path, keep: int = 1, *, read_only: bool = False):
@@ -66,21 +67,21 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """Returns the step of the newest checkpoint, None if there is none.
 
-        It waits for one that is being written. Whether the files are whole is not looked at.
+        Waits for a checkpoint that is being written. Does not check the files for damage.
         """
         if self._saving is not None:
             futures.wait([self._saving])
         return self._latest
 
     def save(self, state: TrainState) -> None:
-        """Begins to write the state, unless its step or a later one is there already.
+        """Begins to write the state, unless a checkpoint of its step or a later one exists.
 
-        The arrays may be donated as soon as it returns. The rest happens in the background; the
-        next call, or `close`, waits for it. Older ones than `keep` stay until it is confirmed.
+        The arrays may be donated when the call returns. Writing goes on in the background; the next
+        call, or `close`, waits for it. Checkpoints beyond `keep` stay until `confirm`.
 
         Raises:
-            UserError: this state cannot be written, or the one before it could not.
-            NonFiniteError: what was written before is of no use, and has not been kept.
+            UserError: this state cannot be written, or the previous one could not.
+            NonFiniteError: the previous state was not finite, and was not kept.
         """
         self._finish_saving()
         step = int(state.step)
@@ -93,9 +94,9 @@ class Checkpoints:
         self._saving = self._background.submit(self._commit, step, size, shapes_of(by_name(state)))
 
     def confirm(self, step: int) -> None:
-        """Deletes checkpoints beyond `keep`, as the losses up to that of `step` were finite.
+        """Deletes checkpoints beyond `keep`; call it when the losses up to `step` were finite.
 
-        The loss of a step is of the parameters after the one before. It never waits.
+        The loss of step s depends on the parameters after step s - 1. Never waits.
 
         Raises:
             UserError: a save has failed in the background.
@@ -108,7 +109,7 @@ class Checkpoints:
                 self._background.submit(self._delete_beyond, self._keep)
 
     def reject(self, step: int, problem: str) -> None:
-        """Sets aside the checkpoints of that step and later, whose parameters are of no use."""
+        """Sets aside the checkpoints of `step` and later, whose parameters are useless."""
         if self._saving is not None:
             futures.wait([self._saving])
 
@@ -128,11 +129,11 @@ class Checkpoints:
     def restore(self, like: TrainState, step: int | None = None) -> TrainState:
         """Returns the state of a step (the newest by default) on all local devices.
 
-        `like` is a state, or the shapes and types of one.
+        `like` is a state, or its shapes and types.
 
         Raises:
-            UserError: there is no such checkpoint, it is damaged (names an earlier one that is
-                not), or it does not hold such a state.
+            UserError: the checkpoint does not exist, is damaged (names an earlier undamaged one),
+                or does not hold a state like `like`.
         """
         self._finish_saving()
         for _ in range(_ATTEMPTS):
@@ -148,18 +149,18 @@ class Checkpoints:
                 problem = f"{problem}: the run had diverged; give --step of an earlier one"
             if processes.on_first(lambda: self._at(found).exists()):  # noqa: B023
                 break
-            # The run that goes on there has just replaced it.
+            # A run at work in the folder has just replaced it.
         raise UserError(f"{self._at(found)}: {problem}")
 
     def restore_newest(self, like: TrainState) -> TrainState | None:
-        """Returns the newest whole state, to go on with; None if there is none.
+        """Returns the newest undamaged state, to resume from; None if there is none.
 
         Checkpoints that are damaged, or hold values that are not finite, are named on stderr and
-        moved to `WORKDIR/damaged`. One without a seal, as earlier versions of the project wrote
-        them, is used where none with a seal is left.
+        moved to `WORKDIR/damaged`. Checkpoints without a seal, which earlier versions of the
+        project wrote, are used if none with a seal is left.
 
         Raises:
-            UserError: the checkpoint does not hold such a state as `like`.
+            UserError: the checkpoint does not hold a state like `like`.
         """
         found, state = self._latest, None
         while (step := processes.on_first(self._newest_whole)) is not None:
@@ -185,16 +186,16 @@ class Checkpoints:
         """Waits until everything is written.
 
         Raises:
-            UserError: it could not be.
+            UserError: a save failed.
         """
         try:
             self._finish_saving()
         finally:
             self._background.shutdown()
-            with contextlib.suppress(OSError, ValueError):  # the same failure once more
+            with contextlib.suppress(OSError, ValueError):  # the same failure again
                 self._orbax.close()
             if processes.is_first() and not self._read_only:
-                # A save that failed stops before each of its threads has stopped writing.
+                # A failed save returns while some of its threads still write.
                 self._remove_unfinished("*")
 
     def _open(self) -> int | None:
@@ -226,7 +227,7 @@ class Checkpoints:
             saving.result()
 
     def _commit(self, step: int, size: int, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Waits for Orbax, makes a checkpoint of what it wrote, deletes those that have to go."""
+        """Waits for Orbax, turns its files into a checkpoint, deletes surplus checkpoints."""
         with self._explained(step, size):
             self._orbax.wait_until_finished()
             if processes.is_first():
@@ -243,10 +244,10 @@ class Checkpoints:
             self._remove_unfinished(str(old))
 
     def _read_back(self, step: int, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Makes sure that what was written is there, whole, and of a run that goes on."""
+        """Checks that the written files are complete and their values are sound."""
         try:
             leaves = read_arrays(self._unsealed(step))
-        except Exception as error:  # there is no saying what Orbax raises
+        except Exception as error:  # Orbax may raise anything
             raise ValueError(f"reading it back: {first_line(error)}") from error
         if shapes_of(leaves) != shapes:
             raise ValueError("read back, it lacks some of what was to be written")
@@ -255,26 +256,26 @@ class Checkpoints:
             raise NonFiniteError(step, f"after step {step}, {problem}")
 
     def _remove_unfinished(self, step: str) -> None:
-        # The last is of earlier versions, which left the renaming to Orbax.
+        # The last pattern is of earlier versions, where Orbax did the renaming.
         for suffix in ("unsealed", "deleted", "orbax-checkpoint-tmp*"):
             for path in self.folder.glob(f"{step}.{suffix}"):
                 if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path, ignore_errors=True)  # or by the next run
+                    shutil.rmtree(path, ignore_errors=True)  # the next run tries again
                 else:
                     path.unlink(missing_ok=True)
 
     def _check_space(self, step: int, size: int) -> None:
-        # Not that Orbax would not fail, but it does so with a page of tracebacks. Some file systems
-        # of clouds say 0 where there is no limit.
+        # Checked here because Orbax fails with a page of tracebacks. Some cloud file systems report
+        # 0 when there is no limit.
         if 0 < shutil.disk_usage(self.folder).free < size:
             raise self._unwritten(step, self._no_space(errno.ENOSPC, size))
 
     @contextlib.contextmanager
     def _explained(self, step: int, size: int) -> Iterator[None]:
-        """Removes what a failed save leaves, and says what the user can do about it."""
+        """Removes the files of a failed save, and raises an error with a remedy."""
         try:
             yield
-        except (OSError, ValueError) as error:  # Orbax has ValueError for the system's refusals
+        except (OSError, ValueError) as error:  # Orbax raises ValueError for system errors
             if processes.is_first():
                 self._remove_unfinished(str(step))
             reason = first_line(error)
@@ -296,7 +297,7 @@ class Checkpoints:
         )
 
     def _checked(self, step: int | None) -> int:
-        """Returns the step to restore, whose checkpoint is whole."""
+        """Returns the step to restore, after a check of its checkpoint for damage."""
         steps = self._steps()
         if not steps:
             raise UserError(f"{self.folder}: no checkpoint yet; train until one is written")
@@ -308,18 +309,18 @@ class Checkpoints:
         if problem is None:
             return chosen
         if not self._at(chosen).exists():
-            return self._checked(step)  # the run that goes on there has just deleted it
+            return self._checked(step)  # a run at work in the folder has just deleted it
         earlier = [other for other in reversed(steps) if other < chosen]
         whole = next((other for other in earlier if self._problem(other) is None), None)
         remedy = "there is no earlier one" if whole is None else f"the one before it is {whole}"
         raise UserError(f"{self._at(chosen)}: damaged: {problem}; {remedy}")
 
     def _problem(self, step: int) -> str | None:
-        """Returns what is wrong with a step; without a seal it is right where none has one."""
+        """Returns the problem of a step's checkpoint; a seal may be missing only if all are."""
         return damage(self._at(step)) if any(map(self._is_sealed, self._steps())) else None
 
     def _newest_whole(self) -> int | None:
-        """Returns the newest step that can be used, and sets aside what is newer."""
+        """Returns the newest usable step, and sets newer ones aside."""
         steps = self._steps()[::-1]
         without_seal = [step for step in steps if not self._is_sealed(step)]
         for step in filter(self._is_sealed, steps):
@@ -332,7 +333,7 @@ class Checkpoints:
         return next(iter(without_seal), None)
 
     def _give_up(self, step: int, problem: str) -> None:
-        """Sets aside what cannot be read, unless its files are as they were sealed."""
+        """Sets aside a checkpoint that cannot be read, unless its files match their seal."""
         if self._is_sealed(step):
             raise UserError(f"{self._at(step)}: cannot be read: {problem}")
         self._set_aside(step, problem)
@@ -346,9 +347,9 @@ class Checkpoints:
         _say(f"{self._at(step)}: damaged: {problem}; set aside as {target}")
 
     def _load(self, like: TrainState, step: int) -> TrainState:
-        """Returns the state of a step, by all processes together.
+        """Returns the state of a step, read by all processes together.
 
-        Leaves are known by their names, so that a field without any may have been added since.
+        Leaves are found by name, so that fields without leaves may have been added since the save.
         """
         folder = self._at(step) / ITEM
         everywhere = NamedSharding(_global_mesh(), PartitionSpec())
@@ -368,7 +369,7 @@ class Checkpoints:
                 leaves = by_name(self._orbax.restore(folder, abstract), current_path)
                 ordered = [leaves[name] for name in wanted]
                 return _to_local(jax.tree.unflatten(jax.tree.structure(like), ordered))
-        except Exception as error:  # there is no saying what damaged files raise
+        except Exception as error:  # damaged files may raise anything
             raise _UnreadableError(first_line(error)) from error
         here, there = shapes_of(wanted), shapes_of(saved)
         name = min(name for name, _ in here.items() ^ there.items())
@@ -383,7 +384,7 @@ class _UnreadableError(Exception):
 
 
 def saved_steps(workdir: pathlib.Path) -> list[int]:
-    """Returns the steps of the checkpoints in a work folder, and passes over other names."""
+    """Returns the steps of the checkpoints in a work folder; ignores other names."""
     folder = workdir / "checkpoints"
     paths = list(folder.iterdir()) if folder.is_dir() else []
     return sorted(
@@ -402,7 +403,7 @@ def _global_mesh() -> Mesh:
 
 
 def _to_global(state):
-    """Orbax wants arrays that span all processes; pmap's span the local devices."""
+    """Returns arrays that span all processes, for Orbax; pmap's span the local devices."""
     if jax.process_count() == 1:
         return state
     return multihost_utils.host_local_array_to_global_array(state, _global_mesh(), PartitionSpec())

@@ -1,4 +1,4 @@
-"""Running a trained network over a split: its proposals, its recall, its validation loss."""
+"""Evaluating a trained network on a split: its proposals, recall and validation loss."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -25,16 +25,16 @@ from rpn_jax.training.predict_steps import make_eval_step
 
 
 class ImageResult(NamedTuple):
-    """All that the network says of one image of a split."""
+    """The network's results on one image of a split."""
 
     index: int  # in the split
-    proposals: ImageProposals  # beside what was annotated, in original pixels
-    class_index: np.ndarray  # (G,) of the annotated boxes
+    proposals: ImageProposals  # with the annotations, in original pixels
+    class_index: np.ndarray  # (G,) classes of the annotated boxes
     original_hw: np.ndarray  # (2,)
     losses: dict[str, float]
-    batch: Batch  # the batch and the place in it that the image had,
+    batch: Batch  # the image's batch
     place: int
-    labels: np.ndarray  # and how its anchors were labelled and sampled
+    labels: np.ndarray  # labels of the sampled anchors, IGNORE elsewhere
 
 
 def split_results(
@@ -98,7 +98,7 @@ def detector_results(
     dataset: Dataset,
     without: Sequence[str] = (),
 ) -> Iterator[ImageResult]:
-    """Yields what a trained detector makes of a split; for `without` see its `assess`."""
+    """Yields a trained detector's results on a split; for `without` see its `assess`."""
     eval_step = parallel_map(make_eval_step(detector, without))
     features = FeatureCache(config, detector.network, variables)
     return split_results(config, eval_step, variables, dataset, features, description="evaluating")
@@ -114,16 +114,16 @@ def evaluate(
         measurement.add(result.proposals)
         for name, value in result.losses.items():
             losses.setdefault(name, []).append(value)
-    shares = gather(losses)  # nothing of a process that had no image
+    shares = gather(losses)  # empty for a process without images
     names = dict.fromkeys(name for share in shares for name in share)
-    # The exact sum, so that it does not depend on how the images were shared.
+    # An exact sum does not depend on how the processes share the images.
     values = {name: [x for share in shares for x in share.get(name, [])] for name in names}
     means = {name: math.fsum(of_images) / len(of_images) for name, of_images in values.items()}
     return over_processes(config, measurement).result(), means
 
 
 def over_processes(config: ConfigDict, measurement: Measurement) -> Measurement:
-    """Returns what all processes measured of their shares of a split."""
+    """Returns the sum of all processes' measurements of their shares of a split."""
     total = build_measurement(config)
     for share in gather(measurement.share()):
         total.merge(share)
@@ -131,12 +131,12 @@ def over_processes(config: ConfigDict, measurement: Measurement) -> Measurement:
 
 
 def eval_batch_size(config: ConfigDict) -> int:
-    """Returns the images an evaluation step, over all devices and processes."""
+    """Returns the number of images per evaluation step, over all devices and processes."""
     return config.evaluation.batch_size or config.batch_size
 
 
 def loader_fields(config: ConfigDict) -> dict[str, object]:
-    """Returns what the batches of training and of evaluation have in common."""
+    """Returns the arguments that `train_batches` and `eval_batches` share."""
     data = config.data
     return {
         "shorter_side": data.shorter_side,
@@ -149,7 +149,7 @@ def loader_fields(config: ConfigDict) -> dict[str, object]:
 
 
 def buckets(config: ConfigDict, dataset: Dataset) -> Buckets:
-    """Returns the canvases on which the images of a split go."""
+    """Returns the canvases of a split's images."""
     data = config.data
     return choose_buckets(
         dataset.heights,

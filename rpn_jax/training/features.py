@@ -1,7 +1,7 @@
-"""The features that a frozen backbone has of each image, computed once and kept on disk.
+"""Feature cache: a frozen backbone's features of each image, computed once and kept on disk.
 
-Where every stage of the backbone is frozen, a step need not run it again: what remains is the head,
-a small part of the arithmetic. All runs on the same data share the files, as those of a sweep do.
+If every stage of the backbone is frozen, a step runs the head alone, a small part of the
+arithmetic. All runs on the same data, such as those of a sweep, share the files.
 """
 
 import functools
@@ -23,7 +23,7 @@ from rpn_jax.typing import Images
 
 
 def check_features(config: ConfigDict, network: RCNN) -> None:
-    """Raises a `UserError` if `config.data.cache_features` asks for features that will change."""
+    """Raises a `UserError` if `config.data.cache_features` is set and features would change."""
     if not config.data.cache_features:
         return
     params = variable_shapes(network)["params"]
@@ -41,11 +41,11 @@ def check_features(config: ConfigDict, network: RCNN) -> None:
 
 
 class FeatureCache:
-    """Adds to a batch what the backbone makes of its images, where the config says so.
+    """Adds the backbone's features to a batch, if the config says so.
 
-    An image's file is named by the bytes of its canvas, and the folder by all that determines what
-    the backbone makes of them: its fields, its weights, the version of JAX and the kind of device.
-    All but its code: who changes that deletes the folder `features` of `config.data.data_dir`.
+    An image's file is named by a hash of its canvas and size. The folder is named by a hash of the
+    backbone's fields and weights, the version of JAX and the kind of device. The backbone's code is
+    not part of it: after a change of code, delete the folder `features` of `config.data.data_dir`.
     """
 
     def __init__(self, config: ConfigDict, network: RCNN, variables):
@@ -75,9 +75,9 @@ class FeatureCache:
             clear_partial(part)
 
     def add(self, batch: Images) -> Images:
-        """Returns the host batch with its images' features, those of each level (B, H_l, W_l, C).
+        """Returns the host batch with its images' features, (B, H_l, W_l, C) for each level.
 
-        An image that was not seen before goes through the backbone, and into a file.
+        The backbone runs on new images alone, and their features are written to files.
         """
         if not self._is_used:
             return batch
@@ -92,7 +92,7 @@ class FeatureCache:
             try:
                 with np.load(path) as file:
                     return tuple(file.values())
-            except Exception as error:  # there is no saying what damaged files raise
+            except Exception as error:  # damaged files may raise anything
                 reason = first_line(error)
                 print(f"{path}: damaged ({reason}), and computed again", file=sys.stderr)
         levels = jax.device_get(self._features_of(image, image_hw))

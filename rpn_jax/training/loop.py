@@ -1,8 +1,8 @@
-"""Training a Region Proposal Network, as the paper's section 3.1.3 has it.
+"""Training a Region Proposal Network, as in the paper's section 3.1.3.
 
-Read it downward: the data, the network and its optimiser, the state (new, or that of the last
-checkpoint), and the loop over steps. Everything that happens at step s follows from (config, s) and
-the state, so that a run that was cut off goes on as if nothing had been.
+Read it downward: the data, the network and its optimiser, the state (new, or of the last
+checkpoint), and the loop over steps. Step s depends on (config, s) and the state alone, so that a
+resumed run gives the same bits as an uninterrupted one.
 """
 
 import contextlib
@@ -55,12 +55,11 @@ from rpn_jax.typing import Images
 def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = range(0)) -> TrainState:
     """Trains until `config.steps`, from the newest checkpoint in `workdir` if there is one.
 
-    A profiler trace of `profile_steps` goes to its folder `profile`. With several
-    processes (see `processes.join_processes`) all of them call this.
+    A profiler trace of `profile_steps` goes to the folder `profile` there. With several processes
+    (see `processes.join_processes`), all call this function.
 
     Raises:
-        UserError: what the config asks for cannot be done, the loss is no longer finite, or the
-            disk is full.
+        UserError: the config is impossible, the loss is no longer finite, or the disk is full.
         StoppedError: a signal asked the run to stop, see `processes.StopRequest`; it has saved.
     """
     with StopRequest() as stop, contextlib.ExitStack() as at_end:
@@ -75,7 +74,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
             schedule, optimizer = build_optimizer(config)
             pretrained = load_pretrained(config, detector.network)
             check_features(config, detector.network)
-        # All that can be wrong with the config has been found; from here on programs are compiled.
+        # All checks of the config come before this line; compilation begins after it.
         at_end.enter_context(claim_workdir(workdir, config))
         state = new_state(config, detector.network, optimizer, pretrained)
         state, key = devices.replicate((state, random_key(config)))
@@ -112,17 +111,17 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
             return eval_set and (step == config.steps or step % config.evaluation.every == 0)
 
         if start and is_validated(start) and not progress.has_validation(start):
-            validate(state, start)  # which was cut off
+            validate(state, start)  # the earlier start was cut off before it
         stop.steps_begin()
         steps = progress.watch(batches(config, train_set, plan, canvases, features, start))
         for step, on_device in enumerate(steps, start + 1):
-            # The host runs ahead of the devices: it waits for them only to log and to save.
+            # The host runs ahead of the devices and waits for them only to log and to save.
             state, metrics = profiler.run(step, train_step, state, on_device, key)
             progress.add(step, metrics)
             is_stop = stop.reached(step)
             is_save = is_stop or step == config.steps or step % config.checkpoint.every == 0
             if is_save or step % config.log_every == 0:
-                # Before every save, so that no state is kept of which a loss was not finite.
+                # Before every save, so that no state after a non-finite loss is kept.
                 progress.log(step)
                 checkpoints.confirm(step)
             if is_save:
@@ -135,7 +134,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
                 except StoppedError:
                     checkpoints.save(state)
                     raise
-        checkpoints.latest_step()  # waits for it
+        checkpoints.latest_step()  # waits for the last save
         checkpoints.confirm(config.steps + 1)
     return state
 
@@ -144,7 +143,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
 def _explained(
     config: ConfigDict, workdir: pathlib.Path, checkpoints: Checkpoints, plan: BatchPlan
 ) -> Iterator[None]:
-    """Turns what can befall a run into a line that says what to do, and what is not lost."""
+    """Turns a run's failures into one line with the remedy and the last good checkpoint."""
 
     def last_good():
         last = checkpoints.latest_step()
@@ -179,7 +178,7 @@ def _explained(
 
 
 def training_plan(config: ConfigDict, dataset: Dataset) -> tuple[BatchPlan, Buckets]:
-    """Returns which images make up each step, and the canvases they go on."""
+    """Returns the images of each step, and the canvases."""
     canvases = buckets(config, dataset)
     plan = BatchPlan(
         canvases.of_example,
@@ -213,9 +212,9 @@ def batches(
 
 
 class Progress:
-    """What a run tells as it goes: the bar, the metrics files, a line for each validation.
+    """The output of a running training: the bar, the metrics files, a line for each validation.
 
-    With several processes the first tells it for all.
+    With several processes only the first writes.
     """
 
     def __init__(self, config: ConfigDict, workdir: pathlib.Path, start: int):
@@ -236,9 +235,9 @@ class Progress:
         self._waited = 0.0
 
     def watch(self, batches: Iterator[Images]) -> Iterator[Images]:
-        """Passes the batches on and takes the time that the devices wait for them.
+        """Passes the batches on and measures how long the devices wait for them.
 
-        The loop itself waits longer: it runs ahead, which a step that is still running allows.
+        The loop waits longer than the devices, because it runs ahead of them.
         """
         asked = time.perf_counter()
         for batch in batches:
@@ -248,12 +247,12 @@ class Progress:
             asked = time.perf_counter()
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Takes note of a step whose metrics may not have been computed yet."""
+        """Adds the metrics of a step, which may still be running."""
         self._pending.add(step, metrics)
         self._bar.update()
         self._steps += 1
         if self._since is None:
-            # The rate counts from here: the first call was held up by compilation.
+            # The rate counts from here, because the first call includes compilation.
             self._restart_clock()
 
     def log(self, step: int) -> None:
@@ -271,7 +270,7 @@ class Progress:
         self._restart_clock()
 
     def validated(self, step: int, figures: Figures, losses: dict[str, float]) -> None:
-        """Writes a validation's figures; its time does not count in the rate."""
+        """Writes a validation's figures; the rate does not count its time."""
         if self.writer:
             self.writer.write(step, {**losses, **figures.scalars}, prefix="validation")
             loss = losses["loss"]
@@ -279,7 +278,7 @@ class Progress:
         self._restart_clock()
 
     def has_validation(self, step: int) -> bool:
-        """Returns whether the figures of a validation after that step are in the files."""
+        """Returns whether the files have the figures of a validation after `step`."""
         return on_first(lambda: self.writer.has(step, "validation"))
 
     def _restart_clock(self) -> None:

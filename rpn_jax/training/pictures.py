@@ -1,4 +1,4 @@
-"""The pictures that a training run leaves: how anchors were labelled, what was proposed."""
+"""The pictures of a training run: labelled anchors and proposals."""
 
 import pathlib
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def draw_first(
 def image_pictures(
     config: ConfigDict, detector: Detector, result: ImageResult
 ) -> dict[str, np.ndarray]:
-    """Returns the image with its labelled anchors and with its proposals, as the network saw it."""
+    """Returns two pictures of the network's input: with labelled anchors, and with proposals."""
     batch, place = result.batch, result.place
     height, width = batch.image_hw[place].astype(int)
     anchors = np.concatenate([np.asarray(a) for a in detector.anchors(*batch.images.shape[1:3])])

@@ -1,4 +1,4 @@
-"""Proposals for images from anywhere: read, put on a canvas, propose, back to original pixels."""
+"""Proposals for any images: read, put on a canvas, propose, map back to original pixels."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -24,13 +24,13 @@ ImageSource = str | os.PathLike | np.ndarray  # a file, or (H, W, 3) uint8 RGB p
 
 
 class ProposedImage(NamedTuple):
-    """What was proposed for an image, or why nothing could be.
+    """The proposals for an image, or the error.
 
     Fields:
-      index: of the image among those that were given.
-      pixels: RGB; none where there is an error.
-      boxes: in these pixels, by falling score.
-      scores: of the boxes.
+      index: index of the image in the input.
+      pixels: RGB pixels; empty on an error.
+      boxes: boxes in these pixels, by falling score.
+      scores: scores of the boxes.
       error: one line about an image that cannot be read.
     """
 
@@ -42,7 +42,7 @@ class ProposedImage(NamedTuple):
 
 
 class Proposer:
-    """A detector at work: it compiles a program for each canvas that it meets, and keeps it."""
+    """A detector with a compiled program for each canvas, compiled on first use."""
 
     def __init__(self, config: ConfigDict, detector: Detector, variables):
         """`variables` are on all local devices."""
@@ -54,11 +54,11 @@ class Proposer:
     def propose(
         self, sources: Sequence[ImageSource], names: Sequence[str] | None = None
     ) -> Iterator[ProposedImage]:
-        """Yields the proposals of every image, in the order in which they are done.
+        """Yields the proposals of every image, in order of completion.
 
         Images of one canvas go through the network together, one for each local device. An image
-        that cannot be read is yielded with its `error`. More than one have a progress bar.
-        `names` are those of arrays, for messages.
+        that cannot be read is yielded with its `error`. Several images have a progress bar.
+        `names` are names of arrays, for messages.
         """
         count = jax.local_device_count()
         waiting: dict[tuple[int, int], list] = {}
@@ -123,7 +123,7 @@ def read_pixels(source: ImageSource, name: str) -> UInt8[np.ndarray, "H W 3"]:
         return decode_image(read_image(source), str(source))
     try:
         pixels = np.asarray(source)
-    except Exception as error:  # whatever an object that is no image may raise
+    except Exception as error:  # an object that is no image may raise anything
         raise UserError(f"{name}: is no array; give (H, W, 3) uint8 RGB, or a path") from error
     if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape or pixels.dtype != np.uint8:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The steps that measure and use a detector: what each device does with its share of a batch."""
+"""The evaluation and prediction steps: each device's work on its share of a batch."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -12,9 +12,10 @@ from rpn_jax.typing import Images
 def make_eval_step(detector: Detector, without: Sequence[str] = ()) -> Callable:
     """Returns `(variables, batch, key) -> (found, parts, labels)` for each image of a share.
 
-    What is found, the parts of its loss, and its anchors' sampled labels. Anchors are sampled by
-    the run's key and the image's index in the split, so that the validation loss of a state is
-    always the same, however the images are batched. For `without` see the detector's `assess`.
+    `found` is the detector's output, `parts` the parts of the loss, `labels` the anchors' sampled
+    labels. The run's key and the image's index in the split determine the sample, so that the
+    validation loss of a state does not depend on the batches. For `without` see the detector's
+    `assess`.
     """
 
     def eval_step(variables, batch: Images, key: jax.Array):

@@ -10,11 +10,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 ITEM = "default"  # where an ocp.CheckpointManager has its only item
-_LARGEST = 1e18  # of a parameter; the squares of larger ones are soon beyond float32
+_LARGEST = 1e18  # largest sound parameter; squares of larger ones soon overflow float32
 
 
 def read_arrays(checkpoint: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns every array in the folder of a checkpoint, by name, in this process alone."""
+    """Returns every array of a checkpoint's folder by name, without other processes."""
     here = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(),
         active_processes={jax.process_index()},
@@ -31,14 +31,15 @@ def read_arrays(checkpoint: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def unsound(leaves: dict[str, Any]) -> str | None:
-    """Returns which array of a state a run cannot go on with, None if there is none.
+    """Returns the problem of the first unsound array of a state, None if all are sound.
 
-    It is one with a NaN or an infinity, or a parameter so large that a network of it gives them.
+    An array is unsound if it has a NaN or an infinity, or a parameter so large that the network
+    would overflow.
     """
     for name, leaf in leaves.items():
         if not jnp.issubdtype(leaf.dtype, jnp.floating) or not leaf.size:
             continue
-        largest = float(np.abs(np.asarray(leaf)).max())  # NaN where one is
+        largest = float(np.abs(np.asarray(leaf)).max())  # NaN if any value is NaN
         if not np.isfinite(largest):
             return f"{name} holds values that are not finite"
         if name.startswith("params.") and largest > _LARGEST:
@@ -47,13 +48,13 @@ def unsound(leaves: dict[str, Any]) -> str | None:
 
 
 def by_name(tree, rename: Callable = list) -> dict[str, Any]:
-    """Returns the leaves of a tree, the same whether its nodes are tuples or, as saved, dicts."""
+    """Returns a tree's leaves by name; a tuple and its saved dict give the same names."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {name_of(path, rename): leaf for path, leaf in leaves}
 
 
 def name_of(path, rename: Callable = list) -> str:
-    """Returns the name of a leaf; `rename` maps its path, a tuple of strings, to today's."""
+    """Returns the name of a leaf; `rename` maps an old path, a tuple of strings, to today's."""
     return ".".join(rename([jax.tree_util.keystr((part,), simple=True) for part in path]))
 
 

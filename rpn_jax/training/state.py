@@ -1,4 +1,4 @@
-"""All that a training run carries from one step to the next."""
+"""The state that a training run carries from one step to the next."""
 
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from rpn_jax.typing import Array
 
 
 class TrainState(NamedTuple):
-    """The run after `step` steps; together with the config it determines all that follows."""
+    """The run after `step` steps; state and config determine all later steps."""
 
     step: Array
     params: Any
@@ -22,8 +22,8 @@ class TrainState(NamedTuple):
 def partition(params, mask):
     """Returns `(trainable, frozen)`: the tree twice, each leaf in one and None in the other.
 
-    JAX takes None for a subtree without leaves, so that gradients, momentum and the sum over
-    devices exist for trainable leaves alone.
+    JAX treats None as a subtree without leaves. Gradients, momentum and the sum over devices
+    therefore exist for trainable leaves alone.
     """
     trainable = jax.tree.map(lambda leaf, keep: leaf if keep else None, params, mask)
     frozen = jax.tree.map(lambda leaf, keep: None if keep else leaf, params, mask)
@@ -31,7 +31,7 @@ def partition(params, mask):
 
 
 def merge(trainable, frozen):
-    """Returns the tree that `partition` took apart."""
+    """Returns the tree that `partition` split."""
     return jax.tree.map(
         lambda a, b: b if a is None else a, trainable, frozen, is_leaf=lambda leaf: leaf is None
     )
@@ -49,18 +49,17 @@ def initial_state(
         params=variables["params"],
         batch_stats=batch_stats,
         opt_state=jax.jit(optimizer.init)(trainable),
-        # Copies, because the step is donated each of its buffers once.
+        # Copies, because a buffer can be donated to the step only once.
         ema=jax.tree.map(jnp.copy, averages) if with_ema else None,
     )
 
 
 def averaged(ema, trainable, batch_stats, step: int | Array, decay: float):
-    """Returns the averages after one more step, the one that came after `step` others.
+    """Returns the averages after step `step + 1`.
 
-    They move towards the new values by 1 - decay, and in the early steps by more, 9 / (10 + step)
-    (as TensorFlow's `ExponentialMovingAverage` does), so that the initial values are soon
-    forgotten. Batch statistics are averaged over the same steps as the parameters that they are
-    of; those that are constants stay so to the bit.
+    They move towards the new values by 1 - decay, or by 9 / (10 + step) if that is more, so that
+    the initial values are soon forgotten (as in TensorFlow's `ExponentialMovingAverage`). Batch
+    statistics are averaged like their parameters; constant ones keep their bits.
     """
     share = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
     new = {"params": trainable, "batch_stats": batch_stats}
@@ -68,7 +67,7 @@ def averaged(ema, trainable, batch_stats, step: int | Array, decay: float):
 
 
 def evaluation_variables(state: TrainState) -> dict[str, Any]:
-    """Returns what the network is evaluated and used with: the averages where there are any."""
+    """Returns the variables for evaluation and use: the averages if there are any."""
     if state.ema is None:
         return {"params": state.params, "batch_stats": state.batch_stats}
     params = merge(state.ema["params"], state.params)

@@ -1,4 +1,4 @@
-"""The training step and the evaluation step: what each device does with its share of a batch."""
+"""The training step: each device's work on its share of a batch."""
 
 import functools
 from collections.abc import Callable, Collection
@@ -16,7 +16,7 @@ from rpn_jax.typing import Array, Images
 
 
 def image_keys(key: jax.Array, step: int | Array, first: int | Array, count: int) -> jax.Array:
-    """Returns a random key for each image: of (run, step, index in the global batch) alone."""
+    """Returns a random key for each image, from (run, step, index in the global batch) alone."""
     key = jax.random.fold_in(jax.random.fold_in(key, 1), step)
     return jax.vmap(functools.partial(jax.random.fold_in, key))(first + jnp.arange(count))
 
@@ -24,9 +24,9 @@ def image_keys(key: jax.Array, step: int | Array, first: int | Array, count: int
 def micro_batches(count: int, share):
     """Returns the arrays (b, …) of a device's share as (count, b / count, …) for `lax.scan`.
 
-    Image i is in micro-batch i mod `count`. For its index in the global batch it is the same one,
-    so that a micro-batch of all devices has the same images however many devices there are, and
-    synchronised statistics are theirs.
+    Image i is in micro-batch i mod `count`, for its index in the share and in the global batch
+    alike. So a micro-batch over all devices has the same images for any number of devices, and the
+    same synchronised statistics.
     """
     return jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), share)
 
@@ -42,17 +42,17 @@ def make_train_step(
 ) -> Callable[[TrainState, Images, jax.Array], tuple[TrainState, dict[str, Array]]]:
     """Returns `(state, batch, key) -> (state, metrics)`, to be mapped over the axis "data".
 
-    It sees the whole state and one device's share of the batch, and leaves every device with the
-    same new state and the metrics of the global batch. The key is that of the run; it is an
-    argument so that one program serves all seeds.
+    It takes the whole state and one device's share of the batch. It returns, on every device, the
+    same new state and the metrics of the global batch. The run's key is an argument so that one
+    program serves all seeds.
 
     Args:
-        detector: what is trained; the step knows its losses and nothing else.
-        optimizer: of the trainable parameters.
-        schedule: from a step to its learning rate, to be logged.
-        frozen: prefixes of the paths of parameters that are not trained.
-        accumulation: in so many micro-batches the step works through its share. Their gradients
-            are summed before those of the devices are.
+        detector: detector to train; the step uses its losses alone.
+        optimizer: optimiser of the trainable parameters.
+        schedule: function from a step to its learning rate, to be logged.
+        frozen: path prefixes of parameters that are not trained.
+        accumulation: number of micro-batches of a share. Their gradients are summed before the sum
+            over devices.
         ema_decay: see `state.averaged`; 0 keeps no averages.
     """
 
@@ -77,7 +77,7 @@ def make_train_step(
                 micro_batches(accumulation, (keys, batch)),
             )
         parts = jax.tree.map(lambda values: values.astype(jnp.float32).mean(), parts)
-        # Synchronised batch statistics are those of the global batch already.
+        # Synchronised batch statistics already cover the global batch.
         grads, parts = lax.pmean((grads, parts), AXIS)
         updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
         metrics = {
@@ -96,7 +96,7 @@ def make_train_step(
 
 
 def accumulated(gradient_of: Callable, trainable, batch_stats, batches):
-    """Returns what `gradient_of` does of micro-batches: the mean gradient, and all their parts."""
+    """Returns the mean of `gradient_of` over micro-batches, and the parts of all of them."""
 
     def add_gradient(carry, micro_batch):
         total, batch_stats = carry
