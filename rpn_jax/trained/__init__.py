@@ -1,1 +1,1 @@
-"""What is done with a trained network: measure it, use it, export it, describe it."""
+"""Trained networks: measure, use, export and describe them."""

@@ -1,4 +1,4 @@
-"""How the config's anchors cover the objects of a split: what the command `anchors` says."""
+"""The command `anchors`: how the config's anchors cover the objects of a split."""
 
 import functools
 import pathlib
@@ -45,7 +45,7 @@ from rpn_jax.visualize.plots import plot_coverage
 
 
 class ResizedImage(NamedTuple):
-    """What is annotated in an image, as the network would be shown it, but for the pixels."""
+    """The annotations of an image at the network's input size, without the pixels."""
 
     canvas_hw: tuple[int, int]
     image_hw: Float[np.ndarray, "2"]
@@ -59,8 +59,8 @@ def report_anchors(config: ConfigDict, out: pathlib.Path, split: str | None = No
     `split` is the training split by default. Images are not mirrored.
 
     Raises:
-        UserError: the dataset is not prepared, has no such split or no object in it, or the fields
-            of `config.rpn.anchors` are impossible.
+        UserError: the dataset is not prepared, the split does not exist or has no object, or the
+            fields of `config.rpn.anchors` are impossible.
     """
     split = split or config.data.train_split
     dataset = open_split(config, split)
@@ -100,7 +100,7 @@ def report_anchors(config: ConfigDict, out: pathlib.Path, split: str | None = No
 
 
 def cell_shapes(config: ConfigDict) -> Float[np.ndarray, "_ 2"]:
-    """Returns the widths and heights of the config's anchors, of all levels together."""
+    """Returns the widths and heights of the config's anchors, all levels in one array."""
     cells = np.concatenate(anchors_at_origin(config))
     return cells[:, 2:] - cells[:, :2]
 
@@ -124,7 +124,7 @@ def read_images(config: ConfigDict, dataset: Dataset, canvases: Buckets) -> list
 
 
 def measure_coverage(config: ConfigDict, network: RCNN, images: Sequence[ResizedImage]) -> Coverage:
-    """Matches the anchors of every image with its objects, as a training step would."""
+    """Matches the anchors of every image with its objects, as a training step does."""
     fields = FrozenConfigDict(config.rpn.targets)
     anchors = {
         canvas: jnp.concatenate(proposal_stage(config).anchors(network, *canvas))
@@ -156,7 +156,7 @@ def measure_coverage(config: ConfigDict, network: RCNN, images: Sequence[Resized
 @functools.partial(jax.jit, static_argnames="fields")
 def _match_image(anchors, ground_truth: GroundTruth, image_hw, *, fields: FrozenConfigDict):
     """Returns the best IoU of each slot (G,), and each anchor's label and object (A,)."""
-    # The sampling that follows the matching is not used, and so not computed either.
+    # The sampling after the matching is not used, so XLA does not compute it.
     matches = assign_targets(jax.random.key(0), anchors, ground_truth, image_hw, **fields).matches
     takes_part = takes_part_in_training(
         anchors, image_hw, fields.drop_straddling, fields.straddle_tolerance
@@ -166,7 +166,7 @@ def _match_image(anchors, ground_truth: GroundTruth, image_hw, *, fields: Frozen
 
 
 def _ground_truth(image: ResizedImage) -> GroundTruth:
-    """Returns the boxes in one of few numbers of slots, as each number is compiled for itself."""
+    """Returns the boxes padded to a power of two, because each number of slots is compiled."""
     count = len(image.boxes)
     slots = max(8, 1 << (count - 1).bit_length())
     boxes = np.zeros((slots, 4), np.float32)
@@ -177,10 +177,10 @@ def _ground_truth(image: ResizedImage) -> GroundTruth:
 
 
 def with_suggested_sizes(config: ConfigDict, coverage: Coverage) -> ConfigDict:
-    """Returns the config with as many sizes (or fewer, if some are equal) that fit the objects.
+    """Returns the config with as many sizes that fit the objects, or fewer if some are equal.
 
-    Levels keep their number of sizes: the smallest go to the finest level and so on, and the
-    largest stands for any that there are too few of.
+    Levels keep their number of sizes. The smallest sizes go to the finest level and so on; the
+    largest size is repeated if there are too few.
     """
     levels = sizes_per_level(config)
     count = sum(map(len, levels))
@@ -200,7 +200,7 @@ def draw_position(
     dataset: Dataset,
     images: Sequence[ResizedImage],
 ) -> np.ndarray:
-    """Returns the first image that has objects, with each level's anchors nearest to its middle."""
+    """Returns the first image with objects, and on it each level's anchors nearest its middle."""
     index = next(i for i, image in enumerate(images) if not image.ignore.all())
     pixels, _ = load_example(
         dataset[index],
@@ -221,7 +221,7 @@ def draw_position(
 
 
 def describe_anchors(config: ConfigDict, network: RCNN, canvases: Buckets) -> str:
-    """Returns a table of the anchors on each canvas: how many, and how many cross its border."""
+    """Returns a table of each canvas's numbers of anchors: all, and those across its border."""
     fields = config.rpn.anchors
     rows = [["canvas", "images", "stride", "grid", "anchors", "straddling"]]
     for bucket, (height, width) in enumerate(canvases.canvases):
@@ -256,7 +256,7 @@ def describe_anchors(config: ConfigDict, network: RCNN, canvases: Buckets) -> st
 def describe_suggestion(
     config: ConfigDict, coverage: Coverage, other: ConfigDict, other_coverage: Coverage
 ) -> str:
-    """Returns a table that holds the config's sizes against the suggested ones, and their flag."""
+    """Returns a table of the config's and the suggested sizes, and the suggestion as a flag."""
     named = {"config": coverage, "suggested": other_coverage}
     on_grid = [
         [f"on the grid, {name}", *shares(c.best_iou), f"{c.positives_per_image().mean():.1f}"]

@@ -1,4 +1,4 @@
-"""What a config's network, anchors and output layers are: what the command `info` prints."""
+"""The command `info`: a description of a config's network, anchors and output layers."""
 
 import math
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from rpn_jax.training.build import build_network, proposal_stage
 def describe(config: ConfigDict, image_hw: tuple[int, int] | None = None) -> str:
     """Returns tables of the network, its anchors and the size of its output layers.
 
-    Shapes are those for a canvas of `image_hw` pixels; by default that of a 4:3 landscape picture,
+    Shapes are for a canvas of `image_hw` pixels. The default canvas is a 4:3 landscape picture,
     `config.data.shorter_side` high, and as wide as `config.data.longer_side` allows.
 
     Raises:
-        UserError: an impossible network or anchors, or a canvas on which there is no position.
+        UserError: the network or the anchors are impossible, or the canvas has no position.
     """
     network = build_network(config)
     height, width = image_hw or _typical_hw(config)
@@ -107,13 +107,13 @@ def _anchor_table(config: ConfigDict, network: RCNN, height: int, width: int) ->
 
 
 def format_stride(stride_hw: tuple[int, int]) -> str:
-    """Returns one number where both are equal."""
+    """Returns the stride as text: one number if both are equal."""
     return " x ".join(map(str, dict.fromkeys(stride_hw)))
 
 
 def _output_layers(objectness: str, layers: Sequence[Layer]) -> str:
     """Returns our output layers beside the two that section 3.1.1 of the paper compares."""
-    by_name = {layer.name: layer for layer in reversed(layers)}  # of several levels, the first
+    by_name = {layer.name: layer for layer in reversed(layers)}  # the first of several levels
     channels = by_name["rpn/conv"].shape[-1]
     classifier, regressor = by_name["rpn/objectness"], by_name["rpn/deltas"]
     k = regressor.shape[-1] // 4

@@ -1,4 +1,4 @@
-"""What a trained network finds in image files, written to files."""
+"""The proposals of a trained network for image files, written to files."""
 
 import collections
 import json
@@ -28,7 +28,7 @@ def write_proposals(
     """Writes the proposals of image files, and pictures of the best `draw`, into the folder `out`.
 
     For `place` and `step` see `load_trained`, for `settings` `RPN.with_counts`. Returns a line for
-    each file that could not be read; the others are written all the same.
+    each file that could not be read; proposals of the others are written.
     """
     detector, variables, _ = load_trained(config, place, step)
     proposer = Proposer(config, detector.with_counts(settings), variables)
@@ -56,16 +56,16 @@ def write_proposals(
 
 
 def output_names(paths: Sequence[pathlib.Path]) -> list[str]:
-    """Returns a file name for each path, no two equal.
+    """Returns a unique file name for each path.
 
-    The path's stem; where others have it, the stem with all folders, or that and the suffix.
+    The name is the path's stem. If several paths share it, folders are added, then the suffix.
     """
 
     def candidates(path: pathlib.Path) -> list[str]:
         joined = "_".join(path.parts).strip("/")
         return [path.stem, joined.removesuffix(path.suffix), joined]
 
-    # File systems may take a capital for its small letter.
+    # A file system may ignore case.
     owners = collections.Counter(
         name for path in paths for name in {name.casefold() for name in candidates(path)}
     )

@@ -1,4 +1,4 @@
-"""A trained network as a file for others: compiled proposals, a model file, a torchvision dict."""
+"""Export of a trained network: a compiled function, a model file, a torchvision state dict."""
 
 import pathlib
 from collections.abc import Sequence
@@ -34,8 +34,8 @@ def export_weights(
     For `place` and `step` see `load_trained`.
 
     Raises:
-        UserError: the network cannot be read, is not one that the format can hold, or the file
-            cannot be written.
+        UserError: the network cannot be read, the format cannot hold it, or the file cannot be
+            written.
     """
     if out.suffix != SUFFIX:
         raise UserError(f"--out={out}: a file of weights ends in {SUFFIX}; give it such a name")
@@ -65,17 +65,17 @@ def export_proposals(
     settings: str = "test",
     step: int | None = None,
 ) -> int:
-    """Loads a trained network and does with it what `write_function` does.
+    """Loads a trained network and calls `write_function`.
 
     Args:
-        config: of the network.
-        place: see `load_trained`, as for `step`.
-        out: see `write_function`, as for those not named here.
-        image_hw: see there.
-        batch_size: see there.
-        platforms: see there.
-        settings: whose counts of `config.rpn.proposals`, "train" or "test".
-        step: of the checkpoint.
+        config: config of the network.
+        place: see `load_trained`.
+        out: see `write_function`.
+        image_hw: see `write_function`.
+        batch_size: see `write_function`.
+        platforms: see `write_function`.
+        settings: "train" or "test", the counts of `config.rpn.proposals` to use.
+        step: step of the checkpoint, see `load_trained`.
     """
     check_platforms(platforms)
     detector, variables, _ = load_trained(config, place, step)
@@ -90,7 +90,7 @@ def export_proposals(
 
 
 def check_platforms(platforms: Sequence[str]) -> None:
-    """Raises a `UserError` that names a platform that there is not."""
+    """Raises a `UserError` that names an unknown platform."""
     if unknown := [name for name in platforms if name not in PLATFORMS]:
         raise UserError(
             f"--platforms: {unknown[0]!r} is unknown; give one or more of {','.join(PLATFORMS)}"
@@ -108,20 +108,20 @@ def write_function(
 ) -> int:
     """Writes the function from images to proposals, weights inside, and returns the file's bytes.
 
-    It is `propose_function` lowered for all of the platforms, which need not be there, as
-    `jax.export` serialises it: `jax.export.deserialize` reads it without this package.
+    `propose_function` is lowered for all platforms, which this machine need not have, and
+    serialised by `jax.export`: `jax.export.deserialize` reads the file without this package.
 
     Args:
-        detector: with the counts of proposals that are wanted.
-        variables: its trained ones.
-        out: the file to write.
+        detector: detector with the wanted counts of proposals.
+        variables: trained variables of the detector.
+        out: file to write.
         image_hw: rows and columns of the canvas.
-        batch_size: images at once.
+        batch_size: number of images per call.
         platforms: names of `PLATFORMS`.
 
     Raises:
-        UserError: an unknown platform, a canvas on which some level has no cell, or a file that
-            cannot be read or written.
+        UserError: a platform is unknown, some level has no cell on the canvas, or a file cannot be
+            read or written.
     """
     check_platforms(platforms)
     if any(0 in grid_hw for grid_hw in detector.network.grid_hw(*image_hw)):
@@ -143,7 +143,7 @@ def propose_function(detector: Detector, variables):
     """Returns `(images, image_hw) -> {"boxes": …, "scores": …, "valid": …}`.
 
     `images` (B, H, W, 3) are uint8 RGB, each at the top left of its canvas; `image_hw` (B, 2)
-    float32 is the height and width of each there. Boxes (B, P, 4) are in pixels of the canvas, by
+    float32 is each image's height and width. Boxes (B, P, 4) are in pixels of the canvas, by
     falling score (B, P); a slot that is not `valid` (B, P) holds zeros.
     """
 

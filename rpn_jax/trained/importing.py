@@ -1,4 +1,4 @@
-"""Bringing the weights of other projects into a model file."""
+"""Import of other projects' weights into a model file."""
 
 import pathlib
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ def import_weights(
     overrides: Sequence[str] = (),
     bn_eps: float | None = None,
 ) -> str:
-    """Writes a model file of the weights in a file of another project; returns what was done.
+    """Converts another project's weights file to a model file; returns lines about the result.
 
     Args:
-        path: of the file to read.
-        name: of a backbone, which is imported alone and up to c5, or of a whole network.
-        out: the model file to write.
-        overrides: `--config.field=value`, of the config that the model file gets.
-        bn_eps: the epsilon of the source's batch normalisation, where it is not its project's. A
+        path: file to read.
+        name: name of a backbone, imported alone and up to c5, or of a whole network.
+        out: model file to write.
+        overrides: `--config.field=value` for the model file's config.
+        bn_eps: epsilon of the source's batch normalisation, if it differs from its project's. A
             Faster R-CNN of torchvision needs it, unless it is a published file.
 
     Raises:
@@ -68,7 +68,7 @@ def import_weights(
 
 
 def _backbone_config(name: str, source: Source) -> ConfigDict:
-    """Returns a config for a backbone with all of its stages, as the source's layout wants it."""
+    """Returns a config for a backbone with all stages, in the source's layout."""
     config = default_config()
     config.model.backbone = name
     config.model.output_stage = "c5"

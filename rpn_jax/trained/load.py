@@ -17,10 +17,10 @@ from rpn_jax.weights.model_file import check_fits, read_model
 
 
 def trained_config(place: pathlib.Path) -> ConfigDict:
-    """Returns the config that came with a trained network: a run's folder, or a model file.
+    """Returns the config stored with a trained network: in a run's folder, or in a model file.
 
     Raises:
-        UserError: it is neither, or cannot be read.
+        UserError: `place` is neither, or cannot be read.
     """
     if not place.exists():
         raise UserError(f"{place}: no such run's folder or model file; correct the path")
@@ -36,12 +36,12 @@ def load_trained(
 ) -> tuple[Detector, dict, int | None]:
     """Returns the detector, its trained variables on all local devices, and their step.
 
-    `place` is the folder of a run, or a model file, whose step is None if it was imported. `step`
-    chooses among the checkpoints of a run; by default it is the newest.
+    `place` is the folder of a run, or a model file; an imported file has the step None. `step`
+    chooses a checkpoint of a run, by default the newest.
 
     Raises:
         UserError: the folder holds no checkpoint (of that step), the file cannot be read or has no
-            head, or what they hold is of another network than the config's.
+            head, or the variables are of another network than the config's.
     """
     detector = build_detector(config)
     network = detector.network

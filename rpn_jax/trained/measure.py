@@ -1,4 +1,4 @@
-"""A trained network taken from where it is kept: to measure it, and to use it on any image."""
+"""Evaluation of a saved network on a split."""
 
 import json
 import pathlib
@@ -34,7 +34,7 @@ from rpn_jax.training.evaluate import (
 from rpn_jax.training.pictures import draw_first
 from rpn_jax.visualize.plots import plot_recall_to_iou
 
-IMAGES_AT_ONCE = 50  # for pycocotools, whose dicts of a whole split would fill the memory
+IMAGES_AT_ONCE = 50  # pycocotools' dicts of a whole split would fill the memory
 
 
 def evaluate_trained(
@@ -47,8 +47,8 @@ def evaluate_trained(
 ) -> str:
     """Measures a trained network on a split; writes JSON, plot and pictures; returns the table.
 
-    They go to the folder `out`, which is `evaluation/SPLIT` in that of a run by default. For
-    `place` and `step` see `load_trained`, for `without` (the paper's Table 2) `RPN.assess`.
+    The files go to the folder `out`, by default `evaluation/SPLIT` in the run's folder. For `place`
+    and `step` see `load_trained`, for `without` (the paper's Table 2) `RPN.assess`.
     """
     start = time.monotonic()
     split = split or config.data.eval_split
@@ -81,7 +81,7 @@ def evaluate_trained(
         recall = RecallResult.from_json(figures.details)
         for suffix in (".png", ".svg"):
             plot_recall_to_iou({title: recall}, folder / f"recall_to_iou{suffix}")
-        # Both are written before either takes its place: a report never mixes two evaluations.
+        # Both files are complete before either is renamed: a report never mixes two evaluations.
         with writing(folder / "objects.npz") as of_objects, writing(folder / FILE) as of_figures:
             np.savez_compressed(
                 of_objects,
@@ -95,14 +95,14 @@ def evaluate_trained(
 
 
 class ObjectCollector:
-    """Keeps which proposal found each object of the images that pass by."""
+    """Collects, image by image, the proposal that found each object."""
 
     def __init__(self, top_n: int):
         self._top_n = top_n
         self._images: dict[int, ObjectRanks] = {}
 
     def watch(self, results: Iterator[ImageResult]) -> Iterator[ImageResult]:
-        """Passes the results on and keeps what became of their objects."""
+        """Passes the results on and collects the ranks of their objects."""
         for result in results:
             self._images[result.index] = image_objects(
                 result.index, result.proposals, result.class_index, self._top_n
@@ -117,7 +117,7 @@ class ObjectCollector:
 
 
 class PeerRecall:
-    """Counts the same recall by pycocotools, of the images that pass by."""
+    """Counts the same recall by pycocotools, image by image."""
 
     def __init__(self, config: ConfigDict):
         self._config = config
@@ -138,7 +138,7 @@ class PeerRecall:
         self._waiting = []
 
     def result(self) -> Figures:
-        """Returns the figures of all that any process counted."""
+        """Returns the figures over all processes."""
         if self._waiting:
             self._count()
         return over_processes(self._config, self._measurement).result()

@@ -1,4 +1,4 @@
-"""A trained network as a Python object: it proposes, measures itself and is saved.
+"""A trained network as a Python object that proposes, evaluates and saves.
 
 model = rpn_jax.load("runs/shapes")
 boxes, scores, _ = model.propose(image)
@@ -30,12 +30,12 @@ Path = str | os.PathLike
 
 
 class Found(NamedTuple):
-    """What was found in one image.
+    """The boxes found in one image.
 
     Fields:
-      boxes: x1, y1, x2, y2 in pixels of the image as it was given, by falling score.
-      scores: the probability of each box to hold an object.
-      path: the image's file; None if it was an array.
+      boxes: x1, y1, x2, y2 in pixels of the given image, by falling score.
+      scores: probability that each box holds an object.
+      path: the image's file; None for an array.
     """
 
     boxes: Float[np.ndarray, "P 4"]
@@ -47,12 +47,12 @@ def load(place: Path, *, step: int | None = None, settings: str = "test") -> "Mo
     """Returns the trained network of a run's folder or a model file.
 
     Args:
-      place: what `train` made, or `export-weights`, `import-weights` or `Model.save`.
-      step: of the run's checkpoint; the newest by default.
-      settings: how many proposals: those for use, "test", or to train a detector on, "train".
+      place: folder from `train`, or file from `export-weights`, `import-weights` or `Model.save`.
+      step: step of the run's checkpoint; the newest by default.
+      settings: number of proposals, as for use, "test", or to train a detector on, "train".
 
     Raises:
-      UserError: there is no such run or file, or no such step; or what is there cannot be read.
+      UserError: the run, the file or the step does not exist, or cannot be read.
     """
     place = user_path(place)
     if settings not in ("train", "test"):
@@ -67,11 +67,11 @@ def load(place: Path, *, step: int | None = None, settings: str = "test") -> "Mo
 class Model:
     """A trained network, ready on all local devices.
 
-    A program is compiled for each canvas that images go on, at most eight, when it is first met.
+    A program is compiled for each canvas on its first use; there are at most eight canvases.
 
     Attributes:
-      step: how many steps it was trained; None if its weights were imported.
-      source: where it was loaded from.
+      step: number of training steps; None for imported weights.
+      source: folder or file that the network was loaded from.
     """
 
     def __init__(
@@ -93,15 +93,15 @@ class Model:
         return f"<rpn_jax.Model {backbone} of {self.source}, step {self.step}>"
 
     def propose(self, images: ImageSource | Sequence[ImageSource]) -> Found | list[Found]:
-        """Returns what is found in an image, or a list of that for several, in their order.
+        """Returns the boxes found in an image, or a list of results for several, in their order.
 
         Args:
-          images: an array (H, W, 3) of uint8 RGB, or the path of an image file; a list of such, of
+          images: an array (H, W, 3) of uint8 RGB, or the path of an image file; a list of these, of
             any sizes; or the path of a folder, for all images in it and below, sorted by path.
 
         Raises:
-          UserError: an array of another shape or type, a file that is no image, or a folder
-            without any; the line names which.
+          UserError: an array has another shape or type, a file is no image, or a folder has no
+            images; the line names it.
         """
         if isinstance(images, list | tuple):
             sources = list(images)
@@ -137,11 +137,11 @@ class Model:
         """Measures the network on a prepared dataset and writes nothing.
 
         Args:
-          split: of the dataset; by default the one that it was evaluated on in training.
-          dataset: its name, as `config.data.dataset` has it; by default the one of the training.
-          source: the folder that `voc_folder` and `coco_json` read.
-          data_dir: where prepared datasets are kept.
-          batch_size: images at once, over all devices.
+          split: split of the dataset; by default the validation split of the training.
+          dataset: name as in `config.data.dataset`; by default the training's dataset.
+          source: folder that `voc_folder` and `coco_json` read.
+          data_dir: folder of prepared datasets.
+          batch_size: number of images per step, over all devices.
           without: parts to leave out: "nms", "ranking" or "regression".
 
         Returns:
@@ -149,8 +149,8 @@ class Model:
           for printing.
 
         Raises:
-          UserError: the dataset is not prepared, has no such split, or the devices cannot share
-            the batch.
+          UserError: the dataset is not prepared, the split does not exist, or the devices cannot
+            share the batch.
         """
         config = self._config.copy_and_resolve_references()
         given = {"dataset": dataset, "source": source, "data_dir": data_dir}
@@ -174,13 +174,13 @@ class Model:
     ) -> None:
         """Writes the function from images to proposals for machines without this package.
 
-        See the command `export` for how it is read and called.
+        The command `export` says how to read and call it.
 
         Args:
-          path: the file to write.
-          image_hw: rows and columns of the canvas that it takes.
-          batch_size: images at once.
-          platforms: to compile for; "rocm" is known too.
+          path: file to write.
+          image_hw: rows and columns of the canvas.
+          batch_size: number of images per call.
+          platforms: platforms to compile for; "rocm" is known too.
         """
         write_function(
             self._detector,
@@ -192,7 +192,7 @@ class Model:
         )
 
     def save(self, path: Path) -> None:
-        """Writes a model file, which ends in `.safetensors`: all that `load` needs, in one file."""
+        """Writes a model file for `load`; the name ends in `.safetensors`."""
         variables = jax.device_get(self._variables)
         path = user_path(path)
         write_model(path, self._config, variables, source=self.source, step=self.step)
