@@ -1,4 +1,4 @@
-"""The figures of the runs of a study, and which of their differences are more than noise."""
+"""The figures of a study's runs, and the significance of their differences."""
 
 from typing import NamedTuple
 
@@ -13,10 +13,10 @@ SIGNIFICANT = 0.05
 
 
 class Comparison(NamedTuple):
-    """What a setting is above another, on the seeds that both have.
+    """The difference of a setting to another, on the seeds that both have.
 
-    `p` is that of the difference, corrected for the number of comparisons made with it; NaN where
-    one seed must stand for the noise of several that the study has elsewhere.
+    `p` is the difference's p-value, corrected for the number of comparisons; NaN where only one
+    seed is shared but the study has several seeds elsewhere.
     """
 
     seeds: int
@@ -28,11 +28,11 @@ class Figures(NamedTuple):
     """The figures of all runs that count.
 
     Fields:
-      measured: what they are.
-      runs: that count, in order.
-      values: of each run.
-      replicates: of each run on images drawn anew, see `statistics`.
-      settings: the places of each setting's runs among them; settings without any are left out.
+      measured: measures of the figures.
+      runs: runs that count, in order.
+      values: figures of each run.
+      replicates: figures of each run on resampled images, see `statistics`.
+      settings: indices of each setting's runs in `runs`; settings without runs are left out.
     """
 
     measured: list[Measure]
@@ -43,7 +43,7 @@ class Figures(NamedTuple):
 
     @property
     def most(self) -> int:
-        """The largest number of proposals that the recall of all runs is known of."""
+        """The largest number of proposals with a known recall in all runs."""
         return min(run.evaluation.most for run in self.runs)
 
     def of_run(self, name: str) -> Float[np.ndarray, " M"] | None:
@@ -52,9 +52,10 @@ class Figures(NamedTuple):
         return self.values[place[name]] if name in place else None
 
     def compare(self, name: str, *, against_it: bool) -> dict[str, Comparison]:
-        """Returns how far each other setting is above the named one; else how far it is above them.
+        """Returns the differences between the named setting and each other setting.
 
-        Left out are settings that have no seed in common with it.
+        With `against_it` a difference is the other setting less the named one, else the reverse.
+        Settings without a common seed are left out.
         """
         differences = {}
         for other in self.settings:
@@ -87,7 +88,7 @@ class Figures(NamedTuple):
         return [[runs[seed] for seed in seeds] for runs in by_seed] if seeds else []
 
     def best(self) -> list[str | None]:
-        """Returns the best setting by each figure, None where it may be so by chance."""
+        """Returns the best setting by each figure, None where chance may explain it."""
         names = list(self.settings)
         if len(names) < 2:
             return [None] * len(self.measured)

@@ -20,7 +20,7 @@ from rpn_jax.text import csv_cell
 def write_settings(
     study: Study, figures: Figures, of_base: dict[str, Comparison], path: pathlib.Path
 ) -> None:
-    """Writes a row for each setting: its figures, and their differences to the base."""
+    """Writes a row for each setting: its figures and its differences to the base."""
     kinds = ("", " deviation", " difference", " low", " high", " p")
     columns = [f"{measure.name}{kind}" for measure in figures.measured for kind in kinds]
     rows = []
@@ -36,7 +36,7 @@ def write_settings(
 
 
 def write_runs(study: Study, figures: Figures, path: pathlib.Path) -> None:
-    """Writes a row for each run: how it stands, its figures and what it cost."""
+    """Writes a row for each run: its state, figures and cost."""
     names = [measure.name for measure in figures.measured]
     rows = []
     for run in study.runs:
@@ -56,7 +56,7 @@ def _overrides(study: Study, run: Result) -> list[Any]:
 
 
 def write_curves(figures: Figures, path: pathlib.Path) -> None:
-    """Writes a row for each run that counts, number of proposals and IoU threshold."""
+    """Writes a row for each (counted run, number of proposals, IoU threshold)."""
     rows = [
         [run.name, run.setting, top_n, f"{threshold:.2f}", _digits(value)]
         for run in figures.runs

@@ -18,7 +18,7 @@ _NUMBERS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1000, 2000, 3000, 50
 
 
 def numbers_up_to(most: int) -> list[int]:
-    """Returns the numbers of proposals that recall is told of, the last of them `most`."""
+    """Returns the numbers of proposals at which recall is reported, the last of them `most`."""
     return [n for n in _NUMBERS if n < most] + [most]
 
 
@@ -39,7 +39,7 @@ def overview(study: Study, figures: Figures, out: pathlib.Path) -> Pictures:
 
 
 def _counted(study: Study, figures: Figures) -> Iterator[tuple[str, int, list[int]]]:
-    """Yields name, look and runs of each setting with figures; the legend has all settings."""
+    """Yields the name, look and runs of each setting with figures; looks count all settings."""
     for look, name in enumerate(study.settings):
         if name in figures.settings:
             yield name, look, figures.settings[name]
@@ -108,7 +108,7 @@ def _legend(study: Study, out: pathlib.Path) -> Picture:
 
 
 def recall_of_run(figures: Figures, out: pathlib.Path, note: str) -> Section:
-    """Plots the recall of the first run alone; the note is on its figures."""
+    """Plots the recall of the first run alone; `note` is a paragraph about its figures."""
     objects, most = figures.runs[0].evaluation.objects, figures.most
     top_ns = sorted({n for n in (10, 100, 300, 1000) if n < most} | {most}, reverse=True)
     to_iou = {f"{n} proposals": objects.recall(n) for n in top_ns}
@@ -137,7 +137,7 @@ def recall_of_run(figures: Figures, out: pathlib.Path, note: str) -> Section:
 
 
 def learning_curves(study: Study, out: pathlib.Path) -> Section:
-    """Plots losses and validations against the step, of runs that were cut off too."""
+    """Plots losses and validations against the step, also of unfinished runs."""
     is_one = len(study.runs) == 1
     validated = _validated_number(study)
     pictures = []
@@ -146,7 +146,7 @@ def learning_curves(study: Study, out: pathlib.Path) -> Section:
         names = ("loss", "loss_objectness", "loss_box")
         losses = [_logged(rows, f"train/{name}", look) for look, name in enumerate(names)]
         losses = [line for lines in losses for line in lines]
-        # A validation is no mean over steps, to be smoothed.
+        # A validation is no mean over steps, so it is not smoothed.
         recall = [line._replace(is_faint=False) for line in _logged(rows, validated, 0, 100)[:1]]
     else:
         losses = _by_setting(study, "train/loss")
@@ -167,10 +167,10 @@ def learning_curves(study: Study, out: pathlib.Path) -> Section:
 
 
 def _validated_number(study: Study) -> str:
-    """Returns the name, among a validation's figures, of what the runs are judged by.
+    """Returns the name of the runs' headline among a validation's figures.
 
-    Where they were evaluated for other numbers of proposals than validated, it is the recall that
-    would stand for them then.
+    If evaluation and validation have different numbers of proposals, it is the headline of the
+    validation's numbers.
     """
     names = {
         name.removeprefix("validation/") for run in study.runs for row in run.rows for name in row
@@ -189,7 +189,7 @@ def _points(rows: Sequence[Mapping[str, float | int]], name: str) -> dict[int, f
 def _logged(
     rows: Sequence[Mapping[str, float | int]], name: str, look: int, factor: float | int = 1
 ) -> list[Line]:
-    """Returns a metric as it was logged, faint, and smoothed; nothing if it was not logged."""
+    """Returns a metric's lines, raw (faint) and smoothed; none if it was not logged."""
     points = _points(rows, name)
     if not points:
         return []
@@ -202,7 +202,7 @@ def _logged(
 
 
 def _by_setting(study: Study, name: str, factor: float | int = 1) -> list[Line]:
-    """Returns a metric of every run, and its mean over the runs of a setting that count."""
+    """Returns a metric of every run, and its mean over each setting's counted runs."""
     lines = []
     for look, (setting, runs) in enumerate(study.settings.items()):
         for run in runs:

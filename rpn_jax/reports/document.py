@@ -1,4 +1,4 @@
-"""A report as its parts, and the two forms that it is written in: one HTML page, and Markdown."""
+"""The parts of a report, written as one HTML page and as Markdown."""
 
 import base64
 import functools
@@ -16,7 +16,7 @@ from rpn_jax.text import markdown, printable
 
 
 class Cell(NamedTuple):
-    """A cell of a table that has several lines, or stands out; other cells are strings."""
+    """A table cell with several lines or emphasis; other cells are strings."""
 
     lines: tuple[str, ...]
     is_strong: bool = False
@@ -59,7 +59,7 @@ class Picture(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """Images side by side, as many as there is room for, or two of `are_wide`."""
+    """Images side by side, as many as fit, or two if `are_wide`."""
 
     pictures: Sequence[Picture]
     are_wide: bool = False
@@ -67,7 +67,7 @@ class Pictures(NamedTuple):
 
 
 class Fold(NamedTuple):
-    """Parts that are shown when asked for."""
+    """Parts that are folded until the reader opens them."""
 
     title: str
     parts: Sequence[Text | Code | Table | Pictures]
@@ -85,15 +85,14 @@ class Section(NamedTuple):
 
 
 def percent(ratio: float) -> str:
-    """Returns a ratio in per cent, as cells have it; a dash of nothing."""
+    """Returns a ratio in per cent as the text of a cell; a dash for no value."""
     return "–" if math.isnan(ratio) else f"{100 * ratio:.1f}"
 
 
 def write_document(title: str, sections: Sequence[Section], out: pathlib.Path) -> None:
     """Writes `report.html`, which holds its pictures, and `report.md`, which links to them.
 
-    Whatever a template shows of the sections is escaped for its format; control characters are in
-    both.
+    Templates escape all content of the sections for their format; both escape control characters.
     """
     for name, escape in (("report.md", markdown), ("report.html", printable)):
         environment = jinja2.Environment(
@@ -115,7 +114,7 @@ def write_document(title: str, sections: Sequence[Section], out: pathlib.Path) -
 
 
 def _finalize(escape: Callable[[str], str], value: Any) -> Any:
-    """Returns what a template shows; what is marked safe, its own, stays as it is."""
+    """Returns a template's value, escaped; the template's own text, marked safe, is unchanged."""
     return value if isinstance(value, markupsafe.Markup) else escape(str(value))
 
 

@@ -1,4 +1,4 @@
-"""What `evaluate` has left of a run, and the figures that a report tells of it."""
+"""The results of `evaluate` for a run, and the figures that a report shows."""
 
 import pathlib
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from rpn_jax.evaluation.objects import ObjectRanks, found, read_objects
 
 
 class Evaluation(NamedTuple):
-    """What `evaluate` left of a run.
+    """The results of `evaluate` for a run.
 
     Fields:
-      figures: as `evaluation.figures.read_figures` reads them.
-      objects: which proposal found which object.
-      class_names: of the dataset.
+      figures: result of `evaluation.figures.read_figures`.
+      objects: proposal that found each object.
+      class_names: class names of the dataset.
     """
 
     figures: dict[str, Any]
@@ -28,22 +28,22 @@ class Evaluation(NamedTuple):
 
     @property
     def step(self) -> int | None:
-        """The step of the parameters that were evaluated."""
+        """The step of the evaluated parameters."""
         return self.figures["step"]
 
     @property
     def headline(self) -> str:
-        """The name of the figure that stands for the run."""
+        """The name of the run's headline figure."""
         return self.figures["headline"]
 
     @property
     def most(self) -> int:
-        """The largest number of proposals that recall is known of."""
+        """The largest number of proposals with a known recall."""
         return max(int(n) for n in self.figures["recall"]["all"])
 
 
 def read_evaluation(folder: pathlib.Path) -> Evaluation | None:
-    """Returns what `evaluate` left in a folder, None if that is not there."""
+    """Returns the results of `evaluate` in a folder, None if there are none."""
     try:
         figures = read_figures(folder)
         if figures:
@@ -56,7 +56,7 @@ def read_evaluation(folder: pathlib.Path) -> Evaluation | None:
 
 
 def _check(figures: dict[str, Any]) -> None:
-    """Raises a `ValueError` unless a report can be made of the figures."""
+    """Raises a `ValueError` if the figures lack what a report needs."""
     without, recall = figures.get("without", []), figures.get("recall")
     is_whole = (
         all(isinstance(figures.get(name), str) for name in ("headline", "dataset", "split"))
@@ -77,10 +77,10 @@ class Measure(NamedTuple):
 
     name: str
     top_n: int
-    threshold: int | None = None  # its place in them
+    threshold: int | None = None  # index into them
 
     def of_objects(self, objects: ObjectRanks) -> Float[np.ndarray, " O"]:
-        """Returns what each object contributes to the mean."""
+        """Returns each object's contribution to the mean."""
         is_found = found(objects, self.top_n)
         if self.threshold is None:
             return is_found.mean(axis=1)
@@ -88,7 +88,7 @@ class Measure(NamedTuple):
 
 
 def measures(most: int) -> list[Measure]:
-    """Returns what a report tells of runs whose recall is known of up to `most` proposals."""
+    """Returns the measures in a report on runs with a known recall up to `most` proposals."""
     average = [n for n in (100, 300, 1000) if n <= most] or [most]
     recall = [
         Measure(f"recall@{t:.1f}", min(300, most), int(np.argmin(np.abs(IOU_THRESHOLDS - t))))
@@ -98,7 +98,7 @@ def measures(most: int) -> list[Measure]:
 
 
 def image_hits(objects: ObjectRanks, measured: Sequence[Measure]) -> Float[np.ndarray, "I M"]:
-    """Returns the sum over the objects of each image; over all objects they give the recall."""
+    """Returns the sum of each measure over each image's objects; their total gives the recall."""
     sums = [
         np.bincount(
             objects.image_index,
@@ -107,4 +107,4 @@ def image_hits(objects: ObjectRanks, measured: Sequence[Measure]) -> Float[np.nd
         )
         for measure in measured
     ]
-    return np.stack(sums, axis=1).astype(np.float64)  # of no object they are integers
+    return np.stack(sums, axis=1).astype(np.float64)  # integers if there are no objects

@@ -1,4 +1,4 @@
-"""What runs are made of, and the commands that make them again."""
+"""The provenance of runs, and the commands that reproduce them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ _USES = {"train": "train on", "eval": "validate on"}
 
 
 def origin_section(study: Study) -> Section:
-    """Tells what the first run is made of, by its `runs.jsonl`, and in what others differ."""
+    """Returns the first run's provenance, from its `runs.jsonl`, and how the others differ."""
     begun = [run for run in study.runs if run.history and run.history.starts]
     if not begun:
         return Section(_TITLE, [Text("No start of a run was recorded.")])
@@ -48,7 +48,7 @@ def origin_section(study: Study) -> Section:
 
 
 def _commands(run: Result) -> list[str]:
-    """Returns what brings the source back, if that is known, and what starts the run."""
+    """Returns the commands that restore the source, if it is known, and start the run."""
     start = run.history.starts[0]
     code, lines = start.get("code") or {}, []
     if code.get("commit"):

@@ -1,4 +1,4 @@
-"""Plots of a report: small panels that stand side by side, and the legend that they share.
+"""Plots of a report: small panels side by side with one legend.
 
 A panel is drawn for a width of about 400 pixels, so that its letters stay readable on a telephone.
 """
@@ -22,14 +22,14 @@ from rpn_jax.visualize.plots import (
 )
 
 _SIZE = (5.0, 3.9)  # inches
-_MOST_MARKERS = 16  # on a line
-_LONGEST = 32  # letters of a name beside its dots
+_MOST_MARKERS = 16  # most markers on a line
+_LONGEST = 32  # most letters of a name beside its dots
 
 
 class Line(NamedTuple):
-    """A line of a panel: lines of equal `look`, a number from 0 on, have colour, style, marker.
+    """A line of a panel. `look`, a number from 0 on, determines colour, style and marker.
 
-    A faint one is thin and without markers: a single run, beside the mean of its setting.
+    A faint line is thin and without markers: a single run, beside the mean of its setting.
     """
 
     name: str
@@ -53,8 +53,8 @@ def plot_panel(
 ) -> None:
     """Plots lines into a panel with that title and labels of its axes.
 
-    Points that are not finite are left out. The y axis fits the others; that of a figure
-    `in_percent` ends at 0 and 100 at most. With a `legend` the lines that are not faint are named.
+    Points that are not finite are left out. The y axis fits the others; with `in_percent` it stays
+    within 0 to 100. With `legend`, the legend names the lines that are not faint.
     """
     figure, (axes,) = new_figure(*_SIZE)
     axes.set(title=title, xlabel=x_label, ylabel=y_label)

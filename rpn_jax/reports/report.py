@@ -29,7 +29,7 @@ _KINDS = {"done": "done but not counted", "missing": "not begun"}
 def write_report(folders: Sequence[pathlib.Path], out: pathlib.Path | None = None) -> str:
     """Writes a report on the runs of the folders; returns what to print.
 
-    `out` is the folder `report` in that of a run or sweep by default.
+    `out` is by default the folder `report` in the folder of the run or sweep.
 
     Raises:
         UserError: see `gather`; also several folders without `out`, and files that cannot be
@@ -174,7 +174,7 @@ def _run_sections(figures: Figures, out: pathlib.Path) -> tuple[Table, list[Sect
     table = _run_table(figures)
     step, steps = run.evaluation.step, run.history.config["steps"]
     text = f"Measured after step {step} of {steps} on {_measured_on(run.evaluation)}."
-    # Below the first pictures, so that these are on the first screen of a telephone.
+    # Below the first pictures, which then are on the first screen of a telephone.
     note = (
         f"{_meaning(figures)} Small, medium and large are COCO's. 95 % interval: bootstrap over "
         "the images; it does not tell how far another seed would come out."
@@ -204,7 +204,7 @@ def _run_table(figures: Figures) -> Table:
 
 
 def _costs_section(study: Study, figures: Figures) -> Section:
-    # Of a run alone they stand at the top.
+    # For a single run they are at the top.
     measured = figures.measured if len(study.runs) > 1 else []
     rows = []
     for run in study.runs:

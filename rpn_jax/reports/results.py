@@ -1,4 +1,4 @@
-"""What runs have left in their folders, gathered for a report."""
+"""The results in the folders of runs, gathered for a report."""
 
 import pathlib
 from collections.abc import Sequence
@@ -14,27 +14,27 @@ from rpn_jax.runs.metrics import read_metrics
 from rpn_jax.sweeps.definition import settings
 from rpn_jax.sweeps.runs import RunState, has, read_run_state, read_sweep
 
-# Fields in which runs may differ and still be one setting.
+# Fields that may differ between runs of one setting.
 _NO_SETTING = ("seed", "data.data_dir", "data.num_threads")
 
 
-_MOST_FIELDS = 4  # that a table has columns for
+_MOST_FIELDS = 4  # most fields with a column in a table
 
 
 class Result(NamedTuple):
     """A run of a study.
 
     Fields:
-      name: of its folder, unique in the study.
-      folder: where it is.
-      setting: what it is a run of; equal in runs that differ by the seed alone.
-      overrides: the value of each field that differs in the study, the seed's too.
-      seed: its seed.
-      state: how it stands.
-      history: its config and starts; None if it was never begun.
-      rows: of its metrics.
-      evaluation: None unless it was evaluated.
-      remark: why it is not counted in the study's figures; None if it is.
+      name: name of its folder, unique in the study.
+      folder: path of its folder.
+      setting: name of its setting; equal for runs that differ by the seed alone.
+      overrides: value of each field that differs in the study, the seed included.
+      seed: seed of the run.
+      state: state of the run.
+      history: config and starts; None if it was never begun.
+      rows: rows of its metrics.
+      evaluation: results of `evaluate`, or None.
+      remark: reason why the study's figures do not count it; None if they do.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Result(NamedTuple):
     remark: str | None
 
     def seconds(self) -> float | None:
-        """Returns the time that the training took, over all starts of which a step is left."""
+        """Returns the training time in seconds, over all starts with a remaining step."""
         total = last = 0.0
         for seconds in self.logged("seconds"):
             if seconds < last:
@@ -58,7 +58,7 @@ class Result(NamedTuple):
         return total + last or None
 
     def costs(self) -> tuple[float | None, float | None, float | None, float | None]:
-        """Returns seconds of training and of evaluation, images a second, and bytes of memory."""
+        """Returns seconds of training and of evaluation, images per second, bytes of memory."""
         rates, memory = self.logged("images_per_second"), self.logged("peak_memory_bytes")
         return (
             self.seconds(),
@@ -68,7 +68,7 @@ class Result(NamedTuple):
         )
 
     def logged(self, name: str) -> list[float]:
-        """Returns the values of a metric of the training, in the order of steps."""
+        """Returns the values of a training metric, in order of steps."""
         return [float(row[f"train/{name}"]) for row in self.rows if f"train/{name}" in row]
 
 
@@ -76,10 +76,10 @@ class Study(NamedTuple):
     """Runs to be reported on together.
 
     Fields:
-      title: of the report.
-      fields: in which the settings differ; without the seed.
-      base: the setting that the others are compared with.
-      runs: in order.
+      title: title of the report.
+      fields: fields that differ between settings, without the seed.
+      base: setting that the others are compared with.
+      runs: runs in order.
     """
 
     title: str
@@ -102,7 +102,7 @@ class Study(NamedTuple):
 
     @property
     def label_names(self) -> list[str]:
-        """What a table says of a setting: its fields, and its name where that says more."""
+        """Columns that describe a setting: its fields, and its name if that says more."""
         told = all(
             name == settings([self._values(name)]).settings[0].name for name in self.settings
         )
@@ -126,10 +126,10 @@ def _text(value: Any) -> str:
 
 
 def gather(folders: Sequence[pathlib.Path]) -> Study:
-    """Returns the runs of the folders: each is a run's, a sweep's, or one that holds runs'.
+    """Returns the runs in the folders; a folder is a run, a sweep, or a parent of runs.
 
     Raises:
-        UserError: a folder holds no runs, or no run of them all was evaluated.
+        UserError: a folder holds no runs, or no run was evaluated.
     """
     sweep = read_sweep(folders[0]) if len(folders) == 1 else None
     study = _sweep_study(folders[0], sweep) if sweep else _plain_study(folders)
@@ -176,7 +176,7 @@ def _plain_study(folders: Sequence[pathlib.Path]) -> Study:
     for name, place, config in zip(names, places, configs, strict=True):
         values = {field: config.get(field) for field in differing}
         label = settings([values]).settings[0].name
-        # Of many fields the folder says more.
+        # With many fields, the folder's name says more.
         setting = label if 0 < len(label) <= 60 else names[configs.index(config)]
         result = _read_result(place, setting, {**values, "seed": config["seed"]}, config["seed"])
         runs.append(result._replace(name=name))
@@ -205,7 +205,7 @@ def _run_folders(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _unique_names(places: Sequence[pathlib.Path]) -> list[str]:
-    """Returns the folders' names, with those above them where they are equal."""
+    """Returns the folders' names, with parent folders where names are equal."""
     parts = [place.resolve().parts for place in places]
     for depth in range(1, max(map(len, parts))):
         names = ["/".join(part[-depth:]) for part in parts]
@@ -233,7 +233,7 @@ def _read_result(
 
 
 def _remark(run: Result) -> str | None:
-    """Returns why a run does not count by itself."""
+    """Returns why a run does not count, regardless of the others; None if it counts."""
     state = run.state
     if run.history is None:
         progress = "not begun"
@@ -252,9 +252,9 @@ def _remark(run: Result) -> str | None:
 
 
 def _with_remarks(runs: list[Result]) -> tuple[Result, ...]:
-    """Takes runs out of the count that were measured on other images than the first that counts.
+    """Adds a remark to runs that were measured on other images than the first counted run.
 
-    A run alone counts wherever it was evaluated.
+    A single run always counts.
     """
     if len(runs) == 1 and runs[0].evaluation:
         return (runs[0]._replace(remark=None),)

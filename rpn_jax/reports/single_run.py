@@ -1,4 +1,4 @@
-"""What a report says of a single run alone: which objects it finds, in pictures too, and why."""
+"""Sections of a report on a single run: the objects that it finds, pictures, ablations."""
 
 import glob
 import pathlib
@@ -23,11 +23,11 @@ from rpn_jax.visualize.boxes import draw_found
 
 _PARTS = {"nms": "NMS", "ranking": "the ranking", "regression": "the box regression"}
 _LONG_SIDE = 800  # pixels of a picture
-_EACH = 2  # pictures of the best, of the median and of the worst images
+_EACH = 2  # pictures each of the best, the median and the worst images
 _QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 80]
 
-# mAP of a Fast R-CNN with ZF on VOC 2007 test, by number of proposals; one that was trained on
-# selective search's proposals, so that nothing but those at test time changes.
+# mAP of a Fast R-CNN with ZF on VOC 2007 test, by number of proposals. It was trained on selective
+# search's proposals, so that only the proposals at test time change.
 _PAPER = {
     (): {100: 55.1, 300: 56.8, 1000: 56.3},
     ("nms",): {6000: 55.2},
@@ -70,10 +70,10 @@ def _row(
 
 
 def choose_images(objects: ObjectRanks, top_n: int, each: int = _EACH) -> dict[str, list[int]]:
-    """Returns the images that went best, in the middle and worst by their AR@top_n, no image twice.
+    """Returns the best, median and worst images by their AR@top_n, no image twice.
 
-    Of equals the one with more objects comes first, then the earlier one. Images without objects
-    are left out.
+    Ties go to the image with more objects, then to the earlier image. Images without objects are
+    left out.
     """
     count = objects.num_objects
     hits = image_hits(objects, [Measure("AR", top_n)])[:, 0]
@@ -91,7 +91,7 @@ def choose_images(objects: ObjectRanks, top_n: int, each: int = _EACH) -> dict[s
 
 
 def picture_section(run: Result, top_n: int, out: pathlib.Path) -> Section:
-    """Draws the best, median and worst images, if the dataset is at hand."""
+    """Draws the best, median and worst images, if the dataset is available."""
     title, objects = "Best, median and worst images", run.evaluation.objects
     try:
         dataset = open_split(load_workdir_config(run.folder), run.evaluation.figures["split"])
@@ -142,7 +142,7 @@ def _draw(
 
 
 def ablation_section(run: Result, measured: Sequence[Measure]) -> Section | None:
-    """Returns the evaluations without a part of the network beside the paper's, if any."""
+    """Returns the evaluations without a part of the network, beside the paper's; None if none."""
     split = run.evaluation.figures["split"]
     folders = sorted((run.folder / "evaluation").glob(f"{glob.escape(split)}-without-*"))
     evaluations = [evaluation for folder in folders if (evaluation := read_evaluation(folder))]

@@ -1,11 +1,10 @@
-"""Whether settings differ by more than the choice of test images and seeds; pure NumPy.
+"""Significance tests: do settings differ by more than the choice of images and seeds? Pure NumPy.
 
-A figure of a run is a ratio: hits over objects, each summed over the images. Its noise is found by
-the bootstrap: the images are drawn anew, with replacement, and the same draw counts for all runs,
-so that what makes an image easy or hard for every setting cancels out of their difference. Of runs
-that differ by their seed alone the seeds are drawn anew as well, independently of the images (the
-pigeonhole bootstrap of Owen, Annals of Applied Statistics 1(2), 2007): three seeds that happened to
-be lucky are no finding.
+A figure of a run is a ratio: hits over objects, each summed over the images. The bootstrap
+estimates its noise: images are resampled with replacement. All runs share each sample, so that the
+difficulty of an image cancels out of their difference. Seeds of a setting are resampled too,
+independently of the images (the pigeonhole bootstrap of Owen, Annals of Applied Statistics 1(2),
+2007): three lucky seeds are no finding.
 
 Axes: R  runs    S  seeds of a setting    I  images    M  figures    B  bootstrap replicates
 """
@@ -18,16 +17,16 @@ from jaxtyping import Float
 
 REPLICATES = 10_000
 CONFIDENCE = 0.95
-_AT_ONCE = 250  # replicates: 5000 images of 250 are 10 MB
+_AT_ONCE = 250  # replicates per chunk: 250 of 5000 images take 10 MB
 
 
 class Difference(NamedTuple):
     """A setting less another, for each figure.
 
     Fields:
-      mean: over the paired seeds.
-      low, high: the ends of the 95 % interval.
-      p: two-sided, of the hypothesis that they do not differ; at least 2 / (B + 1).
+      mean: mean difference over the paired seeds.
+      low, high: ends of the 95 % interval.
+      p: two-sided p-value of the hypothesis of no difference; at least 2 / (B + 1).
     """
 
     mean: Float[np.ndarray, " M"]
@@ -39,7 +38,7 @@ class Difference(NamedTuple):
 def mean_and_deviation(
     values: Float[np.ndarray, "S M"],
 ) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
-    """Returns mean and standard deviation over the seeds; the latter is NaN of fewer than two."""
+    """Returns mean and standard deviation over the seeds; the latter is NaN for fewer than two."""
     mean = values.mean(axis=0)
     squares = ((values - mean[None, :]) ** 2).sum(axis=0)
     return mean, np.sqrt(squares / (len(values) - 1 or np.nan))
@@ -50,10 +49,10 @@ def resample_images(
     objects: Float[np.ndarray, " I"],
     replicates: int = REPLICATES,
 ) -> Float[np.ndarray, "B R M"]:
-    """Returns each run's figures, hits over objects, on images drawn anew, `replicates` times.
+    """Returns each run's figures, hits over objects, on `replicates` resamples of the images.
 
-    The draws are the same at every call. A draw without any object, which has no figures, is left
-    out: B is less than `replicates` then, and 0 without any object at all.
+    Every call has the same resamples. A resample without objects has no figures and is left out, so
+    that B can be less than `replicates`; it is 0 if no image has an object.
     """
     runs, images, figures = hits.shape
     columns = hits.transpose(1, 0, 2).reshape(images, runs * figures)
@@ -75,9 +74,9 @@ def paired_difference(
     our_replicates: Float[np.ndarray, "B S M"],
     their_replicates: Float[np.ndarray, "B S M"],
 ) -> Difference:
-    """Returns how far we are above them, seed by seed and on the same images.
+    """Returns our figures less theirs, paired by seed and images.
 
-    Row s of both has the same seed. With one seed the noise is that of the images alone.
+    Row s of both has the same seed. With one seed, the noise is that of the images alone.
     """
     gaps = our_replicates - their_replicates
     weights = _draw_seeds(len(ours), len(gaps))
@@ -99,10 +98,10 @@ def interval(
 
 
 def _draw_seeds(count: int, replicates: int) -> Float[np.ndarray, "B S"]:
-    """Returns how often each seed is drawn in each replicate, 1 in the mean.
+    """Returns each seed's weight in each replicate, 1 in the mean.
 
-    Drawn as they are, `count` seeds vary less than seeds do, by (count - 1) / count, which of three
-    is a third: hence the stretch (Rao and Wu, JASA 83, 1988).
+    A plain bootstrap of `count` seeds underestimates their variance by the factor
+    (count - 1) / count, for three seeds by a third: hence the stretch (Rao and Wu, JASA 83, 1988).
     """
     if count == 1:
         return np.ones((replicates, 1))
@@ -113,7 +112,7 @@ def _draw_seeds(count: int, replicates: int) -> Float[np.ndarray, "B S"]:
 
 
 def holm(p: Float[np.ndarray, "K M"]) -> Float[np.ndarray, "K M"]:
-    """Returns the p-values of K comparisons corrected for there being K (Holm, 1979)."""
+    """Returns the p-values of K comparisons, corrected by the method of Holm (1979)."""
     count = len(p)
     order = np.argsort(p, axis=0, kind="stable")
     scaled = np.take_along_axis(p, order, axis=0) * np.arange(count, 0, -1)[:, None]
