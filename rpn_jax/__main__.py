@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, command in COMMANDS.items():
         subparser = subparsers.add_parser(
             name,
-            help=command.__doc__.splitlines()[0],
+            help=str(command.__doc__).splitlines()[0],
             description=command.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,

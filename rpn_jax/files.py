@@ -99,7 +99,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:
     """Writes arrays to the `.npz` file `path` atomically. Raises `UserError` if that fails."""
     with writing(path) as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type] # of NumPy's allow_pickle
 
 
 @contextlib.contextmanager

@@ -11,11 +11,11 @@ def format_table(rows: Sequence[Sequence[object]], names: int = 1) -> str:
     A row of one cell is a heading: it may be wider than the column. Control characters in a cell
     are escaped.
     """
-    rows = [[printable(cell) for cell in row] for row in rows]
-    full = [row for row in rows if len(row) > 1]
+    texts = [[printable(cell) for cell in row] for row in rows]
+    full = [row for row in texts if len(row) > 1]
     widths = [max(map(len, column)) for column in zip(*full, strict=True)] or [0]
     lines = []
-    for row in rows:
+    for row in texts:
         cells = [
             cell.ljust(width) if place < names else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(row, widths, strict=False))

@@ -65,5 +65,5 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         step=arguments.step,
     )
     canvas = " x ".join(map(str, (arguments.batch_size, *image_hw, 3)))
-    place = printable(arguments.out)
-    print(f"{place}: images {canvas}, for {arguments.platforms}, {size / 1e6:.1f} MB")
+    out = printable(arguments.out)
+    print(f"{out}: images {canvas}, for {arguments.platforms}, {size / 1e6:.1f} MB")

@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from rpn_jax.errors import UserError, list_some
     from rpn_jax.sweeps.definition import load_sweep
     from rpn_jax.sweeps.launch import run_sweep
-    from rpn_jax.sweeps.launchers import LocalLauncher, SlurmLauncher
+    from rpn_jax.sweeps.launchers import Launcher, LocalLauncher, SlurmLauncher
     from rpn_jax.sweeps.runs import read_run_state
     from rpn_jax.sweeps.tables import print_table, sweep_table
 
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         print_table(sweep_table({r.folder: read_run_state(out / r.folder) for r in plan.runs}))
         return
     if arguments.launcher == "local":
-        launcher = LocalLauncher(out, 1 if arguments.jobs is None else arguments.jobs)
+        launcher: Launcher = LocalLauncher(out, 1 if arguments.jobs is None else arguments.jobs)
     else:
         launcher = SlurmLauncher(
             out, arguments.jobs, minutes=arguments.slurm_time, options=_sbatch_options(arguments)

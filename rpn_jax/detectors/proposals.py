@@ -1,6 +1,6 @@
 """From the outputs of the two heads to proposals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -57,10 +57,16 @@ def propose(
     >>> found.boxes[found.valid].tolist()  # the second overlaps the first by 15/17
     [[0.0, 0.0, 16.0, 16.0], [16.0, 0.0, 32.0, 16.0]]
     """
+    # As JAX arrays: a NumPy array (of anchors, say) cannot be indexed by a traced value.
+    levels = jax.tree.map(
+        lambda x: jax.lax.stop_gradient(jnp.asarray(x)),
+        list(zip(logits_per_level, deltas_per_level, anchors_per_level, strict=True)),
+    )
     candidates = [
         _candidates(
-            # As JAX arrays: a NumPy array (of anchors, say) cannot be indexed by a traced value.
-            *(jax.lax.stop_gradient(jnp.asarray(x)) for x in level),
+            logits,
+            deltas,
+            anchors,
             image_hw,
             pre_nms_top_n,
             min_size,
@@ -68,7 +74,7 @@ def propose(
             max_log_scale,
             keep_padding,
         )
-        for level in zip(logits_per_level, deltas_per_level, anchors_per_level, strict=True)
+        for logits, deltas, anchors in levels
     ]
     # Boxes, logits and flags of all levels, (levels, N, …), each level by falling logit.
     most = max(len(logits) for _, logits, _ in candidates)
@@ -78,13 +84,12 @@ def propose(
     level = jnp.broadcast_to(jnp.arange(len(candidates))[:, None], valid.shape)
     # Within its level each box is judged, and only then they compete: no level waits for another.
     if nms_threshold is not None:
-        index, valid = jax.vmap(
+        thinned: Callable = jax.vmap(
             lambda boxes, valid: sorted_nms(boxes, valid, nms_threshold, min(post_nms_top_n, most))
-        )(boxes, valid)
-        boxes, logits, level = (
-            jax.vmap(lambda values, index: values[index])(values, index)
-            for values in (boxes, logits, level)
         )
+        index, valid = thinned(boxes, valid)
+        taken: Callable = jax.vmap(lambda values, index: values[index])
+        boxes, logits, level = (taken(values, index) for values in (boxes, logits, level))
     boxes, logits, valid, level = (
         values.reshape(-1, *values.shape[2:]) for values in (boxes, logits, valid, level)
     )

@@ -91,13 +91,13 @@ class ProposalStage:
     ) -> tuple[Float[Array, ""], dict[str, Array], Int[Array, " A"]]:
         """Returns an image's loss, what is logged of it, and its anchors' sampled labels."""
         num_positions = len(anchors) // len(self.cells[0])
-        logits, deltas = jnp.concatenate(logits), jnp.concatenate(deltas)
+        all_logits, all_deltas = jnp.concatenate(logits), jnp.concatenate(deltas)
         targets = assign_targets(
             key, anchors, ground_truth, image_hw, box_weights=self.box_weights, **self.targets
         )
         loss, parts = rpn_loss(
-            logits,
-            deltas,
+            all_logits,
+            all_deltas,
             targets,
             batch_size_per_image=self.targets["batch_size_per_image"],
             num_positions=num_positions,
@@ -105,7 +105,7 @@ class ProposalStage:
         )
         is_positive = targets.labels == Label.POSITIVE
         is_sampled = targets.labels != Label.IGNORE
-        correct = is_sampled & ((logits > 0) == is_positive)
+        correct = is_sampled & ((all_logits > 0) == is_positive)
         parts = {
             "loss": loss,
             **parts,

@@ -94,8 +94,8 @@ def box_columns(boxes: Float[Array, "*N 4"], valid: Bool[Array, "*N"] | None = N
     is_box = areas > 0
     if valid is not None:
         is_box &= valid
-    sides = (jnp.where(is_box, boxes[..., i], 0) for i in range(4))
-    return BoxColumns(*sides, jnp.where(is_box, areas, 1))
+    x1, y1, x2, y2 = (jnp.where(is_box, boxes[..., i], 0) for i in range(4))
+    return BoxColumns(x1, y1, x2, y2, jnp.where(is_box, areas, 1))
 
 
 def iou(a: BoxColumns, b: BoxColumns) -> Float[Array, "*N"]:

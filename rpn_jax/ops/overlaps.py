@@ -1,7 +1,7 @@
 """How anchors overlap objects, in the forms that suit an accelerator and a CPU."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def anchor_overlaps(
     ioa_threshold: float | int,
 ) -> Overlaps:
     """Returns how each anchor overlaps the objects and the ignore regions. No gradient flows."""
-    options = {"low_quality": low_quality, "ioa_threshold": ioa_threshold}
+    options: dict[str, Any] = {"low_quality": low_quality, "ioa_threshold": ioa_threshold}
     arrays = (anchors, gt_boxes, is_object, is_region, anchor_valid)
     return lax.platform_dependent(
         *jax.tree.map(lambda x: lax.stop_gradient(jnp.asarray(x)), arrays),

@@ -20,7 +20,8 @@ def top_k(scores: Float[Array, " N"], k: int) -> tuple[Float[Array, " k"], Int[A
     """
     scores = jnp.where(scores == 0, 0, scores)  # without the sign
     if k < _SORT_IF_KEPT * scores.shape[0]:
-        return tuple(lax.top_k(scores, k))
+        best, indices = lax.top_k(scores, k)
+        return best, indices
     indices = lax.platform_dependent(
         scores,
         cpu=lambda scores: _sorted_indices(scores)[:k],

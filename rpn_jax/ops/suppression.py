@@ -11,6 +11,7 @@ costs about as many comparisons as there are pairs of a kept box and one that wa
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -45,7 +46,7 @@ def suppress(
         iou_threshold: the highest IoU that two kept boxes may have.
         places: how many to keep, at most.
     """
-    options = {"iou_threshold": iou_threshold, "places": places}
+    options: dict[str, Any] = {"iou_threshold": iou_threshold, "places": places}
     return lax.platform_dependent(
         *lax.stop_gradient((boxes, valid, group)),
         # One image after the other, each as long as it takes.
