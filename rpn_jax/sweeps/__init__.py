@@ -1,1 +1,1 @@
-"""Many runs as one: what they are, how they are started, how they stand."""
+"""Sweeps of many runs: their definition, launching and states."""

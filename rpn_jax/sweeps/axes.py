@@ -13,14 +13,14 @@ from rpn_jax.errors import UserError
 
 
 class Setting(NamedTuple):
-    """The value of some config fields, and the name that tells them in a run's folder."""
+    """Values of some config fields, and their name in a run's folder."""
 
     name: str
     fields: dict[str, Any]
 
 
 class Axis(NamedTuple):
-    """The settings that a sweep goes through; `is_seed`: runs differ by chance alone."""
+    """One dimension of a sweep, a list of settings; `is_seed`: they differ by chance alone."""
 
     settings: tuple[Setting, ...]
     is_seed: bool = False
@@ -29,7 +29,7 @@ class Axis(NamedTuple):
 def grid(fields: Mapping[str, Iterable[Any] | Mapping[str, Any]]) -> Axis:
     """Returns every combination of the fields' values.
 
-    Values are listed, or a mapping from the label that names them to the value:
+    A field has a list of values, or a mapping from labels to values:
     `grid({"rpn.anchors.sizes": {"one": (256.0,), "three": (128.0, 256.0, 512.0)}})`.
     """
     choices = [
@@ -40,9 +40,9 @@ def grid(fields: Mapping[str, Iterable[Any] | Mapping[str, Any]]) -> Axis:
 
 
 def settings(choices: Mapping[str, Mapping[str, Any]] | Sequence[Mapping[str, Any]]) -> Axis:
-    """Returns a list of settings, each a change of several fields together.
+    """Returns an axis of settings that each change several fields together.
 
-    With a mapping its keys name them: `settings({"low": {"steps": 100, "batch_size": 4}, …})`.
+    The keys of a mapping are the names: `settings({"low": {"steps": 100, "batch_size": 4}, …})`.
     """
     if isinstance(choices, Mapping):
         return Axis(tuple(Setting(_safe(name), plain(choices[name])) for name in choices))
@@ -50,7 +50,7 @@ def settings(choices: Mapping[str, Mapping[str, Any]] | Sequence[Mapping[str, An
 
 
 def seeds(which: int | Iterable[int]) -> Axis:
-    """Returns that many seeds from 0 on, or those given."""
+    """Returns the seeds 0 to `which` - 1, or those listed in `which`."""
     numbers = range(which) if isinstance(which, int) else which
     axis = grid({"seed": tuple(numbers)})
     return axis._replace(is_seed=True)
@@ -59,9 +59,9 @@ def seeds(which: int | Iterable[int]) -> Axis:
 def random_search(
     number: int, ranges: Mapping[str, Callable[[float], Any]], *, seed: int = 0
 ) -> Axis:
-    """Returns settings drawn at random: each field from its range (see below), independently.
+    """Returns random settings: each field is drawn from its range (see below), independently.
 
-    They follow from `seed`, and with a larger `number` the first ones stay as they are.
+    `seed` determines them; a larger `number` keeps the first ones.
     """
     draw = random.Random(seed)
     drawn = [{field: at(draw.random()) for field, at in ranges.items()} for _ in range(number)]
@@ -69,7 +69,7 @@ def random_search(
 
 
 def uniform(low: float | int, high: float | int) -> Callable[[float], float]:
-    """A range of `random_search`; values have 4 digits, so that a folder's name tells them."""
+    """A range of `random_search`; values have 4 digits, so that a folder's name can hold them."""
     return lambda u: _rounded(low + u * (high - low))
 
 
@@ -103,14 +103,14 @@ def _named(fields: dict[str, Any]) -> Setting:
 
 
 def join(parts: Iterable[Setting]) -> Setting:
-    """Returns the settings as one, which changes the fields of all."""
+    """Returns one setting that changes the fields of all `parts`."""
     parts = list(parts)
     fields = {field: value for part in parts for field, value in part.fields.items()}
     return Setting(",".join(part.name for part in parts if part.name), fields)
 
 
 def plain(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields with Python's own types for NumPy's, and tuples for lists."""
+    """Returns the fields with Python's types in place of NumPy's, and tuples in place of lists."""
     return {field: _plain_value(value) for field, value in fields.items()}
 
 
@@ -131,7 +131,7 @@ def _text(value: Any) -> str:
 
 
 def _safe(text: str) -> str:
-    """Returns the text with what file systems and shells may take amiss replaced."""
+    """Returns the text without characters that file systems or shells may misread."""
     return re.sub(r"[^\w.+=-]+", "-", text)
 
 

@@ -1,4 +1,4 @@
-"""What differs between two runs, and where their losses part."""
+"""Comparison of two runs: what differs, and the step at which their losses part."""
 
 import pathlib
 import re
@@ -16,26 +16,27 @@ from rpn_jax.trained.load import load_trained
 from rpn_jax.weights.model_file import flat_names
 
 RELATIVE = (0.0, 1e-6, 1e-4, 1e-2)
-_ROUNDING = 1e-6  # of a mean of logged means, relative
+_ROUNDING = 1e-6  # relative rounding error of a mean of logged means
 
 
 def compare_runs(a: pathlib.Path, b: pathlib.Path) -> dict[str, Any]:
-    """Returns what differs between two runs, as JSON holds it.
+    """Returns the differences between two runs, as JSON types.
 
     Keys:
-      runs: folder, last logged step, steps to do and number of starts of each run.
+      runs: folder, last logged step, config's steps and number of starts of each run.
       config, code, packages, data, weights, machine, environment: both values of each field that
-        differs, of the last start; None unless both runs recorded them.
-      changes: of each run, what changed on the way: the step, and old and new value by field.
-      losses: how many rows of `metrics.jsonl` end at the same step in both, and in how many of
-        them one run has logged more often, so that the mean of its rows is taken; where the
-        training losses first differ by more than each of `RELATIVE`, and where they do most.
-      validation: the last step at which both were validated, and both values of each figure.
-      parameters: the newest step of which both have a checkpoint, and for each part of the network
-        whether what evaluation uses of it is bit for bit equal, the norm of the difference over
-        that of the values, and the array that differs most, by its largest difference over its
-        largest value; or why they were not compared.
-      differs: the names of the others that are not the same.
+        differs at the last start; None unless both runs recorded them.
+      changes: changes between the starts of each run: the step, and old and new value by field.
+      losses: number of rows of `metrics.jsonl` that end at the same step in both, and number of
+        those where one run logged more often, so that the mean of its rows is used; the first step
+        at which the training losses differ by more than each of `RELATIVE`, and the step of the
+        largest difference.
+      validation: last step at which both were validated, and both values of each figure.
+      parameters: newest step with a checkpoint in both, and for each part of the network whether
+        the variables used by evaluation are bit for bit equal, the norm of the difference over the
+        norm of the values, and the array that differs most, by its largest difference over its
+        largest value; or the reason why they were not compared.
+      differs: names of the other keys that differ.
 
     Raises:
         UserError: one folder is no run's, or both are the same.
@@ -83,7 +84,7 @@ def _differing_names(result: dict[str, Any]) -> list[str]:
 
 
 def _facts(starts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns what the last start was made of, and the weights that the first one read."""
+    """Returns the last start's facts, with the weights that the first start read."""
     if not starts:
         return {}
     weights = [row["weights"] for row in starts if row.get("weights")]
@@ -93,7 +94,7 @@ def _facts(starts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _changes(starts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     facts = [{name: row[name] for name in FACTS if name in row} for row in starts]
     for row in facts:
-        row.pop("weights", None)  # told by the first start alone
+        row.pop("weights", None)  # recorded by the first start alone
     changes = [
         {"step": start["step"], "fields": differing_fields(before, after)}
         for start, before, after in zip(starts[1:], facts, facts[1:], strict=False)
@@ -133,9 +134,10 @@ def _part_losses(
 def _means(
     losses: dict[tuple[int, int], float], ends: set[int]
 ) -> Iterator[tuple[int, float, bool]]:
-    """Yields, for each of the steps `ends`, the mean since the one before.
+    """Yields, for each of the steps `ends`, the mean since the step before it in `ends`.
 
-    That is what was logged, and then True, or the mean of several rows by their numbers of steps.
+    The mean comes with True if it is one logged row; else it is the mean of several rows, weighted
+    by their numbers of steps.
     """
     rows: list[tuple[int, float]] = []
     for (before, last), loss in sorted(losses.items()):
@@ -157,7 +159,7 @@ def _validation(a: dict[int, dict[str, float]], b: dict[int, dict[str, float]]) 
 
 
 def same(a: float, b: float) -> bool:
-    """Whether two figures are equal; those of nothing, such as the recall of no object, are."""
+    """Returns whether two figures are equal; NaN, such as the recall of no object, equals NaN."""
     return a == b or (a != a and b != b)
 
 

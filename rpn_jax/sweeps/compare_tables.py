@@ -9,11 +9,11 @@ from rpn_jax.sweeps.compare import same
 from rpn_jax.tables import format_table
 from rpn_jax.text import printable
 
-_WIDEST = 32  # characters of a value that has a place in the table
+_WIDEST = 32  # most characters of a value in the table
 
 
 def format_comparison(comparison: dict[str, Any]) -> str:
-    """Returns the result of `compare_runs` as tables; what is the same is told in a line."""
+    """Returns the result of `compare_runs` as tables; one line names what is the same."""
     groups = {name: comparison[name] for name in ("config", *FACTS)}
     blocks = [
         _runs_table(comparison["runs"]),

@@ -1,6 +1,6 @@
-"""What a sweep is: a base config, and axes of settings that its runs are the product of.
+"""The definition of a sweep: a base config and axes of settings; the runs are their product.
 
-A sweep file says it in a few lines of Python:
+A sweep file is a few lines of Python:
 
     from rpn_jax.sweeps.definition import Sweep, grid, seeds
 
@@ -11,7 +11,7 @@ A sweep file says it in a few lines of Python:
             axes=[grid({"rpn.loss.balance": (1.0, 3.0, 10.0)}), seeds(3)],
         )
 
-Every run has a folder named by what differs, `rpn.loss.balance=3,seed=1`.
+Every run has a folder named by its differing fields, such as `rpn.loss.balance=3,seed=1`.
 """
 
 import collections
@@ -47,17 +47,17 @@ __all__ = [
     "random_search", "seeds", "settings", "uniform",
 ]  # fmt: skip
 
-_LONGEST_NAME = 150  # of a run; file systems allow 255 bytes, and logs add an ending
-_TAKEN = ("lock", "logs", "report", "state", "sweep.json")  # what else is in the sweep's folder
+_LONGEST_NAME = 150  # of a run; file systems allow 255 bytes, and log files add a suffix
+_TAKEN = ("lock", "logs", "report", "state", "sweep.json")  # other names in the sweep's folder
 
 
 class Run(NamedTuple):
     """One run of a sweep.
 
     Fields:
-      folder: its name, unique in the sweep.
-      setting: the same without the seed; equal in the runs that differ by the seed alone.
-      overrides: the value of each field that some axis changes in it.
+      folder: name of its folder, unique in the sweep.
+      setting: that name without the seed; equal for runs that differ by the seed alone.
+      overrides: value of each field that an axis changes.
     """
 
     folder: str
@@ -70,11 +70,11 @@ class Sweep:
     """A base config and the axes over it.
 
     Attributes:
-      config: the file or the shipped name, as `train --config` takes it.
-      axes: of `grid`, `settings`, `seeds`, `random_search`; runs are their product, the last axis
-        changing fastest.
-      fixed: fields that all runs have otherwise than the config.
-      base: the setting that the others are compared with, `rpn.loss.balance=10`; the first by
+      config: file or shipped name, as for `train --config`.
+      axes: results of `grid`, `settings`, `seeds`, `random_search`; runs are their product, the
+        last axis changing fastest.
+      fixed: values of fields that all runs change.
+      base: setting that the others are compared with, such as `rpn.loss.balance=10`; the first by
         default.
     """
 
@@ -88,8 +88,8 @@ def expand(sweep: Sweep) -> list[Run]:
     """Returns the runs of a sweep, in order.
 
     Raises:
-        UserError: an axis without values, a field that two axes change, two runs that would share
-            a folder, a folder's name that is too long, or a `base` that is none of the settings.
+        UserError: an axis has no values, two axes change one field, two runs would share a folder,
+            a folder's name is too long, or `base` is not one of the settings.
     """
     if not sweep.axes:
         raise UserError("axes: there is none; give a grid, settings, seeds or a random_search")
@@ -131,13 +131,13 @@ def _check_folders(runs: Sequence[Run]) -> None:
 
 
 class Plan(NamedTuple):
-    """A sweep with all that its runs need to be started.
+    """A sweep that is ready to start.
 
     Fields:
-      sweep: as its file has it.
+      sweep: sweep from the file.
       given: `--config.field=value` of the command line, for all runs.
-      runs: in order.
-      configs: of each run.
+      runs: runs in order.
+      configs: config of each run.
     """
 
     sweep: Sweep
@@ -147,15 +147,15 @@ class Plan(NamedTuple):
 
     @property
     def fields(self) -> list[str]:
-        """What differs between the runs."""
+        """The fields that differ between the runs."""
         return fields_of(self.sweep.axes)
 
     def flags(self, run: Run) -> list[str]:
-        """Returns what `train` takes to make a run."""
+        """Returns the flags of `train` for a run."""
         return [f"--config={self.sweep.config}", *_overrides(self.sweep, run, self.given)]
 
     def record_json(self) -> str:
-        """Returns the content of `sweep.json`; `runs.read_sweep` says what is in it."""
+        """Returns the content of `sweep.json`; `runs.read_sweep` lists its keys."""
         base = self.sweep.base or self.runs[0].setting
         seed_fields = fields_of(axis for axis in self.sweep.axes if axis.is_seed)
         record = {
@@ -186,8 +186,8 @@ def load_sweep(path: str, given: Sequence[str] = ()) -> Plan:
     `given` are `--config.field=value` for all runs.
 
     Raises:
-        UserError: no such file, one that fails, or anything wrong with the sweep: see `expand`;
-            also a field that there is not, or a value of another type than the field has.
+        UserError: the file does not exist or fails, the sweep is wrong (see `expand`), a field does
+            not exist, or a value has another type than its field.
     """
     with names_in_file("--sweep", path, "sweeps") as names:
         sweep = names["get_sweep"]()
@@ -203,7 +203,7 @@ def _config(sweep: Sweep, run: Run, given: Sequence[str]) -> ConfigDict:
     config = load_config(sweep.config, _overrides(sweep, run, given))
     known = flatten(config)
     for field, value in {**plain(sweep.fixed), **run.overrides}.items():
-        # An override is text; what would read as another value is none of the field's type.
+        # An override is text: a value that its text does not give back has a wrong type.
         if field not in named and known[field] != _lists(value):
             kind = type(known[field]).__name__
             raise UserError(f"{field}={value!r}: give a value of type {kind}")

@@ -1,4 +1,4 @@
-"""What TensorBoard's HPARAMS tab shows of a run: what differs in its sweep, the final recall."""
+"""TensorBoard's HPARAMS tab: a run's values of the sweep's fields, and its final recall."""
 
 import pathlib
 import time
@@ -31,11 +31,11 @@ def write_hyperparameters(workdir: pathlib.Path, fields: Sequence[str]) -> None:
         for name, value in figures.items()
         if "_" not in name  # those by object size
     ]
-    # By the names that these have now: TensorBoard's know no @.
+    # Named by the scalars' tags, in which TensorBoard has replaced the @.
     parts = summary.hparams(shown, {scalar.tag: scalar.simple_value for scalar in scalars})
     folder = workdir / "tensorboard"
     folder.mkdir(exist_ok=True)
-    # TensorBoard reads a folder's files by name, which begins with the time: this is the last.
+    # TensorBoard reads a folder's files by name, and names begin with the time: this one is last.
     board = EventsWriter(str(folder / "events"), ".hparams")
     for part in (*parts, Summary(value=scalars)):
         board.write_event(Event(wall_time=time.time(), step=config["steps"], summary=part))

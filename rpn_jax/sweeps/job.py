@@ -13,22 +13,21 @@ import submitit
 from rpn_jax.sweeps.hyperparameters import write_hyperparameters
 from rpn_jax.sweeps.runs import claim, final_figures, log_file, state_folder, write_state
 
-# Deaths that say nothing against the run, which goes on when it is started again.
+# Signals from outside: the run is sound, and goes on when it is started again.
 _STOPPED_BY = ("SIGHUP", "SIGINT", "SIGKILL", "SIGTERM", "SIGUSR1", "SIGUSR2")
 _STOP_STATUS = (os.EX_TEMPFAIL, 130)  # saved and stopped, by a signal or by Ctrl-C
-SAVE_SECONDS = 120  # that a run has to save and stop before the time limit of its job
+SAVE_SECONDS = 120  # time for a run to save and stop before its job's time limit
 
 
 @dataclasses.dataclass
 class RunJob:
-    """What submitit starts for a run of a sweep, again and again if Slurm requeues it.
+    """The job that submitit starts for a run of a sweep, and again whenever Slurm requeues it.
 
     Attributes:
-      workdir: of the run.
-      flags: of `train`, but for --workdir.
-      fields: of the config, which TensorBoard is to show as hyper-parameters.
-      cores: CPU cores to keep to; None: all that the process is given. XLA makes its threads to
-        fit.
+      workdir: work folder of the run.
+      flags: flags of `train`, without --workdir.
+      fields: config fields to show as hyper-parameters in TensorBoard.
+      cores: CPU cores to use, None for all of the process; XLA chooses its threads accordingly.
       environment: variables to set; those that are None are removed.
     """
 
@@ -41,15 +40,15 @@ class RunJob:
     _is_stopped = False
 
     def __call__(self) -> None:
-        """Does what is missing of the run. Does nothing if another process is at it."""
-        # In place of submitit's handler, which does nothing: the run saves, then this one ends.
+        """Trains and evaluates what is missing of the run, unless another process works at it."""
+        # Replaces submitit's handler, which does nothing: the run saves, then this process ends.
         signal.signal(signal.SIGTERM, lambda *_: self._stop())
         with claim(state_folder(self.workdir)) as is_ours:
             if is_ours and not final_figures(self.workdir):
                 self._work()
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """Lets the run save, for submitit to queue it again: Slurm is about to end the job."""
+        """Stops the run after a save, so that submitit requeues it before Slurm ends the job."""
         self._stop()
         deadline = time.monotonic() + SAVE_SECONDS
         while self._process and self._process.poll() is None and time.monotonic() < deadline:
@@ -74,7 +73,7 @@ class RunJob:
         write_hyperparameters(self.workdir, self.fields)
 
     def _run(self, command: list[str]) -> tuple[str, str | None] | None:
-        """Returns how a command ended, None if well."""
+        """Returns the state and reason of a command that failed, None if it succeeded."""
         environment = {**os.environ, **self.environment}
         environment = {name: value for name, value in environment.items() if value is not None}
         file = log_file(self.workdir)
@@ -88,9 +87,9 @@ class RunJob:
                 stdout=log,
                 stderr=log,
             )
-            if self._is_stopped:  # by a signal that came before there was a process
+            if self._is_stopped:  # by a signal before the process started
                 self._process.terminate()
-            # Not wait(), which could not be asked again from `checkpoint`, a signal's handler.
+            # Not wait(): `checkpoint`, a signal handler, could not call it again.
             while (status := self._process.poll()) is None:
                 time.sleep(0.2)
         if status == 0:
@@ -104,10 +103,10 @@ class RunJob:
 
 
 def explain_end(status: int, printed: str, *, is_stopped: bool) -> tuple[str, str | None]:
-    """Returns the state of a run whose command ended with a status other than 0, and why.
+    """Returns the state of a run whose command ended with a status other than 0, and the reason.
 
-    `printed` is what it said, of which the last error, or else the last line, is the reason.
-    `is_stopped` tells that it was asked to end.
+    The reason is the last error in `printed`, the command's output, or else its last line.
+    `is_stopped` is True if the command was asked to end.
     """
     if status < 0:
         name = signal.Signals(-status).name

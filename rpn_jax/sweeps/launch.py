@@ -1,7 +1,7 @@
-"""Launching a sweep: what is missing of it is started, and what is at work is watched.
+"""Launching a sweep: missing runs are started, running ones are watched.
 
-All that is known of a run is in files (see `runs`), so that a launcher that was killed and is
-started again finds what is done, what is still at work, and what is missing.
+The state of every run is in files (see `runs`), so that a launcher that was killed and is started
+again finds the runs that are done, at work and missing.
 """
 
 import json
@@ -29,9 +29,9 @@ _ACTIVE = ("running", "queued")
 def run_sweep(
     plan: Plan, out: pathlib.Path, launcher: Launcher, *, retry: bool = False
 ) -> dict[str, RunState]:
-    """Does what is missing of a sweep and returns how its runs stand then, by folder.
+    """Runs what is missing of a sweep; returns the final state of its runs by folder.
 
-    A run that failed is left alone unless `retry`. Each run is started once at most.
+    Failed runs are started again only with `retry`. Each run is started at most once.
 
     Raises:
         UserError: the folder has a run of another config, another launcher is at work there, the
@@ -49,7 +49,7 @@ def run_sweep(
 
 
 def check_folders(plan: Plan, out: pathlib.Path) -> None:
-    """Raises a `UserError` that names the fields if a run there was begun with another config."""
+    """Raises a `UserError` that names the fields if a run in `out` has another config."""
     for run, config in zip(plan.runs, plan.configs, strict=True):
         file = out / run.folder / "config.json"
         if not file.is_file():
@@ -125,7 +125,7 @@ class _Launch:
         return self._states
 
     def _look(self) -> list[str]:
-        """Reads how the runs stand; returns those at work or in the queue."""
+        """Reads the states of the runs; returns the runs at work or in the queue."""
         queue = self._launcher.queue()
         for name, workdir in self._workdirs.items():
             if name in self._states and self._states[name].state == "done":
@@ -141,7 +141,7 @@ class _Launch:
             return
         runs = {run.folder: run for run in self._plan.runs}
         for name in names:
-            # What it said of an earlier start does not count any more.
+            # The end of an earlier start does not count any more.
             (state_folder(self._workdirs[name]) / "end.json").unlink(missing_ok=True)
         self._launcher.submit(
             [

@@ -1,4 +1,4 @@
-"""Where submitit starts the runs of a sweep: in processes of this machine, or as jobs of Slurm."""
+"""Launchers of a sweep's runs by submitit: as processes of this machine, or as jobs of Slurm."""
 
 import contextlib
 import io
@@ -19,11 +19,11 @@ from rpn_jax.sweeps.job import SAVE_SECONDS, RunJob
 from rpn_jax.sweeps.runs import is_claimed, slurm_queue, state_folder, write_state
 
 _YEAR_MINUTES = 365 * 24 * 60
-_MANY = 10_000  # time limits that a job of Slurm may meet, for each of which it goes on
+_MANY = 10_000  # stands for no limit
 
 
 class Launcher:
-    """Starts runs; the two below are what there is.
+    """Base class of the two launchers below.
 
     Attributes:
       pause: seconds between looks at the runs.
@@ -38,7 +38,7 @@ class Launcher:
         return _MANY
 
     def submit(self, jobs: Sequence[RunJob]) -> None:
-        """Starts the runs and writes down by which process or job."""
+        """Starts the runs and records the process or job of each."""
         raise NotImplementedError
 
     def queue(self) -> Mapping[str, str]:
@@ -46,11 +46,11 @@ class Launcher:
         return {}
 
     def is_alive(self, workdir: pathlib.Path) -> bool:
-        """Returns whether a process is there that this launcher started for the run."""
+        """Returns whether this launcher's process of the run is alive."""
         return False
 
     def stop(self, workdirs: Sequence[pathlib.Path]) -> None:
-        """Asks runs that do not go on by themselves to save and stop."""
+        """Asks runs that need the launcher to save and stop."""
 
 
 class LocalLauncher(Launcher):
@@ -68,11 +68,11 @@ class LocalLauncher(Launcher):
         self._share_of: dict[pathlib.Path, int] = {}
 
     def room(self, active: int) -> int:
-        """Returns how many more of the `jobs` at once there may be."""
+        """Returns `jobs` less the active runs."""
         return max(len(self._shares) - active, 0)
 
     def submit(self, jobs: Sequence[RunJob]) -> None:
-        """Starts a process for each, on the share of the machine that is free."""
+        """Starts a process for each run, on a free share of the machine."""
         executor = submitit.LocalExecutor(self._folder)
         executor.update_parameters(timeout_min=_YEAR_MINUTES)
         for job in jobs:
@@ -80,7 +80,7 @@ class LocalLauncher(Launcher):
             share = min(set(range(len(self._shares))) - taken, default=0)
             self._share_of[job.workdir] = share
             job.cores, job.environment = self._shares[share]
-            # Ctrl-C in the terminal is for the launcher and for `train`, not for what is between.
+            # Ctrl-C in the terminal must reach the launcher and `train`, not the process between.
             previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
             try:
                 self._jobs[job.workdir] = submitted = executor.submit(job)
@@ -89,15 +89,15 @@ class LocalLauncher(Launcher):
             write_state(job.workdir, "job", {"launcher": "local", "id": submitted.job_id})
 
     def is_alive(self, workdir: pathlib.Path) -> bool:
-        """Returns whether the run's process is there."""
+        """Returns whether the run's process is alive."""
         return workdir in self._jobs and not self._jobs[workdir].done()
 
     def stop(self, workdirs: Sequence[pathlib.Path]) -> None:
-        """Sends SIGTERM to the runs of this launcher, and of one before it."""
+        """Sends SIGTERM to the runs of this launcher, and of earlier ones."""
         for workdir in workdirs:
             if self.is_alive(workdir):
                 process = int(self._jobs[workdir].job_id)
-            elif is_claimed(state_folder(workdir)):  # of a launcher that is no more
+            elif is_claimed(state_folder(workdir)):  # started by an earlier launcher
                 process, host = (state_folder(workdir) / "lock").read_text().split()
                 if host != platform.node():
                     continue
@@ -108,10 +108,10 @@ class LocalLauncher(Launcher):
 
 
 class SlurmLauncher(Launcher):
-    """Jobs of Slurm, as one array of which at most `jobs` run at once.
+    """Jobs of Slurm, as one array; at most `jobs` of them run at once.
 
-    Slurm queues a job again when its node fails or is wanted by others, and submitit when its time
-    is over; each time the run goes on from its last checkpoint. `options` are sbatch's, by name.
+    Slurm requeues a job when its node fails or the job is preempted; submitit requeues it at its
+    time limit. The run then goes on from its last checkpoint. `options` are sbatch's, by name.
     """
 
     pause = 5.0
@@ -138,7 +138,7 @@ class SlurmLauncher(Launcher):
             nodes=1,
             ntasks_per_node=1,
             array_parallelism=jobs or _MANY,
-            # `train` does not know the signal that is submitit's own.
+            # `train` does not handle submitit's own signal.
             setup=["export SUBMITIT_PREEMPT_SIGNAL=USR1"],
             additional_parameters={
                 "signal": f"USR1@{SAVE_SECONDS}",

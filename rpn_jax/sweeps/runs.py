@@ -1,11 +1,11 @@
-"""How a run stands, and a sweep, as their folders tell; nothing is asked of the runs themselves.
+"""The state of a run or a sweep, read from its folder without contact to its processes.
 
 OUT/sweep.json        the definition: the runs in order, and what each changes
 OUT/RUN/              an ordinary work folder of `train`
 OUT/state/RUN/lock    held by the process that works at the run, training or not
-OUT/state/RUN/job.json  by whom it was started last
-OUT/state/RUN/end.json  how that ended, unless it was done
-OUT/logs/RUN.log      what its commands print
+OUT/state/RUN/job.json  the process or job of its last start
+OUT/state/RUN/end.json  how that start ended, unless it was done
+OUT/logs/RUN.log      output of its commands
 OUT/logs/submitit/    submitit's own files
 """
 
@@ -26,25 +26,25 @@ from rpn_jax.files import write_text
 from rpn_jax.runs.metrics import read_metrics
 
 STATES = ("done", "running", "failed", "stopped", "queued", "missing")
-_RECENT_SECONDS = 300  # where the file system knows no locks, a run that wrote since is at work
+_RECENT_SECONDS = 300  # without locks, a run that wrote within this time counts as at work
 
 
 class RunState(NamedTuple):
-    """How a run stands.
+    """The state of a run.
 
     Fields:
       state: `missing` (not begun), `queued` (waits for Slurm), `running`, `done`, `stopped` (goes
         on when it is started again) or `failed` (does not go on by itself).
-      step: the last that was logged.
-      steps: to do; 0 while its config is not known.
-      reason: why it stopped or failed; a line, or None.
-      loss: the last training loss.
-      rate: images a second.
-      eta_s: seconds that are left of the training, while it is running.
+      step: last logged step.
+      steps: number of steps in the config; 0 while the config is not known.
+      reason: line that says why it stopped or failed, or None.
+      loss: last training loss.
+      rate: images per second.
+      eta_s: remaining seconds of the training, while it is running.
       logged_s: seconds since the last row of its metrics.
-      validation: the figures of the last validation, `{"loss": …, "AR@100": …}`; `validated` is
-        its step.
-      figures: as `evaluate` found them at the last step, `{"AR@100": …}`.
+      validation: figures of the last validation, `{"loss": …, "AR@100": …}`; `validated` is its
+        step.
+      figures: figures of `evaluate` at the last step, `{"AR@100": …}`.
     """
 
     state: str
@@ -61,7 +61,7 @@ class RunState(NamedTuple):
 
 
 def state_folder(workdir: pathlib.Path) -> pathlib.Path:
-    """Returns where the sweep of a run keeps what concerns its launching."""
+    """Returns the folder in which a sweep keeps a run's launching state."""
     return workdir.parent / "state" / workdir.name
 
 
@@ -92,7 +92,7 @@ def read_sweep(out: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _check_record(record: Any) -> None:
-    """Raises a `ValueError` unless a `sweep.json` tells the folders of its runs."""
+    """Raises a `ValueError` unless a `sweep.json` lists the folders of its runs."""
     if not has(record, {"runs": list}) or not all(has(r, {"folder": str}) for r in record["runs"]):
         raise ValueError("no runs, or one without a folder")
     if any(pathlib.PurePath(run["folder"]).name != run["folder"] for run in record["runs"]):
@@ -100,7 +100,7 @@ def _check_record(record: Any) -> None:
 
 
 def has(entry: Any, kinds: Mapping[str, Any]) -> bool:
-    """Returns whether an entry of JSON is an object that has values of these kinds."""
+    """Returns whether a JSON entry is an object with values of these kinds."""
     return isinstance(entry, dict) and all(
         name in entry and isinstance(entry[name], kind) for name, kind in kinds.items()
     )
@@ -112,7 +112,7 @@ def write_state(workdir: pathlib.Path, name: str, content: Mapping[str, Any]) ->
 
 
 def read_state(workdir: pathlib.Path, name: str) -> dict[str, Any]:
-    """Returns what `write_state` wrote, nothing if it did not."""
+    """Returns what `write_state` wrote, {} if it wrote nothing."""
     return _load(state_folder(workdir) / f"{name}.json")
 
 
@@ -125,10 +125,11 @@ def _load(file: pathlib.Path) -> dict[str, Any]:
 
 
 def read_run_state(workdir: pathlib.Path, queue: Mapping[str, str] | None = None) -> RunState:
-    """Returns how the run of a work folder stands; it need not be part of a sweep.
+    """Returns the state of a work folder's run, which need not be part of a sweep.
 
-    A run of a sweep is done when it is evaluated after its last step, another when its last step is
-    saved. `queue` is what `slurm_queue` returns; without it, Slurm is asked if the run is its.
+    A run of a sweep is done when it is evaluated after its last step; any other run is done when
+    its last step is saved. `queue` is the result of `slurm_queue`; without it, Slurm is asked if
+    the run is a job of Slurm.
     """
     config, state = _load(workdir / "config.json"), state_folder(workdir)
     steps = config.get("steps", 0)
@@ -160,7 +161,7 @@ def read_run_state(workdir: pathlib.Path, queue: Mapping[str, str] | None = None
 
 
 def read_sweep_states(out: pathlib.Path) -> dict[str, RunState]:
-    """Returns how each run of a sweep stands, by folder, in order.
+    """Returns the state of each run of a sweep, by folder, in order.
 
     Raises:
         UserError: there is no sweep, or its `sweep.json` cannot be read.
@@ -175,7 +176,7 @@ def read_sweep_states(out: pathlib.Path) -> dict[str, RunState]:
 
 
 def final_figures(workdir: pathlib.Path) -> dict[str, float]:
-    """Returns the figures that `evaluate` found after the last step, nothing if it has not."""
+    """Returns the figures of `evaluate` after the last step, {} if there are none."""
     config = _load(workdir / "config.json")
     if not config:
         return {}
@@ -214,9 +215,9 @@ def _progress(
 
 @contextlib.contextmanager
 def claim(folder: pathlib.Path) -> Iterator[bool]:
-    """Takes the lock of a folder, `folder/lock`, and tells whether it was free.
+    """Takes the lock of a folder, `folder/lock`, and yields whether it was free.
 
-    It ends with the process that holds it, however that ends; the file says which that is.
+    The lock ends with the process that holds it; the file names the process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+") as file:
@@ -226,7 +227,7 @@ def claim(folder: pathlib.Path) -> Iterator[bool]:
             yield False
             return
         except OSError:
-            pass  # there are no locks here, as `train` will say
+            pass  # a file system without locks; `train` warns about it
         file.truncate(0)
         file.write(f"{os.getpid()} {platform.node()}\n")
         file.flush()
@@ -236,7 +237,7 @@ def claim(folder: pathlib.Path) -> Iterator[bool]:
 def is_claimed(folder: pathlib.Path) -> bool:
     """Returns whether a process, here or on another node, holds the lock of a folder.
 
-    It must not be asked by that process itself, which would give the lock back.
+    The process that holds the lock must not call this: it would release the lock.
     """
     try:
         with (folder / "lock").open() as file:
@@ -251,15 +252,15 @@ def is_claimed(folder: pathlib.Path) -> bool:
         return metrics.exists() and time.time() - metrics.stat().st_mtime < _RECENT_SECONDS
 
 
-# What squeue calls jobs that have a node.
+# squeue's states of jobs that have a node.
 _AT_WORK = ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING")
 
 
 def slurm_queue() -> dict[str, str] | None:
     """Returns the state of each of the user's jobs in Slurm's queue, by id (`12` or `12_3`).
 
-    Asked of squeue, not of sacct as submitit does: clusters without accounting have none. None
-    if it cannot be asked.
+    squeue answers, not sacct as in submitit: clusters without accounting have no sacct. Returns
+    None if squeue cannot be called.
     """
     command = ["squeue", "--me", "--noheader", "--array", "--format=%i %T"]
     try:

@@ -1,4 +1,4 @@
-"""How runs stand, for a terminal: one run, a sweep, and a sweep while it is being launched."""
+"""The states of runs for a terminal: one run, a sweep, and a sweep during its launch."""
 
 import datetime
 import sys
@@ -13,9 +13,9 @@ from rich.text import Text
 from rpn_jax.sweeps.runs import STATES, RunState
 from rpn_jax.text import printable
 
-_LINE_SECONDS = 30  # between lines where there is no terminal to draw a table in
-_KNOWN_SHARE = 0.03  # of the steps; before, most of the time went into starting
-_WIDTH = 200  # of what is not drawn in a terminal
+_LINE_SECONDS = 30  # between lines, without a terminal for a table
+_KNOWN_SHARE = 0.03  # of the steps; before that, starting takes most of the time
+_WIDTH = 200  # width of output that does not go to a terminal
 _STYLES = {"done": "green", "running": "cyan", "failed": "red", "stopped": "yellow"}
 _FIGURES = 3  # as many figures have a column, such as AR@100, AR@300, AR@1000
 
@@ -26,7 +26,7 @@ def print_table(table: Table | Group) -> None:
 
 
 def run_table(name: str, state: RunState) -> Table:
-    """Returns a row for everything that is known of one run."""
+    """Returns a table with a row for each known fact about one run."""
     rows = {"run": name, "state": _state_text(state), "step": _step(state)}
     rows["training loss"] = _number(state.loss, ".4f")
     rows["images a second"] = _number(state.rate, ".3g")
@@ -44,10 +44,10 @@ def run_table(name: str, state: RunState) -> Table:
 
 
 def sweep_table(states: Mapping[str, RunState]) -> Table:
-    """Returns a row for each run, in order; average recall is that of its evaluation."""
+    """Returns a table with a row for each run, in order; average recall is from `evaluate`."""
     names = [
         name for state in states.values() for name in state.figures if "_" not in name
-    ]  # not those by object size
+    ]  # without figures by object size
     columns = list(dict.fromkeys(names))[-_FIGURES:]
     table = Table(box=None, pad_edge=False)
     table.add_column("run", overflow="fold")
@@ -76,10 +76,10 @@ def count_states(states: Sequence[RunState]) -> str:
 
 
 class Progress:
-    """A sweep as it goes on, on stderr: a table that is drawn anew, or a line now and then.
+    """The progress of a sweep on stderr: a live table, or a line now and then.
 
-    The time left is that of all runs that are not done and have not failed, at the pace since the
-    beginning; it is told when enough has been done to know that.
+    The time left is for all runs that are not done and have not failed, at the pace since the
+    beginning. It is shown once enough steps are done to estimate it.
     """
 
     def __init__(self, states: Mapping[str, RunState], steps: Mapping[str, int]):
@@ -101,7 +101,7 @@ class Progress:
             self._live.stop()
 
     def show(self, states: Mapping[str, RunState]) -> None:
-        """Draws the table, or prints the lines that are due."""
+        """Draws the table, or prints a line if one is due."""
         summary = count_states(list(states.values()))
         if left := _duration(self._left(states)):
             summary += f"; {left} left"
@@ -149,7 +149,7 @@ def _state_text(state: RunState) -> Text:
 
 
 def _text(text: str, state: str = "") -> Text:
-    """Returns text in the colour of a state; what rich or the terminal would obey is shown."""
+    """Returns text in the colour of a state; markup and control characters are shown literally."""
     return Text(printable(text), _STYLES.get(state, ""))
 
 
