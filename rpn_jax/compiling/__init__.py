@@ -1,1 +1,1 @@
-"""Steps compiled for accelerators that are not here, and what their programs cost."""
+"""Ahead-of-time compilation for absent accelerators, and the cost of the programs."""

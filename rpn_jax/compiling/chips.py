@@ -1,4 +1,4 @@
-"""TPU chips that a step can be compiled for without one: what they can do, how they are joined."""
+"""TPU chips to compile for without having one: their rates, memory and interconnect."""
 
 import math
 import re
@@ -10,20 +10,20 @@ _GIB = 2**30
 
 
 class Chip(NamedTuple):
-    """What the maker publishes of one chip; bandwidths are in bytes a second.
+    """Published data of one chip; bandwidths are in bytes per second.
 
-    Google's pages give the interconnect as the sum of all links in both directions; a link's share
-    of one direction is that over twice the number of links, two for each axis of the torus.
+    Google's pages give the interconnect as the sum of all links in both directions. One link in one
+    direction has that sum over twice the number of links; each axis of the torus has two links.
     """
 
-    flops: float  # a second, of bfloat16 products with float32 sums
+    flops: float  # per second, of bfloat16 products with float32 sums
     hbm_bytes: int
-    usable_bytes: int  # what libtpu 0.0.42 leaves a program, as it says of one that is too large
+    usable_bytes: int  # HBM for a program, from libtpu 0.0.42's error on one that is too large
     hbm_bandwidth: float
     link_bandwidth: float  # one link, one direction
     axes: int  # of the torus
-    ring: int  # an axis whose length is a multiple of this is closed to a ring
-    pod: int  # chips that are joined at most
+    ring: int  # an axis with a multiple of this length is closed to a ring
+    pod: int  # most chips that can be joined
     source: str
 
 
@@ -84,23 +84,23 @@ class Topology(NamedTuple):
 
     @property
     def chips(self) -> int:
-        """How many there are."""
+        """The number of chips."""
         return math.prod(self.sides)
 
     @property
     def links(self) -> int:
         """Links that a ring all-reduce keeps busy in one direction, at each chip.
 
-        An axis that is closed to a ring carries one reduction in either direction at a time; along
-        an open one a single reduction goes there and back, over the same links.
+        A ring axis carries two reductions at a time, one in each direction. An open axis carries a
+        single reduction there and back, over the same links.
         """
         return sum(2 if side % self.chip.ring == 0 else 1 for side in self.sides if side > 1)
 
     def collective_seconds(self, kind: str, size: int) -> float:
         """Returns the time of a collective of `size` bytes at full bandwidth, latency left out.
 
-        Of n chips in a ring, each passes on (n - 1) / n of the bytes, and an all-reduce does so
-        twice, once to sum and once to spread the sums.
+        Each of n chips in a ring sends (n - 1) / n of the bytes. An all-reduce does so twice: once
+        to sum, and once to distribute the sums.
         """
         if self.chips == 1:
             return 0.0
@@ -110,7 +110,7 @@ class Topology(NamedTuple):
 
 
 def parse_topology(name: str) -> Topology:
-    """Returns the topology that `v5e:16x16` names; another form or size is a `UserError`."""
+    """Returns the topology of a name like `v5e:16x16`; raises a `UserError` for any other form."""
     match = re.fullmatch(r"(\w+):([1-9]\d*(?:x[1-9]\d*)*)", name)
     chip = CHIPS.get(match[1]) if match else None
     if chip is None:

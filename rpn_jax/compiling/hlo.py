@@ -1,8 +1,8 @@
-"""What a program that XLA has compiled does, read from its text: traffic, loops, collectives.
+"""Analysis of a compiled XLA program from its HLO text: traffic, loops, collectives.
 
-The text has a computation after another, each a list of instructions `%name = shape opcode(...)`;
-ENTRY is the program, and loops and fusions call the others. The layout of an array that lives in
-the chip's own memory, and not in its HBM, ends with S(1) (or another number but 0).
+The text lists computations, each a list of instructions `%name = shape opcode(...)`. ENTRY is the
+program; loops and fusions call the others. The layout of an array in the chip's own memory, not in
+its HBM, ends with S(1) (or another number but 0).
 """
 
 import math
@@ -19,7 +19,7 @@ COLLECTIVES = (
     "collective-permute",
     "collective-broadcast",
 )
-# They name or regroup what is there, or are counted where what they call is.
+# Without traffic of their own: they rename or regroup arrays, or their callees are counted.
 _FREE = (
     "after-all",
     "bitcast",
@@ -60,19 +60,19 @@ class Instruction(NamedTuple):
 
 
 class Collective(NamedTuple):
-    """An instruction by which the devices exchange something."""
+    """An instruction that exchanges data between devices."""
 
     kind: str
     name: str
     computation: str
-    arrays: tuple[ArrayShape, ...]  # those that come out of it
-    source: str  # the JAX operation that it was made for; one of them, where several were merged
-    times: int  # in a run of the program
-    asynchronous: bool  # other work can go on meanwhile
+    arrays: tuple[ArrayShape, ...]  # the results
+    source: str  # the JAX operation that it implements; one of them if several were merged
+    times: int  # executions in a run of the program
+    asynchronous: bool  # other work can overlap
 
     @property
     def bytes(self) -> int:
-        """Of one time."""
+        """The bytes of one execution."""
         return sum(array.bytes for array in self.arrays)
 
 
@@ -83,7 +83,7 @@ class Program(NamedTuple):
     entry: str
 
     def loops(self) -> dict[str, int]:
-        """Returns how often the body of each loop runs: 1 where that cannot be told.
+        """Returns the number of iterations of each loop's body, 1 where it is unknown.
 
         The condition of a `lax.scan` compares its counter, from 0, with the number of steps.
         """
@@ -106,7 +106,7 @@ class Program(NamedTuple):
         return trips
 
     def collectives(self) -> list[Collective]:
-        """Returns every collective that runs, wherever it is called from."""
+        """Returns every collective that runs, in all called computations."""
         found = []
         for name, times in self._runs().items():
             for instruction in self.computations[name]:
@@ -133,11 +133,10 @@ class Program(NamedTuple):
         return found
 
     def hbm_bytes(self) -> int:
-        """Returns about how many bytes go to and from the HBM in a run of the program.
+        """Returns an estimate of the bytes to and from the HBM in a run of the program.
 
-        Each instruction, a fusion being one, reads its operands and writes its result once, those
-        that are in the chip's own memory left out. An operand of which a fusion reads but a part
-        counts whole.
+        Each instruction (a fusion is one) reads its operands and writes its result once. Arrays in
+        the chip's own memory do not count. An operand counts whole even if a fusion reads a part.
         """
         called = self._runs(fused=False)
         return sum(times * _traffic(self.computations[name]) for name, times in called.items())
@@ -147,7 +146,7 @@ class Program(NamedTuple):
             yield from instructions
 
     def _runs(self, fused: bool = True) -> dict[str, int]:
-        """Returns how often each computation runs; without those inside fusions, if asked."""
+        """Returns how often each computation runs; with `fused` False, without those in fusions."""
         loops = self.loops()
         runs: dict[str, int] = {}
         stack = [(self.entry, 1)]
@@ -185,7 +184,7 @@ def _instruction(name: str, text: str) -> Instruction:
 
 
 def _closing(text: str) -> int:
-    """Returns where the bracket that opens the text has been closed."""
+    """Returns the position after the bracket that closes the text's first one."""
     depth = 0
     for place, character in enumerate(text):
         depth += (character == "(") - (character == ")")
@@ -206,7 +205,7 @@ def _arrays(shape: str) -> tuple[ArrayShape, ...]:
 
 
 def _callees(instruction: Instruction) -> list[str]:
-    """Returns the computations that an instruction runs, not those that combine two numbers."""
+    """Returns the computations that an instruction runs, without those of reductions."""
     found = re.findall(
         r"(?:calls|body|condition|true_computation|false_computation)=%?([\w.-]+)",
         instruction.attributes,
@@ -230,7 +229,7 @@ def _traffic(instructions: tuple[Instruction, ...]) -> int:
         if opcode in (*_FREE, "call", "conditional") or opcode.endswith("-start"):
             continue
         if opcode.endswith("-done"):
-            # What was moved has the size of what arrives, whatever it was cut from.
+            # Traffic is the size of the result, however large the operand.
             source = arrays_of(by_name[operands[0]].operands[:1]) if operands[0] in by_name else []
             sides = any(array.in_hbm for array in source) + any(array.in_hbm for array in shape)
             total += sides * sum(array.bytes for array in shape)

@@ -1,9 +1,9 @@
-"""The training step, compiled for TPUs that are not here, and what that tells of a run on them.
+"""The report of `compile`: the training step, compiled for absent TPUs.
 
-Compiling needs neither a TPU nor data nor weights: arguments are shapes. The report says whether
-the step fits into the memory of a chip, how fast it could be at best, and what the chips exchange.
-Its bounds are those of a roofline (Williams et al., "Roofline", CACM 52(4), 2009): a step takes at
-least as long as its products at the chip's peak rate, and as its bytes at the bandwidth of the HBM.
+Compiling needs no TPU, data or weights: arguments are shapes. The report says whether the step fits
+into a chip's memory, its least possible time, and what the chips exchange. The bound is a roofline
+(Williams et al., "Roofline", CACM 52(4), 2009): a step takes at least the time of its products at
+the chip's peak rate, and at least the time of its bytes at the HBM's bandwidth.
 """
 
 import importlib.util
@@ -32,27 +32,27 @@ from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.state import partition
 from rpn_jax.typing import GroundTruth, Images
 
-# Ground-truth slots where the config does not say how many; they cost next to nothing.
+# Ground-truth slots if the config does not say how many; they cost almost nothing.
 MAX_OBJECTS = 48
-# Compilations, each of minutes, that the search for the largest batch may take.
+# Most compilations, each of minutes, in the search for the largest batch.
 _MAX_TRIES = 6
 
 
 class Measured(NamedTuple):
-    """The step of one chip, for so many images, as the compiler sees it; memory is in bytes."""
+    """The compiler's analysis of one chip's step; memory is in bytes."""
 
     per_chip: int  # images
     compile_seconds: float
     memory: dict[str, int]
     flops: float
-    xla_bytes: float  # what XLA's cost analysis counts, the chip's own memory included
+    xla_bytes: float  # from XLA's cost analysis, which includes the chip's own memory
     hbm_bytes: int
     loops: dict[str, int]
     collectives: list[Collective]
 
     @property
     def needed(self) -> int:
-        """HBM while the step runs; the new state takes the place of the old one."""
+        """The HBM that the step needs; the new state replaces the old one in place."""
         return sum(self.memory.values()) - 2 * self.memory["aliased"]
 
 
@@ -61,9 +61,10 @@ class DoesNotFitError(Exception):
 
     @property
     def needed(self) -> float:
-        """The bytes that the message begins with; infinite where it has none.
+        """The first number of bytes in the message; infinite if there is none.
 
-        As in "temporaries (48.00G) exceeds available HBM (15.75G)", "Used 17.3G of 15.75G hbm".
+        For example "temporaries (48.00G) exceeds available HBM (15.75G)" or "Used 17.3G of 15.75G
+        hbm".
         """
         found = re.search(r"([\d.]+)([MGT])\b", str(self))
         return float(found[1]) * 2 ** {"M": 20, "G": 30, "T": 40}[found[2]] if found else math.inf
@@ -72,11 +73,11 @@ class DoesNotFitError(Exception):
 def compile_report(
     config: ConfigDict, topology: str, *, largest_batch: bool = False
 ) -> dict[str, Any]:
-    """Returns what `format_report` prints, as JSON has it; with the largest batch if asked.
+    """Returns the report as JSON types, for `format_report`; with the largest batch if asked.
 
     Raises:
-        UserError: no compiler for TPUs, an impossible topology or config, a batch that the chips
-            cannot share evenly, or one that does not fit into their memory.
+        UserError: there is no compiler for TPUs, the topology or config is impossible, or the chips
+            cannot share the batch evenly or hold it in memory.
     """
     grid = parse_topology(topology)
     per_chip = images_per_chip(config, grid)
@@ -101,7 +102,7 @@ def compile_report(
 
 
 def images_per_chip(config: ConfigDict, topology: Topology) -> int:
-    """Returns each chip's share of `config.batch_size`; an uneven one is a `UserError`."""
+    """Returns each chip's share of `config.batch_size`; raises a `UserError` if it is uneven."""
     count = topology.chips * config.accumulation
     if config.batch_size < 1 or config.batch_size % count:
         micro_batches = (
@@ -133,10 +134,10 @@ class StepCompiler:
         self._update = parallel_update(train_step, _devices(topology))
 
     def measure(self, per_chip: int) -> Measured:
-        """Compiles the step for `per_chip` images on each chip; minutes, on few CPUs.
+        """Compiles the step for `per_chip` images on each chip; takes minutes on few CPUs.
 
         Raises:
-            DoesNotFitError: it needs more memory than a chip has.
+            DoesNotFitError: the step needs more memory than a chip has.
         """
         print(
             f"compiling for {self._topology.name}, {per_chip} images a chip …",
@@ -157,7 +158,7 @@ class StepCompiler:
         memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
         program = parse_program(compiled.as_text())
         loops = program.loops()
-        # XLA counts the body of a loop once; the work is in the one over micro-batches.
+        # XLA counts a loop's body once, and most work is in the loop over micro-batches.
         repeated = self._accumulation if self._accumulation in loops.values() else 1
         return Measured(
             per_chip=per_chip,
@@ -177,7 +178,7 @@ class StepCompiler:
         )
 
     def largest_batch(self, measured: Measured) -> dict[str, Any]:
-        """Returns the most images a chip that compile, found by a few compilations."""
+        """Returns the largest number of images per chip that fits, by a few compilations."""
         largest, used, tried = largest_that_fits(
             lambda per_chip: self.measure(per_chip).needed,
             (measured.per_chip, measured.needed),
@@ -212,12 +213,12 @@ class StepCompiler:
 
 
 def _devices(topology: Topology) -> list[jax.Device]:
-    """Returns a device for each chip, which can be compiled for and nothing else."""
+    """Returns a device for each chip, for compilation only."""
     options = {}
     if topology.chips == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
     if topology.name.startswith("v4:"):
-        # The two cores of a chip as one device, as JAX has them on a real one.
+        # JAX sees the two cores of a real chip as one device.
         options["chip_config_name"] = "megacore"
     try:
         described = topologies.get_topology_desc(
@@ -241,17 +242,17 @@ def largest_that_fits(
 ) -> tuple[int, int, list[int]]:
     """Returns the largest count found to fit, the bytes it needs, and every count tried.
 
-    Memory grows about linearly with the count, so that each try is where the line through the last
-    two meets what there is, or half-way to what did not fit. Close to the limit the compiler spends
-    time to save memory, and a larger count can need less: such a line is not believed. It ends when
-    no larger count is left to try, or after a handful of tries.
+    Memory grows about linearly with the count. Each try is the count at which the line through the
+    last two tries reaches `available`, or half-way to a count that did not fit. Near the limit the
+    compiler trades time for memory, and a larger count can need less: such a line is not used. The
+    search ends when no larger count is left, or after a handful of tries.
 
     Args:
-      needed: the bytes for a count, or `DoesNotFitError`; it is slow.
+      needed: slow function from a count to its bytes; raises `DoesNotFitError`.
       first: a count that fits, and its bytes.
-      fixed: bytes that are needed whatever the count, for the first line.
-      available: bytes that there are.
-      multiple: of which counts must be one.
+      fixed: bytes independent of the count, for the first line.
+      available: available bytes.
+      multiple: divisor of every count.
     """
     (best, used), too_large, tried = first, None, [first[0]]
     slope = first_slope = max((used - fixed) / best, 1)
@@ -283,9 +284,9 @@ def _tree_bytes(tree) -> int:
 def split_gradients(
     collectives: list[Collective], trainable: list[jax.ShapeDtypeStruct]
 ) -> list[int]:
-    """Returns how many bytes of each collective are gradients: arrays as large as parameters are.
+    """Returns the bytes of gradients in each collective: arrays with the size of a parameter.
 
-    Each parameter is found once, in the collective with the most arrays.
+    Each parameter is assigned once, to the collective with the most arrays.
     """
     wanted = Counter(leaf.size for leaf in trainable)
     of_gradients = [0] * len(collectives)
@@ -322,7 +323,7 @@ def _report(
     compute = measured.flops / chip.flops
     memory = measured.hbm_bytes / chip.hbm_bandwidth
     exchange = sum(collective["seconds"] for collective in collectives)
-    # Nothing is left to do while the last gradient is summed, unless the compiler found something.
+    # No work is left to overlap with the last gradient's sum, unless the compiler found some.
     waiting = sum(c["seconds"] for c in collectives if not c["asynchronous"])
     seconds = max(compute, memory, exchange - waiting) + waiting
     return {
@@ -359,7 +360,7 @@ def _report(
 
 
 def _purpose(collective: Collective, gradient_bytes: int) -> str:
-    """Returns what a collective is for, in words."""
+    """Returns the purpose of a collective, in words."""
     parts = ["gradients"] if gradient_bytes else []
     if gradient_bytes < collective.bytes:
         scalars = all(array.size == 1 for array in collective.arrays)

@@ -1,4 +1,4 @@
-"""What `compile` found out, as tables."""
+"""The report of `compile` as tables."""
 
 from typing import Any
 
