@@ -4,6 +4,10 @@
     rpn-jax train --config=voc_folder_vgg16 --config.data.source=FOLDER \
         --config.model.pretrained=vgg16.npz --workdir=runs/voc
 
+All figures here are of an earlier weight file whose conv5 was close to random, and of its limit.
+From torchvision's VGG-16 (`--config.model.input_convention=torchvision`) nothing has been run to
+its end yet.
+
 Settings were compared on a fifth of trainval held out for that, by average recall in per cent
 (about 1.5 is chance). With 300 steps of the whole network, on 80 of its images:
 

@@ -7,6 +7,8 @@ Twelve runs, as reduced as those of `voc_lambda.py`, whose `FULL` makes this the
 too. 3x1 is 3 sizes of 1 aspect ratio. Of the two single sizes in the table this has the larger,
 256 of an image of 600 pixels.
 
+The figures are of an earlier weight file whose conv5 was close to random: that network's limit.
+
 Expected time: 2 minutes a run on one core, 8 more where features are new. On 198 photographs (509
 objects) that no run has seen, mean and deviation over the seeds in per cent, beside the paper's mAP
 of its detector with VGG-16 (for one size, that of 256 pixels):

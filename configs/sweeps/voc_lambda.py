@@ -8,6 +8,8 @@ photographs. The whole backbone stays as it is: its features of each image are c
 all runs, and a step trains the head alone. `FULL` makes this, and `voc_anchors.py`, the paper's own
 study.
 
+The figures are of an earlier weight file whose conv5 was close to random: that network's limit.
+
 Expected time: 2 minutes a run on one core, 8 more where features are new. On 198 photographs (509
 objects) that no run has seen, mean and deviation over the seeds in per cent, beside the paper's mAP
 of its detector with VGG-16:
