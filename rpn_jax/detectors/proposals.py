@@ -58,10 +58,10 @@ def propose(
     [[0.0, 0.0, 16.0, 16.0], [16.0, 0.0, 32.0, 16.0]]
     """
     # As JAX arrays: a NumPy array (of anchors, say) cannot be indexed by a traced value.
-    levels = jax.tree.map(
-        lambda x: jax.lax.stop_gradient(jnp.asarray(x)),
-        list(zip(logits_per_level, deltas_per_level, anchors_per_level, strict=True)),
-    )
+    levels = [
+        [jax.lax.stop_gradient(jnp.asarray(x)) for x in level]
+        for level in zip(logits_per_level, deltas_per_level, anchors_per_level, strict=True)
+    ]
     candidates = [
         _candidates(
             logits,
