@@ -87,7 +87,8 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
         at_end.enter_context(_explained(config, workdir, checkpoints, plan))
         at_end.callback(checkpoints.close)
         state = checkpoints.restore_newest(state) or state
-        start = int(state.step)
+        # Of a copy: newer JAX versions do not donate what the host has read, on a CPU.
+        start = int(state.step.copy())
         features = FeatureCache(config, detector.network, evaluation_variables(state))
         record_run(config, workdir, train_set, eval_set, step=start)
         progress = Progress(config, workdir, start)
