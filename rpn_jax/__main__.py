@@ -242,9 +242,9 @@ def set_cpu_flags() -> None:
     could run side by side: a VGG-16 step of 600x800 pixels then takes 1.35 GB of scratch memory in
     place of 0.55, and no less time.
 
-    And it is to heed `lax.optimization_barrier`, which it otherwise drops before it fuses: the
-    maximum of each window of a pool is then found again for every pixel of its gradient. Other
-    backends share that flag, so it is set where there is none.
+    And it is to heed `lax.optimization_barrier`. Up to JAX 0.10 it otherwise drops barriers before
+    it fuses: the maximum of each window of a pool is then found again for every pixel of its
+    gradient. Other backends share that flag, so it is set where there is none.
 
     To be called before JAX is imported; `XLA_FLAGS` that choose otherwise stay as they are.
     """
