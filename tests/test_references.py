@@ -108,6 +108,15 @@ def test_commands_in_documents_change_fields_that_there_are():
             assert not unknown, path
 
 
+def test_commands_in_documents_can_be_pasted_into_bash_and_zsh():
+    """An interactive zsh takes `#` for an argument, and fails where a pattern matches no file."""
+    for path in DOCUMENTS:
+        blocks = re.findall(r"```bash\n(.*?)```", path.read_text(), re.DOTALL)
+        for line in "".join(blocks).splitlines():
+            unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "", line)
+            assert not re.search(r"[#()\[\]*?~{}]|\$\w", unquoted), (path.name, line)
+
+
 def test_what_is_gone_is_noticed():
     assert is_there("`x`".strip("`"))
     assert is_there("losses.rpn_loss")
