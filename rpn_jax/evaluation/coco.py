@@ -7,10 +7,11 @@ proposals, a dozen times that of `image_recall`), hence the faster matching ther
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -67,6 +68,34 @@ def to_coco_results(
     ]
 
 
+def to_coco_detections(
+    image_id: int | np.integer | str,
+    boxes: Float[Array, "D 4"],
+    scores: Float[Array, " D"],
+    labels: Int[Array, " D"],
+    category_ids: Sequence[int | str],
+) -> list[dict]:
+    """Returns one image's detections as entries of COCO's list of results, for `json.dump`.
+
+    Args:
+        image_id: the source's own id of the image.
+        boxes: x1, y1, x2, y2 in pixels of the original image; `bbox` is x, y, width, height.
+        scores: of the detections.
+        labels: of the dataset, from 0: indices into `category_ids`.
+        category_ids: the source's own id of each class, as in `Dataset.category_ids`.
+
+    >>> boxes, scores = np.float32([[1, 2, 4, 8]]), np.float32([0.5])
+    >>> to_coco_detections(42, boxes, scores, np.array([1]), category_ids=(1, 90))
+    [{'image_id': 42, 'category_id': 90, 'bbox': [1.0, 2.0, 3.0, 6.0], 'score': 0.5}]
+    """
+    image_id = image_id if isinstance(image_id, str) else int(image_id)
+    columns = (np.asarray(labels), to_xywh(boxes), np.asarray(scores))
+    return [
+        {"image_id": image_id, "category_id": category_ids[label], "bbox": bbox, "score": score}
+        for label, bbox, score in zip(*(c.tolist() for c in columns), strict=True)
+    ]
+
+
 def _annotations(images: Sequence[ImageProposals]) -> COCO:
     """Returns pycocotools' index of the annotated boxes."""
     rows = [
@@ -79,7 +108,7 @@ def _annotations(images: Sequence[ImageProposals]) -> COCO:
             strict=True,
         )
     ]
-    return _index(images, rows)
+    return coco_index([image.image_id for image in images], rows)
 
 
 def _results(images: Sequence[ImageProposals]) -> COCO:
@@ -87,18 +116,18 @@ def _results(images: Sequence[ImageProposals]) -> COCO:
     rows = [row for image in images for row in to_coco_results(*image[:3])]
     for row in rows:
         row["area"] = row["bbox"][2] * row["bbox"][3]
-    return _index(images, rows)
+    return coco_index([image.image_id for image in images], rows)
 
 
-def _index(images: Sequence[ImageProposals], rows: list[dict]) -> COCO:
+def coco_index(image_ids: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> COCO:
+    """Returns pycocotools' index of annotations or results, by default of the category 1."""
+    # Ids are from 1 on: pycocotools takes id 0 for "not matched".
+    annotations = [{"category_id": 1, **row, "id": i} for i, row in enumerate(rows, start=1)]
     coco = COCO()
     coco.dataset = {
-        "images": [{"id": image.image_id} for image in images],
-        "categories": [{"id": 1, "name": "object"}],
-        # From 1 on: pycocotools takes id 0 for "not matched".
-        "annotations": [
-            {"category_id": 1, **row, "id": number} for number, row in enumerate(rows, start=1)
-        ],
+        "images": [{"id": image_id} for image_id in image_ids],
+        "categories": [{"id": i} for i in sorted({row["category_id"] for row in annotations})],
+        "annotations": annotations,
     }
     coco.createIndex()
     return coco

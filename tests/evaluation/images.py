@@ -1,7 +1,8 @@
-"""Random images with proposals and objects, for the tests of recall."""
+"""Random images with proposals, or detections, and objects."""
 
 import numpy as np
 
+from rpn_jax.evaluation.detections import ImageDetections
 from rpn_jax.evaluation.recall import ImageProposals
 
 
@@ -19,4 +20,26 @@ def random_images(seed, shapes):
         ignore = rng.random(G) < 0.25
         areas = size.prod(axis=1).astype(np.float32) * rng.choice([0.5, 1.0], G).astype(np.float32)
         images.append(ImageProposals(image_id, boxes, scores, gt_boxes, ignore, areas))
+    return images
+
+
+def random_detections(seed, shapes, num_classes=3):
+    """Images of (detections, objects) as above; three of four detections have their object's class.
+
+    Detections have the classes 0 to num_classes - 1, objects those from 1 on, so that the first
+    class has no object.
+    """
+    rng = np.random.default_rng([seed, 1])
+    images = []
+    for image in random_images(seed, shapes):
+        P, G = len(image.boxes), len(image.gt_boxes)
+        gt_labels = rng.integers(1, num_classes, G)
+        labels = rng.integers(0, num_classes, P)
+        if G:
+            corners = np.abs(image.boxes[:, None] - image.gt_boxes).sum(axis=-1)
+            labels = np.where(rng.random(P) < 0.75, gt_labels[corners.argmin(axis=1)], labels)
+        image_id, boxes, scores, gt_boxes, *annotated = image
+        images.append(
+            ImageDetections(image_id, boxes, scores, labels, gt_boxes, gt_labels, *annotated)
+        )
     return images
