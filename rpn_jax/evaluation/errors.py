@@ -4,8 +4,9 @@ The kinds are those of TIDE (Bolya et al., arXiv 2008.08115), at IoU 0.5 and for
 sizes. A kind's part is the rise of AP50 when all its errors are mended, and only those. The parts
 do not add up to 1 - AP50: a mended error may uncover another one.
 
-Where this is not TIDE: matches are those of COCO, so that AP50 is the one that is reported, and the
-classes without objects have no share in the mean.
+Where this is not TIDE: matches and recall points are those of pycocotools, so that AP50 is the one
+that is reported, and classes without objects have no share in the mean. TIDE's recall points differ
+in the last bit, which moves a part by less than a hundredth of a point.
 
 Axes: D  detections    G  annotated boxes    C  classes
 """

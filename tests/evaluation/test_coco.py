@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rpn_jax.evaluation.coco import coco_recall, to_coco_results
+from rpn_jax.evaluation.coco import coco_recall, to_coco_detections, to_coco_results
 from rpn_jax.evaluation.recall import TOP_NS, RecallSums, image_recall
 
 
@@ -96,3 +96,19 @@ def test_results_list():
     assert json.loads(json.dumps(results)) == [
         {"image_id": 42, "category_id": 1, "bbox": [1.0, 2.0, 3.0, 6.0], "score": 0.5}
     ]
+
+
+def test_list_of_detections_has_the_ids_of_the_source():
+    boxes = np.array([[1, 2, 4, 8], [0, 0, 1, 1]], np.float32)
+    scores, labels = np.array([0.5, 0.25], np.float32), np.array([1, 0])
+    rows = to_coco_detections(np.int64(42), boxes, scores, labels, category_ids=(7, 90))
+    assert json.loads(json.dumps(rows)) == [
+        {"image_id": 42, "category_id": 90, "bbox": [1.0, 2.0, 3.0, 6.0], "score": 0.5},
+        {"image_id": 42, "category_id": 7, "bbox": [0.0, 0.0, 1.0, 1.0], "score": 0.25},
+    ]
+    assert to_coco_detections("a", boxes[:0], scores[:0], labels[:0], ()) == []
+    assert to_coco_detections("a", boxes[:1], scores[:1], labels[:1], ("b", "c"))[0] == {
+        **rows[0],
+        "image_id": "a",
+        "category_id": "c",
+    }

@@ -115,3 +115,35 @@ def test_every_false_detection_has_one_kind():
     details = measurement.result().details
     assert list(details["errors"]) == [kind.name.lower() for kind in Error][1:]
     assert all(0 <= part <= 1 for part in details["errors"].values())
+
+
+def test_parts_are_those_of_tide():
+    rng = np.random.default_rng(0)
+    measurement = PrecisionMeasurement("abcde")
+    for i in range(20):
+        gt_boxes = np.tile(rng.uniform(0, 400, (8, 2)), 2)
+        gt_boxes[:, 2:] += rng.uniform(10, 200, (8, 2))
+        gt_labels, near = rng.integers(0, 5, 8), rng.integers(0, 8, 60)
+        boxes = (gt_boxes[near] + rng.normal(0, 15, (60, 4))).astype(np.float32)
+        boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
+        boxes[rng.random(60) < 0.1] += 500
+        labels = np.where(rng.random(60) < 0.7, gt_labels[near], rng.integers(0, 5, 60))
+        scores = rng.random(60).astype(np.float32)
+        gt_boxes = gt_boxes.astype(np.float32)
+        areas = np.prod(gt_boxes[:, 2:] - gt_boxes[:, :2], axis=1)
+        no_crowd = np.zeros(8, bool)
+        measurement.add(
+            ImageDetections(i, boxes, scores, labels, gt_boxes, gt_labels, no_crowd, areas)
+        )
+    figures = measurement.result()
+    # tidecv 1.0.1, TIDE().evaluate(..., mode=TIDE.BOX).
+    expected = {
+        "class": 5.52966407,
+        "box": 13.051786019,
+        "both": 1.691731857,
+        "duplicate": 3.763581952,
+        "background": 6.510949196,
+        "missed": 0.332307654,
+    }
+    assert 100 * figures.scalars["AP50"] == pytest.approx(30.724060635)
+    assert {k: 100 * v for k, v in figures.details["errors"].items()} == pytest.approx(expected)
