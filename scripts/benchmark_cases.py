@@ -1,6 +1,6 @@
-"""What `benchmark.py` times, and the inputs of it that both sides are given.
+"""The cases of `benchmark.py` and their inputs, the same for both sides.
 
-It needs NumPy alone, because torchvision's side imports it too.
+Needs only NumPy, because torchvision's side imports it too.
 """
 
 import pathlib
@@ -15,10 +15,10 @@ PRECISIONS = {CPU: ("float32", "bfloat16"), GPU: ("float32", "tf32", "bfloat16")
 
 
 class Case(NamedTuple):
-    """What is timed: `kind` is a function of each side, `options` its arguments.
+    """One case: `kind` names a function of each side, `options` are its arguments.
 
-    A case that has no `peer` is timed on our side alone. An `alone` one is no repeated timing: each
-    side runs it once, in a new process, and says what it measured.
+    Without `peer` our side alone runs it. An `alone` case is not timed in rounds: each side runs it
+    once, in a new process, and returns its own figures.
     """
 
     name: str
@@ -37,13 +37,13 @@ class Field(NamedTuple):
 
     @property
     def strides(self) -> tuple[tuple[int, int], ...]:
-        """As torchvision has them: of the image by the grid, rounded down."""
+        """Pixels per cell as in torchvision: image by grid, rounded down."""
         height, width = self.hw
         return tuple((height // rows, width // columns) for rows, columns in self.grids)
 
     @property
     def num_anchors(self) -> int:
-        """Of all levels, three aspect ratios for each size."""
+        """Number of anchors of all levels, with three aspect ratios for each size."""
         return sum(
             3 * rows * columns * len(sizes)
             for (rows, columns), sizes in zip(self.grids, self.sizes, strict=True)
@@ -68,7 +68,7 @@ FIELDS = {
     120_015: {"levels": "pyramid", "hw": (600, 800)},
     268_569: {"levels": "pyramid", "hw": (800, 1344)},
 }
-# How many boxes a level hands over to the NMS, and how many leave it.
+# Boxes of a level that enter the NMS, and boxes that leave it.
 COUNTS = {
     "one_level": {"test": (6000, 1000), "train": (12_000, 2000)},
     "pyramid": {"test": (1000, 1000), "train": (2000, 2000)},
@@ -76,7 +76,7 @@ COUNTS = {
 
 
 class Network(NamedTuple):
-    """A network that both sides build: ours from a config and its overrides, theirs by its name."""
+    """A network of both sides: ours by a config and overrides, torchvision's by its name."""
 
     config: str
     overrides: tuple[str, ...]
@@ -108,7 +108,7 @@ NETWORKS = {
     ),
     "quickstart": Network("configs/shapes.py", _SGD, (128, 128), (16,)),
 }
-# The stages that stay as they are: conv1 and conv2 of the paper.
+# Frozen stages: conv1 and conv2 in the paper.
 FROZEN = {"tuning": 2, "whole": 0}
 
 
@@ -136,7 +136,7 @@ def cases(platform: str) -> list[Case]:
 
 
 def part_cases() -> list[Case]:
-    """What stands around the convolutions, each part by itself, of one image and of a batch."""
+    """The parts around the convolutions, one by one, for one image and for a batch."""
     found = []
     for anchors, field in FIELDS.items():
         for batch in (1, 8):

@@ -1,5 +1,5 @@
 # ruff: noqa: E402
-"""Our side of `benchmark.py`, which starts it: one function for each kind of case."""
+"""Our side of `benchmark.py`: one function for each kind of case."""
 
 from rpn_jax.__main__ import set_cpu_flags, use_large_pages
 from rpn_jax.detectors.rpn import Look
@@ -56,12 +56,12 @@ from rpn_jax.typing import GroundTruth, Images
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RATIOS = (2.0, 1.0, 0.5)  # widths over heights, in the order in which torchvision has them
-# What a GPU makes of float32 operands; a CPU has no choice.
+# JAX's names of precisions on a GPU; a CPU ignores them.
 PRECISIONS = {"float32": "float32", "tf32": "tensorfloat32", "bfloat16": None}
 
 
 def _timed(function, *arguments, work=None) -> Timed:
-    """Compiled, with the arguments on the device."""
+    """The compiled function, with its arguments on the device."""
     compiled, arguments = jax.jit(function), jax.device_put(arguments)
     result = jax.block_until_ready(compiled(*arguments))
     return Timed(lambda: jax.block_until_ready(compiled(*arguments)), work(result) if work else {})
@@ -177,7 +177,7 @@ def proposals(levels: str, hw, pre: int, post: int, batch: int) -> Timed:
 
 
 def nms_alone(boxes: int, crowd: str) -> Timed:
-    """Non-maximum suppression of one image's boxes, all that survive."""
+    """Non-maximum suppression of one image's boxes, without a limit."""
     return _timed(
         functools.partial(nms, iou_threshold=0.7, max_outputs=boxes),
         *benchmark_cases.draw_candidates(boxes, crowd),

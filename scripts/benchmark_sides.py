@@ -1,6 +1,6 @@
-"""The two sides of `benchmark.py`: processes that are asked over a pipe, a line of JSON each way.
+"""The two sides of `benchmark.py`: processes that exchange lines of JSON with it over pipes.
 
-`Sides` is the driver's end of the pipes, `serve` a side's. It needs the standard library alone,
+`Sides` is the driver's end of the pipes, `serve` a side's end. Needs only the standard library,
 because torchvision's side imports it too.
 """
 
@@ -26,10 +26,10 @@ SCRIPTS = pathlib.Path(__file__).resolve().parent
 
 
 class Timed(NamedTuple):
-    """A case that a side has made ready: `call` does it once and waits for the result.
+    """A prepared case: `call` runs it once and waits for the result.
 
-    `work` is what both sides must agree on; `flops()` are those of a call; `setting` is what the
-    side found to be its best.
+    `work` has figures on which both sides must agree, `flops()` the FLOPs of a call, `setting` the
+    side's fastest setting.
     """
 
     call: Callable[[], object]
@@ -39,7 +39,7 @@ class Timed(NamedTuple):
 
 
 def serve(facts: dict[str, Any], kinds: dict[str, Callable]) -> None:
-    """Answers the driver on stdin and stdout until it closes them: the whole of a side's main."""
+    """Answers the driver over stdin and stdout until it closes them; the main loop of a side."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print goes to the log
     print(json.dumps(facts), file=answers)
@@ -64,13 +64,12 @@ def serve(facts: dict[str, Any], kinds: dict[str, Callable]) -> None:
         print(json.dumps(answer), file=answers)
 
 
-# A timing is of at least so many seconds, of several calls in a row where one is shorter.
+# Seconds of a timing at least; shorter calls are repeated within it.
 LEAST_SECONDS = 0.05
-# A call that takes longer is slow enough to tell, and is warmed up once; nor is a case timed again
-# after so many seconds of rounds.
+# A longer call is warmed up once only. No further round of a case begins after LONG_CASE_SECONDS.
 SLOW_CALL_SECONDS = 10
 LONG_CASE_SECONDS = 60
-# OpenMP's threads, which are torch's, look out for work so long after they had some.
+# Torch's OpenMP threads spin for so long after their last work.
 SETTLE_SECONDS = 0.02
 
 
@@ -103,7 +102,7 @@ def _time(call: Callable[[], object], in_a_row: int) -> float:
 
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
-    """This thread, and those that it starts, on a single core, where the system can do that."""
+    """Pins this thread and those that it starts to one core, where the system supports it."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -118,10 +117,10 @@ def one_core() -> Iterator[None]:
 def measure_memory(
     make: Callable[[], "Timed"], peak_of_device: Callable[[], int | None]
 ) -> dict[str, float]:
-    """Returns the most memory, in MB, that making a case and three calls of it take.
+    """Returns the peak memory, in MB, of preparing a case and calling it three times.
 
-    On a CPU it is that of the process, of which the libraries alone have some; on a GPU what the
-    framework has allocated there.
+    On a CPU that is the memory of the process, libraries included; on a GPU, what the framework has
+    allocated there.
     """
     before = peak_of_process()
     timed = make()
@@ -184,7 +183,7 @@ class Side:
 
 
 OURS, THEIRS = "rpn_jax", "torchvision"
-# torch is quickest where glibc keeps freed blocks, and has its heap in large pages as ours does.
+# Torch is fastest when glibc keeps freed blocks; both sides have a heap in large pages.
 THEIR_MEMORY = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     "MALLOC_ARENA_MAX": "1",
@@ -192,12 +191,12 @@ THEIR_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_TOP_PAD_": str(2**26),
 }
-# They share a GPU; ours would take three quarters of it at once.
+# Both sides share a GPU; by default JAX allocates three quarters of it at once.
 SHARE_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 class Sides:
-    """The processes of both sides, or of ours alone where there is no `torch_python`."""
+    """The processes of both sides, or of our side alone without `torch_python`."""
 
     def __init__(self, torch_python: str | None, torch_compile: bool | None, folder: pathlib.Path):
         self._folder = folder

@@ -38,7 +38,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 COMPILE = "--compile" in sys.argv
 LAYOUTS = {"channels last": torch.channels_last, "contiguous": torch.contiguous_format}
 RATIOS = (0.5, 1.0, 2.0)  # heights over widths
-# A CUDA wheel's decoder does not load beside a CPU's torch; Pillow's is the same libjpeg-turbo.
+# Pillow's decoder, the same libjpeg-turbo: that of a CUDA wheel does not load with a CPU's torch.
 HAS_DECODER = hasattr(torch.ops.image, "decode_image")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -49,7 +49,7 @@ def _wait() -> None:
 
 
 def _timed(function, work=None) -> Timed:
-    """A function that is not to be differentiated, unless it says so itself."""
+    """Times a function without gradients, unless it enables them itself."""
 
     def call():
         with torch.no_grad():
@@ -76,7 +76,7 @@ def matmul(precision: str, size: int) -> Timed:
 
 
 def _allow_tf32(precision: str) -> None:
-    """TF32 in products and convolutions, or not; CPUs have none."""
+    """Sets whether products and convolutions use TF32; no effect on CPUs."""
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
@@ -166,7 +166,7 @@ def nms(boxes: int, crowd: str) -> Timed:
 
 
 def _features(*children: nn.Module, out_channels: int, frozen: tuple[int, ...]) -> nn.Module:
-    """The children in a row, the `frozen` ones without gradients."""
+    """The children as a sequence; the `frozen` ones get no gradients."""
     for index in frozen:
         children[index].requires_grad_(False)
     features = nn.Sequential(*children)
@@ -206,7 +206,7 @@ BACKBONES = {
     "resnet50_fpn": resnet50_fpn,
     "quickstart": quickstart,
 }
-# Sizes of each level, and how many boxes a level hands over to the NMS.
+# Anchor sizes of each level, and the number of boxes of a level that enter the NMS.
 ANCHORS = {
     "vgg16": (((128, 256, 512),), 6000),
     "resnet50_c4": (((128, 256, 512),), 6000),
@@ -216,9 +216,9 @@ ANCHORS = {
 
 
 class Network(nn.Module):
-    """A backbone and torchvision's region proposal network, its parts called as it calls them.
+    """A backbone and torchvision's region proposal network, whose parts are called one by one.
 
-    Its own forward makes proposals in training too, which only a detector needs.
+    Its own forward computes proposals in training too, which only a detector needs.
     """
 
     def __init__(self, name: str, layout: str, frozen: int = 0):
@@ -241,7 +241,7 @@ class Network(nn.Module):
         return features, *self.rpn.head(features)
 
     def forward(self, images: np.ndarray, precision: str):
-        """Returns anchors of each image, logits and deltas, and how many anchors a level has."""
+        """Returns anchors of each image, logits, deltas and the number of anchors of a level."""
         images = torch.from_numpy(images).to(DEVICE, non_blocking=True)
         images = images.permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
         images = (images.float() / 255 - self.mean) / self.std
@@ -255,7 +255,7 @@ class Network(nn.Module):
 
 
 def _faster(make: Callable[[str], Timed]) -> Timed:
-    """The case in the layout in which the better of two warm calls is the quicker."""
+    """The case in the faster memory layout, by the better of two warm calls."""
     seconds = {}
     for layout in LAYOUTS:
         timed = make(layout)
@@ -274,7 +274,7 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def train(network: str, hw, batch: int, precision: str, frozen: int, objects: int) -> Timed:
-    """A step of SGD, with its image as bytes on the host."""
+    """A step of SGD, from an image as bytes on the host."""
     return _faster(lambda layout: _train(layout, network, hw, batch, precision, frozen, objects))
 
 
@@ -320,7 +320,7 @@ def _infer(layout, network, hw, batch, precision) -> Timed:
 
 
 def memory(**options) -> dict[str, float]:
-    """The most memory of three train steps, in the layout that takes less."""
+    """Peak memory of three train steps, in the layout that needs less."""
     context, found = multiprocessing.get_context("spawn"), []
     for layout in LAYOUTS:
         with concurrent.futures.ProcessPoolExecutor(1, context) as process:

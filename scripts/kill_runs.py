@@ -1,18 +1,18 @@
-"""Kills training runs at random moments and shows that nothing of their result is lost.
+"""Kills training runs at random moments and compares their results with an undisturbed run's.
 
     python scripts/kill_runs.py --runs=25 --out=DIR
     python scripts/kill_runs.py --runs=25 --processes=2 --out=DIR
 
-One run is left alone. The others are killed by SIGKILL, each one to three times, started again
-after each, and must end with the same bits: every array of the state and every row of the metrics.
-The status is 1 if one does not. Moments are drawn from --seed: a phase of the run in turn, one of
-the times that it comes, and a moment in it; the table says in which phase the kill really fell, as
-the files tell that it left. Each run compiles anew at its first start and finds at the next what
-was kept of that. It runs on CPUs unless JAX_PLATFORMS says otherwise.
+One run is left alone. Each of the others is killed by SIGKILL one to three times, started again
+after each kill, and must end with the same bits: every array of the state and every row of the
+metrics. The exit status is 1 if one does not. --seed determines the moments: each kill has the next
+phase of the list, a random occurrence of it, and a random moment in that. The table has the phase
+in which the kill really fell, according to the run's files. The first start of each run compiles
+anew, later starts use its compilation cache. Runs use CPUs unless JAX_PLATFORMS says otherwise.
 
-Of two processes one is killed, either of them, and the other up to a third of a second later: as
-when a node goes down and the scheduler ends the job. A process left alone that long can still do
-anything that it might ruin, and no time is lost in waiting until it gives up.
+Of two processes a random one is killed first, and the other up to a third of a second later, as
+when a node fails and the scheduler ends the job. In that time the survivor can do all the harm that
+it could do; a longer wait would only add the time until it gives up.
 """
 
 import argparse
@@ -55,7 +55,7 @@ OVERRIDES = {
     "evaluation.pictures": 1,
     "evaluation.every": EVALUATE_EVERY,
     "checkpoint.every": SAVE_EVERY,
-    "checkpoint.keep": 1,  # the hardest case: the one before goes when the next has come
+    "checkpoint.keep": 1,  # the hardest case: each checkpoint replaces the one before
     "ema_decay": 0.9,
     "optimizer.name": "adamw",
     "optimizer.warmup_steps": 4,
@@ -72,7 +72,7 @@ STARTING, COMPILING, STEPPING, EVALUATING, WRITING, ENDING = PHASES = (
     "ending",
 )
 _LOOK_SECONDS = 0.004
-_PATIENCE_SECONDS = 600  # with a start of a run
+_PATIENCE_SECONDS = 600  # for one start of a run
 
 
 class Run:
@@ -80,7 +80,7 @@ class Run:
 
     def __init__(self, out: pathlib.Path, name: str, config: str, processes: int):
         self.workdir = out / name
-        self.moments: list[tuple[str, int]] = []  # of its kills: the phase, and the step before it
+        self.moments: list[tuple[str, int]] = []  # phase and last step at each kill
         self.starts = 0
         self._config = config
         self._num_processes = processes
@@ -94,7 +94,7 @@ class Run:
 
     @contextlib.contextmanager
     def started(self) -> Iterator[list[subprocess.Popen]]:
-        """Starts its processes, and kills those that are left in the end."""
+        """Starts the run's processes; kills the remaining ones at the end of the block."""
         self.starts += 1
         self._start_step = max(_steps(self.workdir), default=0)
         self._record_size = self._recorded()
@@ -124,18 +124,18 @@ class Run:
                 _kill(process)
 
     def finish(self, processes: list[subprocess.Popen]) -> None:
-        """Waits for the end; exits if it is not a good one."""
+        """Waits until the processes end; exits if one fails or takes too long."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         try:
             status = [process.wait(deadline - time.monotonic()) for process in processes]
         except subprocess.TimeoutExpired:
-            sys.exit(f"{self.workdir}: nothing has come of it in {_PATIENCE_SECONDS} s")
+            sys.exit(f"{self.workdir}: not finished after {_PATIENCE_SECONDS} s")
         if any(status):
             tail = "\n".join(self._logs.read_text().splitlines()[-20:])
             sys.exit(f"{self.workdir}: ended with status {status}; {self._logs} ends with\n{tail}")
 
     def phase(self) -> str:
-        """Returns what the start is at, or was when it was killed, as its files tell."""
+        """Returns the phase of this start, or that of its kill, according to its files."""
         if self._recorded() == self._record_size:
             return STARTING
         if any(path.suffix for path in (self.workdir / "checkpoints").iterdir()):
@@ -148,14 +148,14 @@ class Run:
         return COMPILING if step == self._start_step else STEPPING
 
     def progress(self) -> tuple[int, bool]:
-        """Returns the last step, and whether its validation, if it has one, is done."""
+        """Returns the last step, and whether no validation of it is missing."""
         rows = read_metrics(self.workdir / "metrics.jsonl")
         step = max((row["step"] for row in rows if "train/loss" in row), default=0)
         validated = max((row["step"] for row in rows if "validation/loss" in row), default=0)
         return step, bool(step % EVALUATE_EVERY) or validated == step
 
     def _recorded(self) -> int:
-        """The size of the file to which each start adds a line when it begins to compile."""
+        """Returns the size of `runs.jsonl`; each start adds a line before it compiles."""
         file = self.workdir / "runs.jsonl"
         return file.stat().st_size if file.exists() else 0
 
@@ -185,9 +185,9 @@ def _kill(process: subprocess.Popen) -> None:
 
 
 def undisturbed(run: Run) -> dict[str, tuple[int, float]]:
-    """Runs to the end; returns how often each phase came and the seconds that it took on average.
+    """Runs to the end; returns the number of occurrences of each phase and their mean seconds.
 
-    The phases are looked at as `killed` will look at them.
+    Phases are observed as in `killed`.
     """
     counts, seconds = collections.Counter(), collections.Counter()
     with run.started() as processes:
@@ -203,13 +203,13 @@ def undisturbed(run: Run) -> dict[str, tuple[int, float]]:
 
 
 def killed(run: Run, phase: str, often: int, seconds: float, draw: random.Random) -> bool:
-    """Starts the run and kills it in a phase; returns False if it has come to its end before.
+    """Starts the run and kills it in a phase; returns False if the run ended before.
 
-    `often` is how many times the phase comes in a whole run, for `seconds` each.
+    `often` and `seconds` are the phase's occurrences in a whole run, and their mean length.
     """
     left = 1 - max(_steps(run.workdir), default=0) / STEPS
     occurrence = draw.randrange(max(1, round(often * left)))
-    # Mostly early in it: after the first start there is less to compile and to do.
+    # Mostly early in the phase: later starts have less to compile and to do.
     delay = seconds * draw.random() ** 2
     with run.started() as processes:
         before, deadline = None, time.monotonic() + _PATIENCE_SECONDS
@@ -235,7 +235,7 @@ def killed(run: Run, phase: str, often: int, seconds: float, draw: random.Random
 
 
 def kill_and_finish(run: Run, turns: Iterator[str], phases: dict, draw: random.Random) -> None:
-    """Kills a run up to three times, started again after each, and lets it come to its end."""
+    """Kills a run up to three times, starts it again after each kill, and lets it end."""
     kills = draw.randint(1, 3)
     while len(run.moments) < kills:
         phase = next(turns)
@@ -246,7 +246,7 @@ def kill_and_finish(run: Run, turns: Iterator[str], phases: dict, draw: random.R
 
 
 def result(workdir: pathlib.Path) -> dict[str, object]:
-    """Returns all that a run has come to: the bytes of its last state, the rows of its metrics."""
+    """Returns a run's result: the bytes of its last state and the rows of its metrics."""
     folder = workdir / "checkpoints" / str(STEPS)
     problem = damage(folder)
     if problem:
@@ -267,7 +267,7 @@ def result(workdir: pathlib.Path) -> dict[str, object]:
 
 
 def main() -> None:
-    """Runs them all and prints the table."""
+    """Does all runs and prints the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -291,12 +291,12 @@ def main() -> None:
     phases = undisturbed(reference)
     expected = result(reference.workdir)
     bar.update()
-    # In turn, so that each phase is hit however short it is.
+    # Phases come in turn, so that short ones are hit too.
     turns = itertools.cycle(draw.sample(sorted(phases), len(phases)))
     table, failed, counts = [], 0, collections.Counter()
     for number in range(arguments.runs):
         begun = time.monotonic()
-        # One that came to its end before its moment did says nothing; another takes its place.
+        # A run that ended before its kill proves nothing; another takes its place.
         for attempt in itertools.count(1):
             name = f"run_{number:02d}" if attempt == 1 else f"run_{number:02d}_{attempt}"
             run = Run(out, name, arguments.config, arguments.processes)

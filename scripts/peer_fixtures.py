@@ -1,10 +1,9 @@
-"""Writes tests/fixtures: what torch and torchvision say to tests/peer_cases.py and seeded weights.
+"""Writes tests/fixtures: the results of torch and torchvision for tests/peer_cases.py.
 
     PYTHON scripts/peer_fixtures.py [NAME …]
 
-PYTHON has torch and torchvision (2.13 and 0.28 wrote those in the project); neither is needed for
-anything else. The tests hold this project against the files. NAME is a key of `WRITERS`; without
-one all files are written anew.
+PYTHON needs torch and torchvision (2.13 and 0.28 wrote the project's files). The tests compare this
+project with the files. NAME is a key of `WRITERS`; without one all files are written anew.
 """
 
 import pathlib
@@ -45,7 +44,7 @@ def write_state_dicts():
 
 
 def seed_weights(model):
-    """Gives a model in evaluation the weights of tests/seeded_weights.py."""
+    """Sets a model to evaluation, with the weights of tests/seeded_weights.py."""
     for key, tensor in model.state_dict().items():
         if tensor.is_floating_point():
             tensor.copy_(torch.from_numpy(seeded_array(key, tuple(tensor.shape))))
@@ -66,7 +65,7 @@ def write_features():
 
 
 def last_features(name):
-    """The part of a classifier that a region proposal network uses."""
+    """The layers of a classifier that a region proposal network uses."""
     if name == "resnet50_dilated":
         dilation = [False, False, True]
         model = seed_weights(torchvision.models.resnet50(replace_stride_with_dilation=dilation))
@@ -97,12 +96,12 @@ def write_fpn():
 
 
 def write_answers(name, arrays):
-    """One fixture of tests/parity."""
+    """Writes one fixture of tests/parity."""
     np.savez_compressed(FIXTURES / f"{name}.npz", **{k: np.asarray(v) for k, v in arrays.items()})
 
 
 def tensors(*arrays):
-    """As torch's, of the same types."""
+    """Returns torch tensors of the same types."""
     return [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
 
 
@@ -143,7 +142,7 @@ def write_boxes():
 
 
 def region_proposal_network(**options):
-    """The one of torchvision, with the options of a case; it needs no anchors and no head."""
+    """Torchvision's network with the options of a case, without anchors and head."""
     options = {
         "fg_iou_thresh": 0.7,
         "bg_iou_thresh": 0.3,

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains under Slurm, one task per node with all of the node's accelerators, and goes on by itself
+# Trains under Slurm, one task per node with all of the node's accelerators. The job goes on by itself
 # after preemption, a time limit or a node's failure:
 #
 #   sbatch --nodes=4 --gpus-per-node=8 --time=8:00:00 scripts/slurm.sh \
@@ -17,17 +17,17 @@ set -uo pipefail
 cd "$SLURM_SUBMIT_DIR"
 python=${PYTHON:-.venv/bin/python}
 
-# One process that fails ends the job's others at once: they could only wait for it.
+# A failed process ends the others at once: they could only wait for it.
 srun --kill-on-bad-exit=1 "$python" -m rpn_jax train "$@" &
 step=$!
 
-# Two minutes before the time limit Slurm sends USR1 to this shell: have the run save and stop.
+# Two minutes before the time limit Slurm sends USR1 to this shell; TERM makes the run save and stop.
 trap 'scancel --signal=TERM "$SLURM_JOB_ID"' USR1
-# Slurm itself sends TERM to every process when it takes the nodes away, and queues the job again.
+# At preemption Slurm itself sends TERM to every process, and queues the job again.
 trap : TERM
 
 until wait "$step"; status=$?; ! kill -0 "$step" 2>/dev/null; do :; done
-# 75: saved and stopped, more to do.
+# 75: saved and stopped before the last step.
 if [[ $status == 75 ]]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi

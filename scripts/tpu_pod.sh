@@ -5,10 +5,10 @@
 #   scripts/tpu_pod.sh train NAME ZONE --config=configs/voc07_vgg16.py \
 #       --workdir=/mnt/shared/runs/voc --config.batch_size=32
 #
-# `setup` brings this checkout to each host and installs it there with the TPU extra. The dataset
-# must be prepared, and the workdir be, in a folder that all hosts see (such as a mounted Filestore:
-# --config.data.data_dir, --workdir). A run that was stopped or cut off goes on when `train` is
-# given again, also on a slice of another size. Needs the gcloud command line.
+# `setup` copies this checkout to each host and installs it there with the TPU extra. The prepared
+# dataset (--config.data.data_dir) and --workdir must be in a folder that all hosts see, such as a
+# mounted Filestore. A run that was stopped or cut off goes on when `train` is given again, also on a
+# slice of another size. Needs the gcloud command line.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 what=$1 name=$2 zone=$3

@@ -1,5 +1,4 @@
-"""One file per command: its flags, and the one call into the floors below.
+"""Commands, one file each: flags, and one call into the floors below.
 
-A command's docstring is its help. It imports what it needs when it runs, so that `--help` answers
-at once.
+A command's docstring is its help. Its imports are in `run`, so that `--help` answers at once.
 """

@@ -3,10 +3,10 @@
   rpn-jax anchors --config=shapes
   rpn-jax anchors --config=bccd --config.data.source=FOLDER --split=test
 
-No network is run. Prints how many anchors there are, each object's best IoU with an anchor that
-training would use, by size and aspect ratio, the positive anchors of an image, and the sizes that
-clustering by IoU would choose. OUT/anchors.png has the anchors of one position drawn on an image of
-the split, OUT/coverage.png the objects' widths and heights beside the anchors'.
+No network is run. Prints the number of anchors, the objects' best IoU with the anchors of training,
+by size and aspect ratio, the positive anchors of an image, and the sizes that clustering by IoU
+finds. OUT/anchors.png shows the anchors of one position on an image of the split, OUT/coverage.png
+the widths and heights of objects and anchors.
 """
 
 import argparse

@@ -1,16 +1,16 @@
-"""Say what differs between two runs, and at which step their losses part.
+"""Compare two runs: what differs, and the step at which their losses part.
 
   rpn-jax compare runs/first runs/second
   rpn-jax compare runs/first runs/second --json
 
-RUN_A and RUN_B are the --workdir of two trainings, which may be at work. Compared are their config,
-code, packages, data, pretrained weights, machine and environment as of their last start, what
-changed on the way, the training losses up to each step that both logged (of the run that logged
-more often, the means of its rows), the figures of the last validation that both made, and the
-parameters of the newest step that both have a checkpoint of.
+RUN_A and RUN_B are the --workdir of two trainings, which may still be running. The command compares
+config, code, packages, data, pretrained weights, machine and environment of their last starts, the
+changes between starts, the training losses at the steps that both logged (means, where one run
+logged more often), the figures of the last validation that both made, and the parameters at the
+newest step for which both have a checkpoint.
 
-The exit status is 0 whatever differs, and 1 if the runs cannot be compared: a script reads the list
-`differs` of --json, which is empty for equal runs.
+The exit status is 0 whatever differs, and 1 if the runs cannot be compared. For scripts, the list
+`differs` of --json is empty for equal runs.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     if overrides:
         raise UserError(f"{overrides[0]}: there is no such flag; see --help")
-    # The accelerators may be at work in one of the runs.
+    # A running training may hold the accelerators.
     jax.config.update("jax_platforms", "cpu")
     comparison = compare_runs(arguments.a, arguments.b)
     print(json.dumps(comparison, indent=2) if arguments.json else format_comparison(comparison))

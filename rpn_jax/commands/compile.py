@@ -1,15 +1,15 @@
-r"""Compile a config's training step for TPUs that are not here; memory, speed and traffic.
+r"""Compile a config's training step for TPUs that this machine lacks; memory, speed and traffic.
 
   rpn-jax compile --config=voc07_vgg16 --topology=v5e:2x2 \
       --config.batch_size=4
   rpn-jax compile --config=voc07_vgg16 --topology=v5e:16x16 \
       --config.batch_size=256 --config.model.dtype=bfloat16 --json=step.json
 
-It is the very step that `train` runs, for the described chips and the config's global batch. Needs
-no TPU, no data and no weights, but the compiler: pip install 'rpn_jax[tpu]'. One compilation takes
-minutes. Prints the HBM that a chip needs and has, the FLOPs and bytes of a step, the best step time
-that the chip's rates allow, and each exchange between the chips beside the bytes of the trainable
-parameters, of which the gradients should be all that is exchanged.
+The step is that of `train`, for the described chips and the config's global batch. The command
+needs the compiler (pip install 'rpn-jax[tpu]'), but no TPU, data or weights; one compilation takes
+minutes. It prints the HBM that a chip needs and has, the FLOPs and bytes of a step, the shortest
+step time that the chip's rates allow, and the bytes that chips exchange beside those of the
+trainable parameters; gradients should be all that they exchange.
 """
 
 import argparse
@@ -26,12 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--topology",
         required=True,
         metavar="CHIP:GRID",
-        help="v4, v5e, v5p or v6e, and how many stand side by side: v5e:16x16, v6e:2x2, v4:2x2x1",
+        help="v4, v5e, v5p or v6e, and the shape of the slice: v5e:16x16, v6e:2x2, v4:2x2x1",
     )
     parser.add_argument(
         "--largest_batch",
         action="store_true",
-        help="also find the most images a chip that fit, by compiling a few times more",
+        help="also find the largest number of images a chip, by a few more compilations",
     )
     parser.add_argument(
         "--json", type=user_path, metavar="FILE", help="also write all figures there"
@@ -40,12 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Compiles and prints the tables."""
-    # Before JAX and the compiler are imported, which would look for a TPU, ask a metadata server,
-    # and refuse to be there twice on a machine, as a TPU can be used but once.
+    # Set before the imports of JAX and the compiler. These would look for a TPU, ask a metadata
+    # server, and refuse a second process, because a TPU serves only one.
     os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    # A program for other machines can be written to JAX's cache but not be read from it.
+    # JAX's cache can store a program for other machines, but not load it.
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
     import json

@@ -5,10 +5,9 @@
   rpn-jax evaluate --workdir=runs/voc --without=nms
   rpn-jax evaluate --weights=model.safetensors --out=DIR --config.data.dataset=voc/2007
 
-Writes figures.json, which proposal found which object (objects.npz), the recall-to-IoU plot and
-pictures, and prints the table: recall at IoU 0.5 to 0.95 of the best-scored proposals, average
-recall (AR), AR by object size, and beside it the same AR from pycocotools. Difficult and crowd
-objects are not counted.
+Writes figures.json, objects.npz (the proposal that found each object), the recall-to-IoU plot and
+pictures. Prints a table of the best-scored proposals: recall at IoU 0.5 to 0.95, average recall
+(AR), AR by object size, and the same AR from pycocotools. Difficult and crowd objects do not count.
 """
 
 import argparse
@@ -33,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         choices=("nms", "ranking", "regression"),
         default=[],
-        help="a part of the network to leave out, as the paper's Table 2 does (repeatable): nms; "
-        "ranking, for anchors drawn at random; regression, for the anchors as they are",
+        help="a part of the network to leave out, as in the paper's Table 2 (repeatable): nms; "
+        "ranking (random anchors instead); regression (the anchors themselves instead)",
     )
     add_process_flags(parser)
 
@@ -46,7 +45,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from rpn_jax.trained.measure import evaluate_trained
 
     if arguments.weights is not None and arguments.out is None:
-        raise UserError("--out: is not given; with --weights, name a folder for what is written")
+        raise UserError("--out: is not given; with --weights, name a folder for the results")
     config, place = trained_place(arguments, overrides)
     join(arguments)
     table = evaluate_trained(

@@ -3,8 +3,8 @@
   rpn-jax export --workdir=runs/voc --out=proposals.jax --image_size=600x1000
   rpn-jax export --weights=FILE --out=FILE --image_size=800x1344 --platforms=cuda
 
-The file holds the weights and the program for every platform of --platforms, none of which need be
-on this machine. It is read by jax (with its optional package flatbuffers) alone:
+The file holds the weights and a program for each of --platforms; this machine needs none of them.
+jax and its optional package flatbuffers read it:
 
   import jax, numpy as np
   function = jax.export.deserialize(open("proposals.jax", "rb").read())
@@ -12,8 +12,8 @@ on this machine. It is read by jax (with its optional package flatbuffers) alone
   found = function.call(images, np.float32([[600, 800]]))  # each image's height and width there
   boxes, scores = (found[name][0][found["valid"][0]] for name in ("boxes", "scores"))
 
-An image is to be resized as for training (config.data.shorter_side and longer_side) before it goes
-on the canvas; boxes are x1, y1, x2, y2 in pixels of the canvas, by falling score.
+Resize an image as for training (config.data.shorter_side and longer_side) before it goes on the
+canvas. Boxes are x1, y1, x2, y2 in pixels of the canvas, best score first.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--platforms",
         default="cpu,cuda,tpu",
-        help="to compile for, with commas: cpu, cuda, rocm, tpu; all but rocm by default",
+        help="to compile for, comma-separated: cpu, cuda, rocm, tpu; all but rocm by default",
     )
     parser.add_argument(
         "--settings",

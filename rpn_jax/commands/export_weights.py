@@ -3,11 +3,10 @@
   rpn-jax export-weights --workdir=runs/voc --out=model.safetensors
   rpn-jax export-weights --workdir=DIR --out=rpn.safetensors --format=torchvision
 
-The file of --format=rpn_jax is a model file: its metadata hold the config, so that `propose`,
-`evaluate` and `export` take it as --weights=FILE, and `train` as config.model.pretrained. That of
---format=torchvision has the names of torchvision's fasterrcnn_resnet50_fpn, for a network that is
-the same (another is refused with the fields that differ); what stands behind the proposals there
-is not in it:
+--format=rpn_jax writes a model file, which holds the config too: `propose`, `evaluate` and `export`
+take it as --weights=FILE, `train` as config.model.pretrained. --format=torchvision writes the names
+of torchvision's fasterrcnn_resnet50_fpn; a network that differs from it is refused, with the fields
+that differ. The file lacks the second stage:
 
   from safetensors.torch import load_file
   model = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)

@@ -4,19 +4,19 @@
   rpn-jax import-weights model_final.pkl --model=detectron2/r50_fpn --out=rpn.safetensors
   rpn-jax propose --weights=rpn.safetensors photo.jpg --out=proposals
 
-SOURCE is a .safetensors, .pth, .pkl, .h5 or .npz file; whose it is shows in the names in it. No
-file can make this run its own code. --model is the name of a backbone, imported from a classifier
-for config.model.pretrained, or of a whole network, which comes with the config to propose as it did
-there:
+SOURCE is a .safetensors, .pth, .pkl, .h5 or .npz file; the names in it tell its project. Code in a
+file is never run. --model is the name of a backbone, imported from a classifier for
+config.model.pretrained, or of a whole network, imported with the config that makes it propose as in
+its project:
 
-  torchvision/fasterrcnn_resnet50_fpn   its state dict. torchvision computes the norms of its
-                                        COCO_V1 weights with an epsilon of 0, which is known of the
-                                        published file; for any other give --bn_eps: 0 if it began
-                                        with those, 1e-5 if not
+  torchvision/fasterrcnn_resnet50_fpn   its state dict. The norms of torchvision's COCO_V1 weights
+                                        have an epsilon of 0. The published file is recognised; for
+                                        any other give --bn_eps: 0 if its training began with those
+                                        weights, 1e-5 if not
   detectron2/r50_c4, detectron2/r50_fpn RPN and Faster R-CNN of the model zoo
 
-Arrays that have no use here, such as those of a classifier or of what stands behind the proposals,
-are listed. A file that does not fit is refused, and nothing is written.
+Unused arrays, such as those of a classifier or of a second stage, are listed. A file that does not
+fit is refused, and nothing is written.
 """
 
 import argparse

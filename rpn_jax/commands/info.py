@@ -5,9 +5,9 @@
   rpn-jax info --fields
   rpn-jax info --fields=rpn.targets
 
-Needs no data and no weights, and runs nothing. Prints, for one image, each stage's output shape,
+Needs no data and no weights, and runs no network. Prints, for one image, each stage's output shape,
 stride, receptive field, parameters and FLOPs, the anchors of each level, and the number of weights
-of the output layers beside those that the paper compares in section 3.1.1.
+of the output layers beside the paper's (section 3.1.1).
 
 --fields lists every field of a config, or of one group, with default, meaning and range.
 """

@@ -1,12 +1,12 @@
-"""Prepare a dataset: read, check and store it, and report what is in it.
+"""Prepare a dataset: read, check, store and describe it.
 
   rpn-jax prepare --config=shapes
   rpn-jax prepare --config=bccd --config.data.source=FOLDER
 
-Every image is decoded once. Boxes that are clipped or dropped are listed by file. An image or
-annotation that cannot be read ends the preparation, or is left out and listed with --skip-bad.
-What is prepared already is compared with its source: if it is damaged it is prepared again, and if
-the source has changed the command says so; --anew replaces it.
+Every image is decoded once. Clipped and dropped boxes are listed by file. An unreadable image or
+annotation ends the preparation; with --skip-bad it is left out and listed. A dataset that is
+prepared already is compared with its source: a damaged one is prepared again, and a changed source
+is named; --anew replaces the dataset.
 """
 
 import argparse

@@ -5,8 +5,8 @@
   rpn-jax propose --weights=model.safetensors photo.jpg --out=proposals
 
 OUT/proposals.json is a list in COCO's results layout (bbox is x, y, width, height in pixels of the
-original image), with the file's name in each entry; --format=npz writes OUT/NAME.npz instead, with
-`boxes` (x1, y1, x2, y2) and `scores`. OUT/pictures has every image with its best boxes drawn.
+original image) with the file's name in each entry. --format=npz writes OUT/NAME.npz instead, with
+`boxes` (x1, y1, x2, y2) and `scores`. OUT/pictures has every image with its best boxes.
 """
 
 import argparse

@@ -4,11 +4,11 @@
   rpn-jax report runs/sweep --out=reports/sweep
   rpn-jax report runs/first runs/second --out=reports/both
 
-DIR is the --workdir of a training, the --out of a sweep, or a folder that holds runs. Written are
-OUT/report.html, which holds all its pictures, OUT/report.md beside its plots and pictures, and
-settings.csv, runs.csv and curves.csv. Runs that differ by the seed alone are one setting; settings
-are compared with the sweep's base, or with that of the first run. Runs must have been evaluated; in
-a sweep, those that are not are listed with the reason.
+DIR is the --workdir of a training, the --out of a sweep, or a folder of runs. The command writes
+OUT/report.html, which holds its pictures, OUT/report.md with plots and pictures beside it, and
+settings.csv, runs.csv and curves.csv. Runs that differ in the seed alone are one setting; settings
+are compared with the sweep's base, or with the first run's. Runs must have been evaluated; those of
+a sweep that were not are listed with the reason.
 """
 
 import argparse
@@ -34,6 +34,6 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     if overrides:
         raise UserError(f"{overrides[0]}: there is no such flag; see --help")
-    # The accelerators may be at work in one of the runs.
+    # A running training may hold the accelerators.
     jax.config.update("jax_platforms", "cpu")
     print(write_report(arguments.folders, arguments.out))

@@ -1,12 +1,12 @@
-"""Tell how a run or a sweep stands, at work or not.
+"""Show the state of a run or a sweep, running or not.
 
   rpn-jax status runs/shapes
   rpn-jax status runs/sweep
 
-Of a run: its state, step, losses, the figures of its last validation and of `evaluate`, images a
-second and the time left. `running` means that a process holds its folder, here or on another node,
-and how long ago the last row of its metrics was written tells whether it gets on; a run that was
-killed is `stopped`. Of a sweep: the same in a row for each run, and why any of them failed.
+For a run: state, step, losses, the figures of its last validation and of `evaluate`, images a
+second and the time left. A `running` run has a process that holds its folder, here or on another
+node; the age of the last row of its metrics tells whether it makes progress. A killed run is
+`stopped`. For a sweep: one such row for each run, and the reason of each failure.
 """
 
 import argparse

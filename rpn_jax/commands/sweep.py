@@ -6,16 +6,16 @@ r"""Train and evaluate all runs of a sweep: a config over grids, settings, seeds
       --config.data.source=FOLDER --launcher=slurm --slurm_partition=gpu --slurm_gpus=1
 
 A sweep file has get_sweep(), a few lines of Python; see rpn_jax/sweeps/definition.py. The dataset
-is prepared once. Each run is an ordinary `train` and `evaluate` in a process of its own, in the
-folder OUT/RUN that is named by what differs; OUT/logs/RUN.log has what they print. Any field can be
-changed for all runs with --config.FIELD=VALUE.
+is prepared once. Each run is an ordinary `train` and `evaluate` in a process of its own. Its folder
+OUT/RUN is named by the settings that differ; OUT/logs/RUN.log has its output. --config.FIELD=VALUE
+changes a field for all runs.
 
-The same command, given again, does what is missing: after Ctrl-C (runs on this machine save and
-stop; those on Slurm go on), when the launcher or its runs were killed, or when the sweep has got
-more runs. A run that fails does not stop the others; it is named with its reason, and run again
-with --retry. `status OUT` tells how all stand, at any time.
+The same command, given again, does what is missing: after Ctrl-C (local runs save and stop; those
+on Slurm go on), after a kill of the launcher or of runs, or when the sweep has more runs. A run
+that fails does not stop the others; it is named with its reason, and --retry runs it again. `status
+OUT` shows the state of all runs at any time.
 
-There is no adaptive search: every run is known before the first begins.
+There is no adaptive search: all runs are known before the first begins.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from rpn_jax.sweeps.runs import read_run_state
     from rpn_jax.sweeps.tables import print_table, sweep_table
 
-    # The accelerators are for the runs.
+    # The runs need the accelerators.
     jax.config.update("jax_platforms", "cpu")
     plan = load_sweep(arguments.sweep, overrides)
     out = arguments.out

@@ -5,9 +5,9 @@
 
 Any field of the config can be changed with --config.FIELD=VALUE; `rpn-jax info --fields` lists
 them. The dataset must be prepared (see `prepare`). A run that was cut off goes on from its last
-checkpoint when it is started again with the same workdir, and ends with the same parameters as if
-it had not been. SIGTERM, SIGUSR1 and Ctrl-C let it finish its step and save; after the first two it
-exits with status 75, so that a scheduler can start it again.
+checkpoint when it is started again with the same workdir, and ends with the same parameters as an
+uninterrupted run. After SIGTERM, SIGUSR1 and Ctrl-C it finishes its step and saves; after the first
+two it exits with status 75, so that a scheduler can start it again.
 """
 
 import argparse

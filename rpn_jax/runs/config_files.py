@@ -1,6 +1,6 @@
-"""Configs in files: Python files of users, JSON of runs, overrides of the command line.
+"""Configs from Python files of users, JSON of runs and overrides on the command line.
 
-A config of an earlier version of the project is upgraded when its JSON is read.
+Reading the JSON of an earlier version upgrades it.
 """
 
 import ast
@@ -30,11 +30,11 @@ _SHIPPED = pathlib.Path(__file__).parents[1] / "configs"
 def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """Returns the config of a file with `--config.field=value` overrides applied, locked.
 
-    The file is one of Python with `get_config()`, or a run's `config.json`. `path` may also be the
-    name alone of a shipped config, such as `shapes`.
+    The file is a Python file with `get_config()`, or a run's `config.json`. `path` may also be the
+    bare name of a shipped config, such as `shapes`.
 
     Raises:
-        UserError: no such file, one that fails, or see `apply_overrides`.
+        UserError: the file is missing or fails; see also `apply_overrides`.
     """
     of_run = pathlib.Path(path).expanduser()
     if of_run.suffix == ".json" and of_run.is_file():
@@ -54,12 +54,12 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 @contextlib.contextmanager
 def names_in_file(flag: str, path: str, kind: str = ".") -> Iterator[dict[str, Any]]:
-    """Yields what a Python file that the user named defines.
+    """Yields the names that a user's Python file defines, with their values.
 
-    `path` may also be the name alone of a shipped one, in the folder `kind` of `rpn_jax.configs`.
+    `path` may also be the bare name of a shipped file in the folder `kind` of `rpn_jax.configs`.
 
     Raises:
-        UserError: no such file, or one that fails, in the block too.
+        UserError: the file is missing; the file or the block fails.
     """
     file = user_path(path)
     if not file.is_file():
@@ -82,7 +82,7 @@ def names_in_file(flag: str, path: str, kind: str = ".") -> Iterator[dict[str, A
 
 
 def _explained(error: Exception, file: pathlib.Path) -> str:
-    """Returns a line about what went wrong in a config's file, or in one beside it."""
+    """Returns a line about an error in a config's file, or in a file of the same folder."""
     lines = [
         line
         for line in traceback.extract_tb(error.__traceback__)
@@ -92,7 +92,7 @@ def _explained(error: Exception, file: pathlib.Path) -> str:
         return f"{type(error).__name__}: {first_line(error)}"
     last, text = lines[-1], first_line(error)
     where = f"{pathlib.Path(last.filename).name}, line {last.lineno}"
-    # As a config says that it has no such field: to one that sets it, and to one that reads it.
+    # A ConfigDict's messages for an unknown field, when it is set and when it is read.
     absent = re.search(r'Key "(\w+)" does not exist', text) or re.match(
         r"\W*(\w+)\W*(nDid you mean.*)?$", text
     )
@@ -108,11 +108,11 @@ def _explained(error: Exception, file: pathlib.Path) -> str:
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     """Returns the config with each `--config.field=value` in it, locked; its fields are checked.
 
-    `None` takes the value of a field back that has none by default.
+    `None` clears a field whose default is None.
 
     Raises:
-        UserError: a field that there is not (names the nearest that there is), or a value that
-            the field cannot have, see `fields.FIELDS`.
+        UserError: a field is unknown (the message has the nearest one), or its value is not
+            allowed, see `fields.FIELDS`.
     """
     for override in overrides:
         _apply_override(config, override)
@@ -120,7 +120,7 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     return config
 
 
-# Fields that say what the other fields are.
+# Fields that determine the other fields.
 _FIXED = {
     "version": "is that of the fields, and no setting; leave it out",
     "detector": "decides which fields there are; give it to default_config() in a file of --config",
@@ -161,7 +161,7 @@ def _apply_override(config: ConfigDict, override: str) -> None:
 
 
 def _literal(text: str) -> Any:
-    """Returns the Python value that a text is, or else the text."""
+    """Returns the value of a Python literal, or the text if it is none."""
     try:
         return ast.literal_eval(text)
     except (SyntaxError, ValueError):
@@ -169,7 +169,7 @@ def _literal(text: str) -> Any:
 
 
 def differences(ours: ConfigDict, saved: ConfigDict) -> list[str]:
-    """Returns a line for every field that differs, `batch_size: 2 here, 1 there`."""
+    """Returns a line for each field that differs, such as `batch_size: 2 here, 1 there`."""
     ours, saved = flatten(located(ours)), flatten(located(saved))
     absent = "(absent)"
     return [
@@ -180,7 +180,7 @@ def differences(ours: ConfigDict, saved: ConfigDict) -> list[str]:
 
 
 def located(config: ConfigDict) -> ConfigDict:
-    """Returns the config with a `data.source` that is found from every folder."""
+    """Returns the config with an absolute `data.source`."""
     if config.data.source:
         config = ConfigDict(config)
         config.data.source = os.path.abspath(os.path.expanduser(config.data.source))
@@ -188,16 +188,16 @@ def located(config: ConfigDict) -> ConfigDict:
 
 
 def to_json(config: ConfigDict) -> str:
-    """Returns the config as indented JSON, from which `from_json` makes an equal one."""
+    """Returns the config as indented JSON; `from_json` reads it back."""
     return json.dumps(config.to_dict(), indent=2)
 
 
 def from_json(text: str, where: str = "config.json") -> ConfigDict:
-    """Returns a config with the types of `default_config()` and the values of a `to_json`.
+    """Returns the config of a `to_json` text, with the types of `default_config()`.
 
     Raises:
-        UserError: a field that this version of the project does not know, or no config at all;
-            the message begins with `where` the text is from.
+        UserError: the text is no config, or has a field that this version of the project lacks;
+            the message begins with `where`, the text's origin.
     """
     config = default_config()
     try:
@@ -213,13 +213,13 @@ def from_json(text: str, where: str = "config.json") -> ConfigDict:
 
 
 def _with_tuples(value: Any) -> Any:
-    """JSON has lists where a config has tuples, and tuples of them."""
+    """Returns a JSON value with tuples in place of lists, at every depth."""
     if isinstance(value, dict):
         return {name: _with_tuples(inner) for name, inner in value.items()}
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
-# Where the fields of version 1, which knew no detector but the RPN, stand in version 2.
+# Fields of version 1, which had the RPN alone, and their names in version 2.
 _MOVED = {
     "anchors": "rpn.anchors",
     "targets": "rpn.targets",
@@ -232,12 +232,12 @@ _MOVED = {
 
 
 def upgrade(fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a config's JSON as the newest version has them.
+    """Returns the fields of a config's JSON, renamed to those of the newest version.
 
-    Version 1, which had no number, kept what is now in `rpn` beside the other groups.
+    Version 1 had no version number; its groups at the top are now in `rpn`.
 
     Raises:
-        ValueError: they are of a later version than this one.
+        ValueError: the fields are of a later version.
     """
     version = fields.get("version", 1)
     if version == VERSION:
@@ -254,7 +254,7 @@ def upgrade(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def moved_field(name: str) -> str:
-    """Returns what a field of version 1 is called in the newest version."""
+    """Returns the newest version's name of a field of version 1."""
     for old, new in _MOVED.items():
         if name == old or name.startswith(f"{old}."):
             return new + name.removeprefix(old)

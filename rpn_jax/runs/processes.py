@@ -1,4 +1,4 @@
-"""Several processes as one run: how they find each other, agree on things, and stop together."""
+"""Several processes as one run: they join, exchange values, and stop together."""
 
 import contextlib
 import json
@@ -15,12 +15,12 @@ from jax.experimental import multihost_utils
 
 from rpn_jax.errors import StoppedError, UserError, first_line
 
-# A process that does not answer for so long is given up, and the others with it.
+# After so long without an answer from one process, all end.
 _HEARTBEAT_SECONDS = 60
 
-_PATIENCE = 10  # seconds, after which waiting for the others is told
+_PATIENCE = 10  # seconds of waiting for the others, after which a line says so
 
-# What launchers tell each process: of how many it is one, and how many of them share its node.
+# Variables of launchers: the number of processes of the job, and of those on this node.
 _TASKS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 _TASKS_ON_NODE = ("SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE")
 
@@ -33,16 +33,16 @@ def join_processes(
 ) -> None:
     """Joins the other processes of the job, if there are any; must come before any use of devices.
 
-    Without arguments they are found by JAX itself on Slurm, Open MPI, GKE and TPU pods. Elsewhere
-    all three must be given: the first process's address and a free port of it, how many there are,
-    and the number of this one, from 0. `num_processes=1` keeps a process to itself anywhere.
+    On Slurm, Open MPI, GKE and TPU pods JAX finds them without arguments. Elsewhere all three must
+    be given: address and a free port of the first process, the number of processes, and the number
+    of this one, from 0. With `num_processes=1` a process is alone anywhere.
 
-    A task that has its node to itself gets all of the node's accelerators; where several share one,
-    each gets its own. If the others have not come after `join_seconds`, the process ends with a
-    line and the status 75, by which schedulers start it again.
+    A process that is alone on its node gets all of the node's accelerators; processes that share a
+    node get one each. If the others are missing after `join_seconds`, the process ends with a line
+    and the status 75, upon which schedulers start it again.
 
     Raises:
-        UserError: some of the three are given but not all, or the others cannot be reached.
+        UserError: only some of the three are given, or the others cannot be reached.
     """
     given = {
         "--coordinator": coordinator,
@@ -63,14 +63,14 @@ def join_processes(
                 coordinator,
                 num_processes,
                 process_id,
-                # None is one accelerator for each process of a node, an empty list all there are.
+                # None: one accelerator for each process of a node; an empty list: all of them.
                 local_device_ids=None if shares_node and not coordinator else [],
-                # Later than ours: JAX's own end is an abort with a C++ stack.
+                # After our own limit: JAX then aborts with a C++ stack.
                 initialization_timeout=join_seconds + 60,
                 heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
             )
     except Exception as error:
-        # Open MPI from version 5 on does not tell where the first process is.
+        # From version 5 on, Open MPI does not tell the address of the first process.
         no_cluster = isinstance(error, ValueError) and "OMPI_COMM_WORLD_SIZE" not in os.environ
         in_use = "must be called before" in str(error)  # by a caller who has settled this
         if missing and (no_cluster or in_use):
@@ -83,7 +83,7 @@ def join_processes(
 
 @contextlib.contextmanager
 def _waiting(seconds: int) -> Iterator[None]:
-    """Tells that the block waits for other processes, and ends this one when it waits too long."""
+    """Prints a line if the block waits long for other processes; at the limit ends this process."""
 
     def tell():
         line = f"waiting for the other processes of this job, at most {seconds} s in all"
@@ -114,12 +114,12 @@ def _first_of(variables: tuple[str, ...]) -> str:
 
 
 def is_first() -> bool:
-    """Returns whether this is the process that writes what is written once."""
+    """Returns whether this is the first process, which writes logs and files for all."""
     return jax.process_index() == 0
 
 
 def gather(value: Any) -> list:
-    """Returns the JSON `value` of every process, in their order; all must call it together."""
+    """Returns the JSON `value` of each process, in their order; all must call it together."""
     if jax.process_count() == 1:
         return [value]
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -132,9 +132,9 @@ def gather(value: Any) -> list:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """All processes get beyond the block or none: a `UserError` in one of them ends all.
+    """Runs a block in every process; a `UserError` in one of them ends all.
 
-    The first process then raises the error of the one that failed; the others just exit.
+    The first process then raises the error of the one that failed; the others exit.
     """
     error = None
     try:
@@ -162,14 +162,14 @@ def on_first(function: Callable[[], Any]) -> Any:
 
 
 class StopRequest:
-    """Whether a signal has asked the run to stop; used as `with StopRequest() as stop`.
+    """A signal's request that the run stop; used as `with StopRequest() as stop`.
 
-    SIGTERM is what schedulers and clouds send before they take a machine away; SIGUSR1 is Slurm's
-    warning (`sbatch --signal`), SIGINT is Ctrl-C, which a second time interrupts at once. With
-    several processes one of them may be told, and JAX lets all agree on a step to stop at.
+    Schedulers and clouds send SIGTERM before they take a machine away; SIGUSR1 is Slurm's warning
+    (`sbatch --signal`); SIGINT is Ctrl-C, and a second one interrupts at once. Of several processes
+    one may get the signal; JAX then makes all agree on a step to stop at.
 
-    A lone process stops at once, by a `StoppedError`, where there is no step to finish: before the
-    first (`steps_begin` says when that is) and within `at_once`.
+    Where there is no step to finish, a lone process stops at once, by a `StoppedError`: before the
+    first step (until `steps_begin`), and within `at_once`.
     """
 
     def __init__(self):
@@ -203,12 +203,12 @@ class StopRequest:
         return StoppedError(f"stopped {where}", interrupted=self.signal == signal.SIGINT)
 
     def steps_begin(self) -> None:
-        """From now on a step is finished, and its state saved, before the run stops."""
+        """Makes later signals wait until the step is finished and its state saved."""
         self._stops_at_once = False
 
     @contextlib.contextmanager
     def at_once(self, where: str) -> Iterator[None]:
-        """Within the block a signal raises the `StoppedError` that names `where` it arrived."""
+        """Makes a signal within the block raise a `StoppedError` with `where` in its message."""
         before = self._stops_at_once, self._where
         self._stops_at_once, self._where = True, where
         try:
@@ -217,7 +217,7 @@ class StopRequest:
             self._stops_at_once, self._where = before
 
     def reached(self, step: int) -> bool:
-        """Returns whether the run should stop after this step; to be asked at every step."""
+        """Returns whether the run should stop after this step; call it after every step."""
         if jax.distributed.is_initialized():
             return multihost_utils.reached_preemption_sync_point(step)
         return self.signal is not None
