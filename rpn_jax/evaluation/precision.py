@@ -27,13 +27,17 @@ from rpn_jax.tables import format_table
 
 HEADLINE = "AP"
 _MAX_DETECTIONS = (1, 10, 100)  # of an image and class, for COCO's average recall
+RECALL_POINTS = np.linspace(0, 1, 101)  # of a precision curve
+CURVES = (*(f"{t:.2f}" for t in IOU_THRESHOLDS), "mean")  # by IoU threshold
+ERRORS = tuple(kind.name.lower() for kind in list(Error)[1:])
 _IOU_75 = 5  # index into IOU_THRESHOLDS
-_SCALARS = (
+# Names of the figures, of which those of a class are fewer.
+SCALARS = (
     *(HEADLINE, "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
     *("AR@1", "AR@10", "AR@100", "AR_small@100", "AR_medium@100", "AR_large@100"),
     *("VOC07", "VOC12"),
 )
-_OF_CLASS = ("AP", "AP50", "AP75", "VOC07", "VOC12")
+CLASS_FIGURES = ("AP", "AP50", "AP75", "VOC07", "VOC12")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,7 +74,7 @@ class PrecisionResult:
             *(recall[:, a] for a in range(1, len(SIZE_RANGES))),
             *voc.T,
         ]
-        named = dict(zip(_SCALARS, map(_mean, ratios), strict=True))
+        named = dict(zip(SCALARS, map(_mean, ratios), strict=True))
         return {name: value for name, value in named.items() if not np.isnan(value)}
 
     def of_classes(self) -> list[dict[str, Any]]:
@@ -101,10 +105,10 @@ class PrecisionResult:
         mean over all of them.
         """
         precision = self.curves[100].precision[self.num_objects[:, 0] > 0, 0]
-        mean = precision.mean(axis=0) if len(precision) else np.zeros((0, 0))
-        curves = dict(zip((f"{t:.2f}" for t in IOU_THRESHOLDS), mean.tolist(), strict=False))
-        if curves:
-            curves["mean"] = mean.mean(axis=0).tolist()
+        curves = {}
+        if len(precision):
+            mean = precision.mean(axis=0)
+            curves = dict(zip(CURVES, [*mean.tolist(), mean.mean(axis=0).tolist()], strict=True))
         return {
             "images": self.images,
             "detections": self.num_detections,
@@ -119,12 +123,11 @@ class PrecisionResult:
         all_objects, *of_size = self.num_objects.sum(axis=0).tolist()
         sizes = [f"{n} {size}" for n, size in zip(of_size, list(SIZE_RANGES)[1:], strict=True)]
         scalars = self.scalars()
-        recall = [name for name in _SCALARS if name.startswith("AR")]
-        precision = [name for name in _SCALARS if name not in recall]
-        errors = [kind.name.lower() for kind in list(Error)[1:]]
-        classes = [["class", "objects", *_OF_CLASS]]
+        recall = [name for name in SCALARS if name.startswith("AR")]
+        precision = [name for name in SCALARS if name not in recall]
+        classes = [["class", "objects", *CLASS_FIGURES]]
         for row in self.of_classes():
-            ratios = [_percent(row[name]) for name in _OF_CLASS]
+            ratios = [_percent(row[name]) for name in CLASS_FIGURES]
             classes.append([row["name"], str(row["objects"]), *ratios])
         return "\n".join(
             [
@@ -134,7 +137,7 @@ class PrecisionResult:
                 format_table([precision, [_percent(scalars.get(n)) for n in precision]], names=0),
                 format_table([recall, [_percent(scalars.get(name)) for name in recall]], names=0),
                 "rise of AP50 in points with all errors of a kind mended",
-                format_table([errors, [_percent(self.errors.get(n)) for n in errors]], names=0),
+                format_table([ERRORS, [_percent(self.errors.get(n)) for n in ERRORS]], names=0),
                 format_table(classes),
             ]
         )

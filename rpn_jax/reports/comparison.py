@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from rpn_jax.reports.evaluations import Measure, image_hits, measures
+from rpn_jax.reports.evaluations import PRECISION, Measure, image_hits, measures
 from rpn_jax.reports.results import Result, Study
 from rpn_jax.reports.statistics import Difference, holm, paired_difference, resample_images
 
@@ -28,13 +28,15 @@ class Figures(NamedTuple):
     """The figures of all runs that count.
 
     Fields:
-      measured: measures of the figures.
+      names: names of the M figures: those of detections if all runs have them, then recall.
+      measured: measures of recall.
       runs: runs that count, in order.
       values: figures of each run.
-      replicates: figures of each run on resampled images, see `statistics`.
+      replicates: figures of each run on resampled images, see `statistics`; NaN where unknown.
       settings: indices of each setting's runs in `runs`; settings without runs are left out.
     """
 
+    names: list[str]
     measured: list[Measure]
     runs: list[Result]
     values: Float[np.ndarray, "R M"]
@@ -76,7 +78,7 @@ class Figures(NamedTuple):
         }
         corrected = holm(np.array(list(tested.values()))) if tested else []
         p = dict(zip(tested, corrected, strict=True))
-        unknown = np.full(len(self.measured), np.nan)
+        unknown = np.full(len(self.names), np.nan)
         return {
             other: Comparison(*pair, p.get(other, unknown)) for other, pair in differences.items()
         }
@@ -91,7 +93,7 @@ class Figures(NamedTuple):
         """Returns the best setting by each figure, None where chance may explain it."""
         names = list(self.settings)
         if len(names) < 2:
-            return [None] * len(self.measured)
+            return [None] * len(self.names)
         means = np.stack([self.values[runs].mean(axis=0) for runs in self.settings.values()])
         best = []
         for m, place in enumerate(means.argmax(axis=0)):
@@ -110,5 +112,17 @@ def compute_figures(study: Study) -> Figures:
     settings: dict[str, list[int]] = {}
     for r, run in enumerate(runs):
         settings.setdefault(run.setting, []).append(r)
-    values = hits.sum(axis=1) / (objects.sum() or np.nan)
-    return Figures(measured, runs, values, resample_images(hits, objects), settings)
+    of_recall = hits.sum(axis=1) / (objects.sum() or np.nan)
+    replicates = resample_images(hits, objects)
+    scalars = [run.evaluation.figures["scalars"] for run in runs]
+    precise = [name for name in PRECISION if all(name in named for named in scalars)]
+    of_detections = np.array([[named[name] for name in precise] for named in scalars])
+    unknown = np.full((*replicates.shape[:2], len(precise)), np.nan)
+    return Figures(
+        [*precise, *(measure.name for measure in measured)],
+        measured,
+        runs,
+        np.concatenate([of_detections, of_recall], axis=1),
+        np.concatenate([unknown, replicates], axis=2),
+        settings,
+    )

@@ -1,4 +1,4 @@
-"""The figures of a report as CSV files, for other programs; recall in them is 0 to 1."""
+"""The figures of a report as CSV files, for other programs; ratios in them are 0 to 1."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ def write_settings(
 ) -> None:
     """Writes a row for each setting: its figures and its differences to the base."""
     kinds = ("", " deviation", " difference", " low", " high", " p")
-    columns = [f"{measure.name}{kind}" for measure in figures.measured for kind in kinds]
+    columns = [f"{name}{kind}" for name in figures.names for kind in kinds]
     rows = []
     for name, places in figures.settings.items():
         means, deviations = mean_and_deviation(figures.values[places])
@@ -37,7 +37,7 @@ def write_settings(
 
 def write_runs(study: Study, figures: Figures, path: pathlib.Path) -> None:
     """Writes a row for each run: its state, figures and cost."""
-    names = [measure.name for measure in figures.measured]
+    names = figures.names
     rows = []
     for run in study.runs:
         values = figures.of_run(run.name)

@@ -2,19 +2,30 @@
 
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from rpn_jax.evaluation.figures import headline_recall
 from rpn_jax.evaluation.matching import IOU_THRESHOLDS
-from rpn_jax.evaluation.objects import ObjectRanks
 from rpn_jax.reports.comparison import Figures
 from rpn_jax.reports.document import Part, Picture, Pictures, Section, Text
+from rpn_jax.reports.evaluations import Evaluation
 from rpn_jax.reports.panels import Line, plot_dots, plot_legend, plot_panel
 from rpn_jax.reports.results import Study
 from rpn_jax.visualize.plots import smooth
 
 _NUMBERS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1000, 2000, 3000, 5000, 10_000)
+
+
+class Panel(NamedTuple):
+    """A plot of a curve of every run: its name, the curve, and the options of `plot_panel`."""
+
+    name: str
+    x: Float[np.ndarray, " n"] | Int[np.ndarray, " n"]
+    curve: Callable[[Evaluation], Float[np.ndarray, " n"]]
+    options: dict[str, Any]
 
 
 def numbers_up_to(most: int) -> list[int]:
@@ -23,18 +34,17 @@ def numbers_up_to(most: int) -> list[int]:
 
 
 def overview(study: Study, figures: Figures, out: pathlib.Path) -> Pictures:
-    """Plots one AR of every run, a row for each setting."""
-    average = [m for m, measure in enumerate(figures.measured) if measure.threshold is None]
+    """Plots the headline of every run, a row for each setting."""
     headline = figures.runs[0].evaluation.headline
-    names = [measure.name for measure in figures.measured]
-    place = names.index(headline) if headline in names else average[-1]
+    if headline not in figures.names:
+        headline = [m.name for m in figures.measured if m.threshold is None][-1]
+    place = figures.names.index(headline)
     lines = [
         Line(name, look, np.arange(len(places)), 100 * figures.values[places, place])
         for name, look, places in _counted(study, figures)
     ]
-    name = figures.measured[place].name
-    plot_dots(lines, out / "plots/overview.svg", x_label=f"{name} (%)")
-    text = f"{name} of each setting: the mean, and its runs"
+    plot_dots(lines, out / "plots/overview.svg", x_label=f"{headline} (%)")
+    text = f"{headline} of each setting: the mean, and its runs"
     return Pictures([Picture("plots/overview.svg", text)])
 
 
@@ -52,52 +62,54 @@ def recall_of_settings(study: Study, figures: Figures, out: pathlib.Path) -> Sec
     to_number = {"x_label": "Number of proposals", "log_x": True}
     average = [measure.top_n for measure in figures.measured if measure.threshold is None]
     panels = [
-        (
+        Panel(
             f"recall_to_iou_{top_n}",
             IOU_THRESHOLDS,
-            lambda objects, top_n=top_n: objects.recall(top_n),
+            lambda run, top_n=top_n: run.objects.recall(top_n),
             {"title": f"Recall of {top_n} proposals", **to_iou},
         )
         for top_n in average
     ] + [
-        (
+        Panel(
             "ar_to_number",
             np.array(numbers),
-            lambda objects: np.array([objects.average_recall(n) for n in numbers]),
+            lambda run: np.array([run.objects.average_recall(n) for n in numbers]),
             {"title": "Average recall", "y_label": "AR (%)", **to_number},
         ),
-        (
+        Panel(
             "recall_to_number",
             np.array(numbers),
-            lambda objects: np.array([objects.recall(n)[0] for n in numbers]),
+            lambda run: np.array([run.objects.recall(n)[0] for n in numbers]),
             {"title": "Recall at IoU 0.5", "y_label": "Recall (%)", **to_number},
         ),
     ]
+    return Section("Recall", plot_settings(study, figures, panels, out))
+
+
+def plot_settings(
+    study: Study, figures: Figures, panels: Sequence[Panel], out: pathlib.Path
+) -> list[Part]:
+    """Plots a curve of every run that counts, and the mean of each setting, into each panel."""
     pictures = [_legend(study, out)]
-    for name, x, curve, options in panels:
-        file = f"plots/{name}.svg"
-        plot_panel(_lines(study, figures, x, curve), out / file, in_percent=True, **options)
+    for panel in panels:
+        file, options = f"plots/{panel.name}.svg", panel.options
+        plot_panel(_lines(study, figures, panel), out / file, in_percent=True, **options)
         text = f"{options['title']}: {options['y_label']} to {options['x_label']}"
         pictures.append(Picture(file, text))
     parts: list[Part] = [Pictures(pictures)]
     if any(len(places) > 1 for places in figures.settings.values()):
         parts.append(Text("Strong lines are means over the seeds, faint ones single runs."))
-    return Section("Recall", parts)
+    return parts
 
 
-def _lines(
-    study: Study,
-    figures: Figures,
-    x: np.ndarray,
-    curve: Callable[[ObjectRanks], np.ndarray],
-) -> list[Line]:
+def _lines(study: Study, figures: Figures, panel: Panel) -> list[Line]:
     """Returns the mean curve of each setting, and those of its runs where it has several."""
     lines = []
     for name, look, places in _counted(study, figures):
-        curves = 100 * np.stack([curve(figures.runs[r].evaluation.objects) for r in places])
-        lines.append(Line(name, look, x, curves.mean(axis=0)))
+        curves = 100 * np.stack([panel.curve(figures.runs[r].evaluation) for r in places])
+        lines.append(Line(name, look, panel.x, curves.mean(axis=0)))
         if len(places) > 1:
-            lines += [Line(name, look, x, one, is_faint=True) for one in curves]
+            lines += [Line(name, look, panel.x, one, is_faint=True) for one in curves]
     return lines
 
 
@@ -143,8 +155,8 @@ def learning_curves(study: Study, out: pathlib.Path) -> Section:
     pictures = []
     if is_one:
         rows = study.runs[0].rows
-        names = ("loss", "loss_objectness", "loss_box")
-        losses = [_logged(rows, f"train/{name}", look) for look, name in enumerate(names)]
+        names = [name for name in _names(rows) if name.startswith("train/loss")]
+        losses = [_logged(rows, name, look) for look, name in enumerate(names)]
         losses = [line for lines in losses for line in lines]
         # A validation is no mean over steps, so it is not smoothed.
         recall = [line._replace(is_faint=False) for line in _logged(rows, validated, 0, 100)[:1]]
@@ -158,7 +170,7 @@ def learning_curves(study: Study, out: pathlib.Path) -> Section:
         pictures.append(Picture("plots/loss.svg", "Training loss to step"))
     if recall:
         name = validated.partition("/")[2]
-        options = {"title": f"Validation, {name}", "y_label": "AR (%)"}
+        options = {"title": f"Validation, {name}", "y_label": f"{name} (%)"}
         plot_panel(recall, out / "plots/validation.svg", x_label="Step", **options)
         pictures.append(Picture("plots/validation.svg", f"Validation {name} to step"))
     if not (losses or recall):
@@ -172,14 +184,17 @@ def _validated_number(study: Study) -> str:
     If evaluation and validation have different numbers of proposals, it is the headline of the
     validation's numbers.
     """
-    names = {
-        name.removeprefix("validation/") for run in study.runs for row in run.rows for name in row
-    }
+    names = [name.removeprefix("validation/") for run in study.runs for name in _names(run.rows)]
     headline = study.counted[0].evaluation.headline
     numbers = [name.removeprefix("AR@") for name in names if name.startswith("AR@")]
     if headline not in names and (top_ns := [int(n) for n in numbers if n.isdecimal()]):
         headline = headline_recall(sorted(top_ns))
     return f"validation/{headline}"
+
+
+def _names(rows: Sequence[Mapping[str, float | int]]) -> list[str]:
+    """Returns the names of all logged numbers, in the order in which they come."""
+    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def _points(rows: Sequence[Mapping[str, float | int]], name: str) -> dict[int, float]:

@@ -11,6 +11,14 @@ from rpn_jax.errors import UserError
 from rpn_jax.evaluation.figures import read_figures
 from rpn_jax.evaluation.matching import IOU_THRESHOLDS
 from rpn_jax.evaluation.objects import ObjectRanks, found, read_objects
+from rpn_jax.evaluation.precision import CLASS_FIGURES, CURVES, ERRORS, RECALL_POINTS
+
+# The figures of detections in every table, with what they mean.
+PRECISION = {
+    "AP": "AP: COCO's average precision of the detections, the mean over IoU 0.50 to 0.95.",
+    "AP50": "AP50: the same at IoU 0.5.",
+    "AP75": "AP75: at IoU 0.75.",
+}
 
 
 class Evaluation(NamedTuple):
@@ -67,9 +75,39 @@ def _check(figures: dict[str, Any]) -> None:
         and isinstance(recall.get("all"), dict)
         and recall["all"]
         and all(number.isdecimal() for number in recall["all"])
+        and _is_whole_precision(figures)
     )
     if not is_whole:
         raise ValueError("of another version, or changed")
+
+
+def _is_whole_precision(figures: dict[str, Any]) -> bool:
+    """Returns whether figures of detections, if there are any, have what a report needs."""
+    if not set(PRECISION) & set(figures["scalars"]):
+        return True
+    classes, errors, curves = (figures.get(name) for name in ("classes", "errors", "precision"))
+    return (
+        isinstance(classes, list)
+        and all(
+            isinstance(row, dict)
+            and isinstance(row.get("name"), str)
+            and isinstance(row.get("objects"), int)
+            and all(isinstance(row.get(name), int | float | None) for name in CLASS_FIGURES)
+            for row in classes
+        )
+        and isinstance(errors, dict)
+        and all(isinstance(errors.get(name), int | float) for name in ERRORS)
+        and isinstance(curves, dict)
+        and all(_is_curve(curves.get(name)) for name in CURVES)
+    )
+
+
+def _is_curve(curve: Any) -> bool:
+    return (
+        isinstance(curve, list)
+        and len(curve) == len(RECALL_POINTS)
+        and all(isinstance(precision, int | float) for precision in curve)
+    )
 
 
 class Measure(NamedTuple):

@@ -14,8 +14,9 @@ from rpn_jax.reports.comparison import SIGNIFICANT, Comparison, Figures, compute
 from rpn_jax.reports.csv_files import write_curves, write_runs, write_settings
 from rpn_jax.reports.curves import learning_curves, overview, recall_of_run, recall_of_settings
 from rpn_jax.reports.document import Cell, Part, Section, Table, Text, percent, write_document
-from rpn_jax.reports.evaluations import Evaluation
+from rpn_jax.reports.evaluations import PRECISION, Evaluation
 from rpn_jax.reports.origin import origin_section
+from rpn_jax.reports.precision import precision_of_run, precision_of_settings
 from rpn_jax.reports.results import Study, gather
 from rpn_jax.reports.single_run import ablation_section, breakdown_section, picture_section
 from rpn_jax.reports.statistics import interval, mean_and_deviation
@@ -72,6 +73,8 @@ def _study_sections(
     ]
     if len(figures.settings) > 1:
         sections.append(_differences(study, figures, of_base))
+    precision = precision_of_settings(study, figures, out)
+    sections += [precision] if precision else []
     return table, [*sections, recall_of_settings(study, figures, out)]
 
 
@@ -102,7 +105,7 @@ def _settings_table(study: Study, figures: Figures) -> Table:
     rows = []
     for name, runs in study.settings.items():
         places = figures.settings.get(name, [])
-        cells = [_NONE] * len(figures.measured)
+        cells = [_NONE] * len(figures.names)
         if places:
             means, deviations = mean_and_deviation(figures.values[places])
             cells = [
@@ -122,15 +125,16 @@ def _settings_table(study: Study, figures: Figures) -> Table:
             " Bold: the best, where its difference to each other setting is more than noise "
             f"(p < {SIGNIFICANT}, found as below)."
         )
-    header = [*study.label_names, "runs", *(m.name for m in figures.measured)]
+    header = [*study.label_names, "runs", *figures.names]
     return Table(header, rows, names=len(study.label_names), note=note)
 
 
 def _meaning(figures: Figures) -> str:
-    return (
+    recall = (
         "AR@N: mean recall of the best N proposals over IoU 0.50 to 0.95. recall@t: recall of the "
         f"best {figures.measured[-1].top_n} proposals at IoU t."
     )
+    return " ".join([*(PRECISION[n] for n in figures.names if n in PRECISION), recall])
 
 
 def _differences(study: Study, figures: Figures, of_base: dict[str, Comparison]) -> Section:
@@ -141,7 +145,7 @@ def _differences(study: Study, figures: Figures, of_base: dict[str, Comparison])
     for name in figures.settings:
         if name == study.base:
             continue
-        seeds, cells = 0, [_NONE] * len(figures.measured)
+        seeds, cells = 0, [_NONE] * len(figures.names)
         if comparison := of_base.get(name):
             seeds = comparison.seeds
             columns = zip(*comparison.difference[:3], comparison.p, strict=True)
@@ -154,7 +158,7 @@ def _differences(study: Study, figures: Figures, of_base: dict[str, Comparison])
         "seeds, and there is no p if other settings have more. p is corrected for the number of "
         f"settings (Holm), the interval is not. Bold: p < {SIGNIFICANT}."
     )
-    header = [*study.label_names, "seeds", *(m.name for m in figures.measured)]
+    header = [*study.label_names, "seeds", *figures.names]
     table = Table(header, rows, names=len(study.label_names), note=note)
     return Section(title, [Text(f"The base is {study.base}."), table])
 
@@ -163,7 +167,7 @@ def _difference(mean: float, low: float, high: float, p: float) -> Cell:
     if np.isnan(mean):
         return Cell((_NONE,))
     points = [f"{100 * value:+.1f}".replace("-", "−") for value in (mean, low, high)]
-    lines = [points[0], f"{points[1]} to {points[2]}"]
+    lines = points[:1] if np.isnan(low) else [points[0], f"{points[1]} to {points[2]}"]
     if not np.isnan(p):
         lines.append("p < 0.001" if p < 0.001 else f"p = {p:.3f}")
     return Cell(tuple(lines), is_strong=p < SIGNIFICANT)
@@ -181,6 +185,7 @@ def _run_sections(figures: Figures, out: pathlib.Path) -> tuple[Table, list[Sect
     )
     sections = [
         Section("Summary", [Text(text), table]),
+        precision_of_run(figures, out),
         recall_of_run(figures, out, note),
         breakdown_section(run.evaluation, figures.measured),
         picture_section(run, figures.measured[-1].top_n, out),
@@ -192,29 +197,29 @@ def _run_sections(figures: Figures, out: pathlib.Path) -> tuple[Table, list[Sect
 def _run_table(figures: Figures) -> Table:
     low, high = interval(figures.replicates[:, 0])
     rows = [
-        [measure.name, percent(value), _NONE if np.isnan(a) else f"{percent(a)} to {percent(b)}"]
-        for measure, value, a, b in zip(figures.measured, figures.values[0], low, high, strict=True)
+        [name, percent(value), _NONE if np.isnan(a) else f"{percent(a)} to {percent(b)}"]
+        for name, value, a, b in zip(figures.names, figures.values[0], low, high, strict=True)
     ]
-    of_sizes = figures.runs[0].evaluation.figures["scalars"]
+    scalars, first = figures.runs[0].evaluation.figures["scalars"], figures.names[0]
+    kind, at, number = first.partition("@")
     for size in ("small", "medium", "large"):
-        top_n = figures.measured[0].top_n
-        if (value := of_sizes.get(f"AR_{size}@{top_n}")) is not None:
-            rows.append([f"AR@{top_n} of {size} objects", percent(value), ""])
+        if (value := scalars.get(f"{kind}_{size}{at}{number}")) is not None:
+            rows.append([f"{first} of {size} objects", percent(value), ""])
     return Table(["figure", "%", "95 % interval"], rows)
 
 
 def _costs_section(study: Study, figures: Figures) -> Section:
     # For a single run they are at the top.
-    measured = figures.measured if len(study.runs) > 1 else []
+    names = figures.names if len(study.runs) > 1 else []
     rows = []
     for run in study.runs:
         values = figures.of_run(run.name)
-        cells = [_NONE] * len(measured) if values is None else list(map(percent, values))
+        cells = [_NONE] * len(names) if values is None else list(map(percent, values))
         seconds, measuring, rate, memory = run.costs()
         rows.append(
             [
                 run.name,
-                *cells[: len(measured)],
+                *cells[: len(names)],
                 _duration(seconds),
                 _duration(measuring),
                 f"{rate:.3g}" if rate else _NONE,
@@ -227,9 +232,9 @@ def _costs_section(study: Study, figures: Figures) -> Section:
         "images/s: the median over the training. Peak memory: of the first device, on CPUs of the "
         "process."
     )
-    if measured:
-        note = f"Recall in per cent. {note}"
-    parts: list[Part] = [Table(["run", *(m.name for m in measured), *costs], rows, note=note)]
+    if names:
+        note = f"Figures in per cent. {note}"
+    parts: list[Part] = [Table(["run", *names, *costs], rows, note=note)]
     if left_out := [[run.name, run.remark] for run in study.runs if run.remark]:
         parts += [Text("Not counted:"), Table(["run", "why"], left_out, names=2)]
     return Section("Runs" if len(study.runs) > 1 else "Time and memory", parts)

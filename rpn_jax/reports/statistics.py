@@ -25,8 +25,8 @@ class Difference(NamedTuple):
 
     Fields:
       mean: mean difference over the paired seeds.
-      low, high: ends of the 95 % interval.
-      p: two-sided p-value of the hypothesis of no difference; at least 2 / (B + 1).
+      low, high: ends of the 95 % interval; NaN without replicates.
+      p: two-sided p-value of the hypothesis of no difference; at least 2 / (B + 1); NaN the same.
     """
 
     mean: Float[np.ndarray, " M"]
@@ -77,24 +77,31 @@ def paired_difference(
     """Returns our figures less theirs, paired by seed and images.
 
     Row s of both has the same seed. With one seed, the noise is that of the images alone.
+    Replicates that are NaN are left out.
     """
     gaps = our_replicates - their_replicates
     weights = _draw_seeds(len(ours), len(gaps))
     means = (weights[:, :, None] * gaps).mean(axis=1)
     low, high = interval(means)
     contrary = np.minimum((means <= 0).sum(axis=0), (means >= 0).sum(axis=0))
-    p = np.minimum(2 * (1 + contrary) / (len(means) + 1), 1.0)
+    count = (~np.isnan(means)).sum(axis=0)
+    p = np.minimum(2 * (1 + contrary) / (count + 1), 1.0)
+    p = np.where(count > 0, p, np.nan)
     return Difference((ours - theirs).mean(axis=0), low, high, p)
 
 
 def interval(
     replicates: Float[np.ndarray, "B M"],
 ) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
-    """Returns the ends of the 95 % interval of each figure; NaN without replicates."""
-    if not len(replicates):
-        return (np.full(replicates.shape[1], np.nan),) * 2
-    low, high = np.quantile(replicates, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
-    return low, high
+    """Returns the ends of the 95 % interval of each figure; NaN without replicates.
+
+    Replicates that are NaN are left out.
+    """
+    ends = np.full((2, replicates.shape[1]), np.nan)
+    for m, column in enumerate(replicates.T):
+        if len(known := column[~np.isnan(column)]):
+            ends[:, m] = np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return ends[0], ends[1]
 
 
 def _draw_seeds(count: int, replicates: int) -> Float[np.ndarray, "B S"]:

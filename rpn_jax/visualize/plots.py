@@ -1,4 +1,4 @@
-"""Plots of recall, losses and anchor coverage, as PNG or SVG by the suffix of the path.
+"""Plots of recall, precision, losses and anchor coverage, as PNG or SVG by the suffix of the path.
 
 They use Matplotlib's objects without pyplot, so they need no display, leave no state behind and
 may be drawn from any thread. Lines differ by style and marker as well as by colour.
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.matching import IOU_THRESHOLDS
+from rpn_jax.evaluation.precision import RECALL_POINTS
 from rpn_jax.evaluation.recall import RecallResult
 from rpn_jax.files import write_bytes
 from rpn_jax.text import printable
@@ -62,6 +63,44 @@ def plot_recall_to_iou(
     axes.set_xticks(IOU_THRESHOLDS)
     axes.set_title("Recall of objects" + ("" if several else "".join(f", {n}" for n in results)))
     axes.legend(frameon=False, handlelength=3.5)
+    save_figure(figure, path)
+
+
+def precision_lines(
+    curves: Mapping[str, Sequence[float]],
+) -> dict[str, Float[np.ndarray, " n"]]:
+    """Returns the curves at IoU 0.5 and 0.75 and their mean over all thresholds, by label.
+
+    `curves` is `precision` of a detector's figures; {} without objects gives no curve. The mean of
+    a curve, beside its label, is the average precision.
+    """
+    names = {"0.50": "IoU 0.50", "0.75": "IoU 0.75", "mean": "mean of 0.50 to 0.95"}
+    return {
+        f"{name}: AP {100 * np.mean(curves[key]):.1f} %": np.array(curves[key])
+        for key, name in names.items()
+        if key in curves
+    }
+
+
+def plot_precision(
+    curves: Mapping[str, Sequence[float]], path: str | os.PathLike, *, title: str
+) -> None:
+    """Plots the classes' mean precision against recall; for `curves` see `precision_lines`."""
+    figure, (axes,) = new_figure(7.2, 5.0)
+    for i, (label, precision) in enumerate(precision_lines(curves).items()):
+        axes.plot(
+            100 * RECALL_POINTS,
+            100 * precision,
+            label=label,
+            color=COLORS[i],
+            linestyle=LINES[i],
+            linewidth=1.8,
+            clip_on=False,
+        )
+    axes.set(xlabel="Recall (%)", ylabel="Precision (%)", xlim=(0, 100), title=plain_label(title))
+    fit_percent(axes)
+    if axes.lines:
+        axes.legend(frameon=False, handlelength=3.5)
     save_figure(figure, path)
 
 

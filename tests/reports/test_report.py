@@ -13,6 +13,7 @@ from training.small import small_config
 from rpn_jax.__main__ import main
 from rpn_jax.data.datasets import open_dataset, prepare_dataset
 from rpn_jax.evaluation.objects import concatenate, image_objects
+from rpn_jax.evaluation.precision import ImageDetections, PrecisionMeasurement
 from rpn_jax.evaluation.recall import ImageProposals, RecallSums, image_recall
 from rpn_jax.files import write_npz, write_text
 from rpn_jax.reports.comparison import compute_figures
@@ -64,8 +65,28 @@ def proposals(record, share):
     return ImageProposals(record.image_id, boxes, scores, record.boxes, record.ignore, record.areas)
 
 
-def evaluated(folder, dataset, share, step=STEPS, name="train", without=()):
-    """What `evaluate` would leave of a network whose proposals cover a share of every object."""
+def of_detections(images, records, class_names):
+    measurement = PrecisionMeasurement(class_names)
+    for image, record in zip(images, records, strict=True):
+        objects = len(image.gt_boxes)
+        labels = (record.labels + np.arange(len(record.labels)) % 2) % len(class_names)
+        measurement.add(
+            ImageDetections(
+                *image[:3],
+                labels[: len(image.boxes)],
+                image.gt_boxes,
+                record.labels[:objects],
+                *image[4:],
+            )
+        )
+    return measurement.result().to_json()
+
+
+def evaluated(folder, dataset, share, step=STEPS, name="train", without=(), detects=False):
+    """What `evaluate` would leave of a network whose proposals cover a share of every object.
+
+    With `detects`, its detections are these proposals, half of them of the other class.
+    """
     records = [dataset[i] for i in range(len(dataset))]
     images = [proposals(record, share) for record in records]
     sums = sum((image_recall(image, TOP_NS) for image in images), RecallSums.empty(TOP_NS))
@@ -77,6 +98,10 @@ def evaluated(folder, dataset, share, step=STEPS, name="train", without=()):
     )
     figures = {"dataset": "voc_folder", "split": "train", "without": without, "step": step}
     figures |= {"seconds": 2.5, **sums.result().figures().to_json()}
+    if detects:
+        precise = of_detections(images, records, dataset.class_names)
+        proposed = {f"proposals {name}": value for name, value in figures["scalars"].items()}
+        figures |= precise | {"scalars": {**precise["scalars"], **proposed}}
     place = folder / "evaluation" / name
     place.mkdir(parents=True)
     write_npz(place / "objects.npz", **ranks._asdict(), class_names=np.array(dataset.class_names))
@@ -285,6 +310,61 @@ def test_a_run_alone(alone):
     assert "| machine.host | here |" in markdown
 
 
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory, source, dataset):
+    """The report on a run that also detects, each first object of an image as its class."""
+    folder = begun(tmp_path_factory.mktemp("runs") / "detector", source)
+    evaluated(folder, dataset, 0.72, detects=True)
+    write_report([folder])
+    return folder
+
+
+def test_a_run_that_detects(detector):
+    page = Page((detector / "report/report.html").read_text())
+    markdown = (detector / "report/report.md").read_text()
+    figures = json.loads((detector / "evaluation/train/figures.json").read_text())
+    assert figures["headline"] == "AP"
+    # Beside the recall of its proposals, which is that of the run alone.
+    ap, ap50 = (f"{100 * figures['scalars'][name]:.1f}" for name in ("AP", "AP50"))
+    assert f"| AP | {ap} | – |" in markdown
+    assert "| AR@300 | 50.0 | 50.0 to 50.0 |" in markdown
+    assert f"| AP50 | {ap50} |" in markdown
+    assert "![Precision of detections: " in markdown
+    # By error: those of the other class cost something, the boxes nothing.
+    place = page.cells.index("class", page.cells.index("VOC12"))
+    header, parts = page.cells[place : place + 6], page.cells[place + 6 : place + 12]
+    assert header == ["class", "box", "both", "duplicate", "background", "missed"]
+    assert float(parts[0]) > 0
+    assert parts[1] == "+0.0"
+    # By class.
+    dog = next(row for row in figures["classes"] if row["name"] == "dog")
+    assert (
+        f"| dog | {dog['objects']} | {100 * dog['AP']:.1f} | {100 * dog['AP50']:.1f} |" in markdown
+    )
+
+
+def test_runs_that_detect(source, dataset, tmp_path):
+    for number, share in enumerate((0.72, 0.92)):
+        fields = [f"--config.rpn.loss.balance={number + 1}.0"]
+        for seed in range(2):
+            folder = begun(tmp_path / f"{number}{seed}", source, *fields, f"--config.seed={seed}")
+            evaluated(folder, dataset, share, detects=True)
+    write_report([tmp_path], tmp_path / "report")
+    markdown = (tmp_path / "report/report.md").read_text()
+    assert "| runs | AP | AP50 | AP75 | AR@100 |" in markdown
+    assert "![AP of each setting: the mean, and its runs]" in markdown
+    assert "![Precision at IoU 0.5: Precision (%) to Recall (%)]" in markdown
+    assert "| rpn.loss.balance | class | box | both | duplicate | background | missed |" in markdown
+    one, two = rows_of(tmp_path / "report/settings.csv")
+    assert float(two["AP difference"]) == pytest.approx(float(two["AP"]) - float(one["AP"]))
+    assert two["AP p"] == two["AP low"] == ""
+    assert "nan" not in markdown
+    # One that only proposes among them: the recall of all is what can be compared.
+    evaluated(begun(tmp_path / "proposes", source, "--config.rpn.loss.balance=3.0"), dataset, 0.8)
+    markdown = write_report([tmp_path], tmp_path / "report")
+    assert markdown.splitlines()[0].split()[:3] == ["rpn.loss.balance", "runs", "AR@100"]
+
+
 HOSTILE = "=a$b$ x](javascript:alert(1))<script>alert(1)<img src=x>`|*\x1b[31m\n"
 
 
@@ -484,6 +564,23 @@ def test_figures_that_were_changed(fails, source, dataset, tmp_path, change):
     (file,) = (folder / "evaluation/train").glob("*.json")
     whole = json.loads(file.read_text())
     file.write_text(change if isinstance(change, str) else json.dumps({**whole, **change}))
+    assert "damaged" in fails(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": None},
+        {"classes": [{"name": "cat", "objects": 1, "AP": "high"}]},
+        {"errors": {}},
+        {"precision": {"0.50": [0.5]}},
+    ],
+)
+def test_figures_of_detections_that_were_changed(fails, source, dataset, tmp_path, change):
+    folder = begun(tmp_path / "run", source)
+    evaluated(folder, dataset, 0.7, detects=True)
+    (file,) = (folder / "evaluation/train").glob("*.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     assert "damaged" in fails(folder)
 
 

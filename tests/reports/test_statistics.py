@@ -127,3 +127,19 @@ def test_holm():
     p = np.array([[0.01, 0.9], [0.04, 0.8], [0.03, 0.7]])
     np.testing.assert_allclose(holm(p), [[0.03, 1.0], [0.06, 1.0], [0.06, 1.0]])
     np.testing.assert_allclose(holm(np.array([[0.2]])), [[0.2]])
+
+
+def test_unknown_replicates_are_left_out(counts):
+    ratios = resample_images(*counts, 4000)
+    some = ratios.copy()
+    some[1000:] = np.nan
+    for ours, theirs in zip(interval(some[:, 0]), interval(ratios[:1000, 0]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    values = ratios.mean(axis=0)
+    difference = paired_difference(values[:1], values[1:], some[:, :1], some[:, 1:])
+    fewer = paired_difference(values[:1], values[1:], ratios[:1000, :1], ratios[:1000, 1:])
+    for ours, theirs in zip(difference, fewer, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    some[:] = np.nan
+    _, *unknown = paired_difference(values[:1], values[1:], some[:, :1], some[:, 1:])
+    assert np.isnan(unknown).all()

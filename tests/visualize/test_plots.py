@@ -5,7 +5,7 @@ import pytest
 
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.recall import ImageProposals, RecallSums, image_recall
-from rpn_jax.visualize.plots import plot_coverage, plot_losses, plot_recall_to_iou
+from rpn_jax.visualize.plots import plot_coverage, plot_losses, plot_precision, plot_recall_to_iou
 
 
 def result(height):
@@ -104,3 +104,15 @@ def test_png(tmp_path):
 def test_other_suffixes_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"use \.png or \.svg"):
         plot_losses([], tmp_path / "losses.pdf")
+
+
+def test_precision_of_detections(tmp_path, svg_text):
+    falling = np.linspace(1, 0, 101)
+    curves = {"0.50": falling.tolist(), "0.55": 101 * [0.3], "0.75": 101 * [0.25]}
+    plot_precision(curves | {"mean": (falling / 2).tolist()}, tmp_path / "p.svg", title="a $run$")
+    svg = (tmp_path / "p.svg").read_text()
+    for text in ("IoU 0.50: AP 50.0 %", "IoU 0.75: AP 25.0 %", "0.95: AP 25.0 %", "a $run$"):
+        assert text in svg
+    assert "IoU 0.55" not in svg
+    plot_precision({}, tmp_path / "nothing.png", title="without objects")
+    assert (tmp_path / "nothing.png").is_file()
