@@ -6,10 +6,14 @@ Validations, sweeps and reports read `Figures`, whatever the headline is.
 
 import json
 import pathlib
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
+
 FILE = "figures.json"
+ARRAYS = "detections.npz"
 _OLD_FILE = "recall.json"  # of version 0.1, which measured average recall alone
 
 
@@ -22,12 +26,14 @@ class Figures(NamedTuple):
         objects, such as the small ones.
       table: all figures as text, to be printed.
       details: further content of the file, as JSON types.
+      arrays: what is too long for it, as arrays of a file `ARRAYS` beside it.
     """
 
     headline: str
     scalars: dict[str, float]
     table: str
     details: dict[str, Any]
+    arrays: Mapping[str, np.ndarray] = types.MappingProxyType({})
 
     def line(self) -> str:
         """Returns the numbers of all objects in one line."""

@@ -23,14 +23,14 @@ from rpn_jax.evaluation.figures import Figures
 from rpn_jax.evaluation.matching import IOU_THRESHOLDS, pairwise_iou
 from rpn_jax.evaluation.recall import SIZE_RANGES
 from rpn_jax.evaluation.voc import VocPrecision, voc_precision, voc_verdicts
+from rpn_jax.evaluation.weighted import SplitMatches
 from rpn_jax.tables import format_table
 
 HEADLINE = "AP"
 _MAX_DETECTIONS = (1, 10, 100)  # of an image and class, for COCO's average recall
-RECALL_POINTS = np.linspace(0, 1, 101)  # of a precision curve
 CURVES = (*(f"{t:.2f}" for t in IOU_THRESHOLDS), "mean")  # by IoU threshold
 ERRORS = tuple(kind.name.lower() for kind in list(Error)[1:])
-_IOU_75 = 5  # index into IOU_THRESHOLDS
+IOU_75 = 5  # index into IOU_THRESHOLDS
 # Names of the figures, of which those of a class are fewer.
 SCALARS = (
     *(HEADLINE, "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
@@ -68,7 +68,7 @@ class PrecisionResult:
         precision, recall = self.curves[100]
         voc = np.array([*self.voc.values()]).reshape(-1, 2)
         ratios = [
-            *(precision[:, 0], precision[:, 0, 0], precision[:, 0, _IOU_75]),
+            *(precision[:, 0], precision[:, 0, 0], precision[:, 0, IOU_75]),
             *(precision[:, a] for a in range(1, len(SIZE_RANGES))),
             *(self.curves[n].recall[:, 0] for n in _MAX_DETECTIONS),
             *(recall[:, a] for a in range(1, len(SIZE_RANGES))),
@@ -86,7 +86,7 @@ class PrecisionResult:
             ratios = {
                 "AP": precision[c].mean(),
                 "AP50": precision[c, 0],
-                "AP75": precision[c, _IOU_75],
+                "AP75": precision[c, IOU_75],
                 "VOC07": voc.eleven_points,
                 "VOC12": voc.area,
             }
@@ -174,35 +174,51 @@ class PrecisionMeasurement:
 
     def result(self) -> Figures:
         """Returns the figures of all that was added."""
-        return self.precision().figures()
-
-    def precision(self) -> PrecisionResult:
-        """Returns the result of all that was added."""
-        matches = detections.concatenate([self._images[i] for i in sorted(self._images)])
-        C = len(self._class_names)
-        num_objects = np.stack(
-            [np.bincount(matches.gt_label[counts], minlength=C) for counts in matches.gt_counts.T],
-            axis=1,
+        ids = np.array(sorted(self._images), np.int64)
+        images = [self._images[i] for i in ids.tolist()]
+        matches = detections.concatenate(images)
+        is_object = matches.gt_counts[:, 0]
+        arrays = SplitMatches(
+            matches.label,
+            matches.score,
+            ids.repeat([len(image.label) for image in images]),
+            matches.hit[:, 0],
+            matches.ignored[:, 0],
+            matches.gt_label[is_object],
+            ids.repeat([len(image.gt_label) for image in images])[is_object],
         )
-        curves = {}
-        for n in _MAX_DETECTIONS:
-            best = matches.place < n
-            columns = (matches.label, matches.score, matches.hit, matches.ignored)
-            curves[n] = coco_curves(*(column[best] for column in columns), num_objects)
-        return PrecisionResult(
-            self._class_names,
-            num_objects,
-            curves,
-            _voc(matches, num_objects[:, 0]),
-            error_parts(matches, num_objects[:, 0]),
-            len(self._images),
-            len(matches.label),
-        )
+        result = split_precision(self._class_names, matches, len(images))
+        return result.figures()._replace(arrays=arrays._asdict())
 
     def _put(self, image_id: int, matches: DetectionMatches) -> None:
         if image_id in self._images:
             raise ValueError(f"image {image_id} is measured twice")
         self._images[image_id] = matches
+
+
+def split_precision(
+    class_names: Sequence[str], matches: DetectionMatches, images: int
+) -> PrecisionResult:
+    """Returns the result of all matches of so many images."""
+    C = len(class_names)
+    num_objects = np.stack(
+        [np.bincount(matches.gt_label[counts], minlength=C) for counts in matches.gt_counts.T],
+        axis=1,
+    )
+    curves = {}
+    for n in _MAX_DETECTIONS:
+        best = matches.place < n
+        columns = (matches.label, matches.score, matches.hit, matches.ignored)
+        curves[n] = coco_curves(*(column[best] for column in columns), num_objects)
+    return PrecisionResult(
+        tuple(class_names),
+        num_objects,
+        curves,
+        _voc(matches, num_objects[:, 0]),
+        error_parts(matches, num_objects[:, 0]),
+        images,
+        len(matches.label),
+    )
 
 
 def image_matches(image: ImageDetections) -> DetectionMatches:

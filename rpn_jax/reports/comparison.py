@@ -5,9 +5,17 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from rpn_jax.evaluation.precision import IOU_75
 from rpn_jax.reports.evaluations import PRECISION, Measure, image_hits, measures
 from rpn_jax.reports.results import Result, Study
-from rpn_jax.reports.statistics import Difference, holm, paired_difference, resample_images
+from rpn_jax.reports.statistics import (
+    PRECISION_REPLICATES,
+    Difference,
+    holm,
+    paired_difference,
+    resample_images,
+    resamples,
+)
 
 SIGNIFICANT = 0.05
 
@@ -115,14 +123,33 @@ def compute_figures(study: Study) -> Figures:
     of_recall = hits.sum(axis=1) / (objects.sum() or np.nan)
     replicates = resample_images(hits, objects)
     scalars = [run.evaluation.figures["scalars"] for run in runs]
-    precise = [name for name in PRECISION if all(name in named for named in scalars)]
+    precise = list(PRECISION) if all(set(PRECISION) <= set(named) for named in scalars) else []
     of_detections = np.array([[named[name] for name in precise] for named in scalars])
-    unknown = np.full((*replicates.shape[:2], len(precise)), np.nan)
+    resampled = [replicates]
+    if precise:
+        of_runs = [_resampled_precision(run, objects, len(replicates)) for run in runs]
+        resampled.insert(0, np.stack(of_runs, axis=1))
     return Figures(
         [*precise, *(measure.name for measure in measured)],
         measured,
         runs,
         np.concatenate([of_detections, of_recall], axis=1),
-        np.concatenate([unknown, replicates], axis=2),
+        np.concatenate(resampled, axis=2),
         settings,
     )
+
+
+def _resampled_precision(
+    run: Result, objects: Float[np.ndarray, " I"], replicates: int
+) -> Float[np.ndarray, "B 3"]:
+    """Returns a run's `PRECISION` on the first of the resamples of `resample_images`; else NaN."""
+    resampled = np.full((replicates, len(PRECISION)), np.nan)
+    matches = run.evaluation.matches
+    if matches:
+        image_id = run.evaluation.objects.image_id
+        drawn = resamples(len(image_id), PRECISION_REPLICATES)
+        rows = [matches.precision(image_id, times[times @ objects > 0]) for times in drawn]
+        by_iou = np.concatenate(rows)
+        of_rows = [by_iou.mean(axis=1), by_iou[:, 0], by_iou[:, IOU_75]]
+        resampled[: len(by_iou)] = np.stack(of_rows, axis=1)
+    return resampled

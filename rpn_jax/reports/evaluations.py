@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Float
 
 from rpn_jax.errors import UserError
-from rpn_jax.evaluation.figures import read_figures
+from rpn_jax.evaluation.figures import ARRAYS, read_figures
 from rpn_jax.evaluation.matching import IOU_THRESHOLDS
 from rpn_jax.evaluation.objects import ObjectRanks, found, read_objects
-from rpn_jax.evaluation.precision import CLASS_FIGURES, CURVES, ERRORS, RECALL_POINTS
+from rpn_jax.evaluation.precision import CLASS_FIGURES, CURVES, ERRORS
+from rpn_jax.evaluation.weighted import RECALL_POINTS, SplitMatches, read_matches
 
 # The figures of detections in every table, with what they mean.
 PRECISION = {
@@ -28,11 +29,13 @@ class Evaluation(NamedTuple):
       figures: result of `evaluation.figures.read_figures`.
       objects: proposal that found each object.
       class_names: class names of the dataset.
+      matches: those of the detections; None without detections, or where they were not kept.
     """
 
     figures: dict[str, Any]
     objects: ObjectRanks
     class_names: tuple[str, ...]
+    matches: SplitMatches | None = None
 
     @property
     def step(self) -> int | None:
@@ -60,7 +63,15 @@ def read_evaluation(folder: pathlib.Path) -> Evaluation | None:
         raise UserError(f"{folder}: its figures are damaged ({error}); evaluate again") from error
     if not figures:
         return None
-    return Evaluation(figures, *read_objects(folder / "objects.npz"))
+    evaluation = Evaluation(figures, *read_objects(folder / "objects.npz"))
+    file = folder / ARRAYS
+    if not set(PRECISION) <= set(figures["scalars"]) or not file.exists():
+        return evaluation
+    matches = read_matches(file)
+    for ids in (matches.image_id, matches.object_image_id):
+        if not np.isin(ids, evaluation.objects.image_id).all():
+            raise UserError(f"{file}: is of other images than its objects.npz; evaluate again")
+    return evaluation._replace(matches=matches)
 
 
 def _check(figures: dict[str, Any]) -> None:

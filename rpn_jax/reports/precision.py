@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rpn_jax.evaluation.precision import CLASS_FIGURES, ERRORS, RECALL_POINTS, SCALARS
+from rpn_jax.evaluation.precision import CLASS_FIGURES, ERRORS, SCALARS
+from rpn_jax.evaluation.weighted import RECALL_POINTS
 from rpn_jax.reports.comparison import Figures
 from rpn_jax.reports.curves import Panel, plot_settings
 from rpn_jax.reports.document import Picture, Pictures, Section, Table, percent

@@ -1,5 +1,6 @@
 """Evaluation of a saved network on a split."""
 
+import contextlib
 import json
 import pathlib
 import time
@@ -9,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rpn_jax.evaluation.coco import coco_recall
-from rpn_jax.evaluation.figures import FILE, Figures
+from rpn_jax.evaluation.figures import ARRAYS, FILE, Figures
 from rpn_jax.evaluation.matching import IOU_THRESHOLDS
 from rpn_jax.evaluation.objects import (
     ObjectRanks,
@@ -32,7 +33,7 @@ from rpn_jax.training.evaluate import (
     over_processes,
 )
 from rpn_jax.training.pictures import draw_first
-from rpn_jax.visualize.plots import plot_recall_to_iou
+from rpn_jax.visualize.plots import plot_precision, plot_recall_to_iou
 
 IMAGES_AT_ONCE = 50  # pycocotools' dicts of a whole split would fill the memory
 
@@ -81,14 +82,22 @@ def evaluate_trained(
         recall = RecallResult.from_json(figures.details)
         for suffix in (".png", ".svg"):
             plot_recall_to_iou({title: recall}, folder / f"recall_to_iou{suffix}")
-        # Both files are complete before either is renamed: a report never mixes two evaluations.
-        with writing(folder / "objects.npz") as of_objects, writing(folder / FILE) as of_figures:
+        if precision := figures.details.get("precision"):
+            for suffix in (".png", ".svg"):
+                plot_precision(precision, folder / f"precision{suffix}", title=title)
+        # All files are complete before one is renamed: a report never mixes two evaluations.
+        with contextlib.ExitStack() as files:
+            if figures.arrays:
+                of_arrays = files.enter_context(writing(folder / ARRAYS))
+                np.savez_compressed(of_arrays, **figures.arrays)
+            of_objects = files.enter_context(writing(folder / "objects.npz"))
             np.savez_compressed(
                 of_objects,
                 **ranks._asdict(),
                 class_names=np.array(dataset.class_names),
                 iou_thresholds=IOU_THRESHOLDS,
             )
+            of_figures = files.enter_context(writing(folder / FILE))
             of_figures.write(json.dumps(content, indent=2).encode())
     table = f"{figures.table}\n{_beside(figures, peer_figures)}"
     return f"{config.data.dataset} {split}, {title}\n{table}"

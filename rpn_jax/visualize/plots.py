@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.matching import IOU_THRESHOLDS
-from rpn_jax.evaluation.precision import RECALL_POINTS
 from rpn_jax.evaluation.recall import RecallResult
+from rpn_jax.evaluation.weighted import RECALL_POINTS
 from rpn_jax.files import write_bytes
 from rpn_jax.text import printable
 

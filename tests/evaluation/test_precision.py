@@ -150,7 +150,11 @@ def test_the_order_of_images_and_their_split_over_processes_do_not_matter():
         total = PrecisionMeasurement(NAMES)
         for share in order:
             total.merge(share)
-        assert total.result() == expected
+        ours = total.result()
+        assert ours[:4] == expected[:4]
+        assert ours.arrays.keys() == expected.arrays.keys()
+        for name, array in ours.arrays.items():
+            np.testing.assert_array_equal(array, expected.arrays[name])
 
 
 def test_figures_are_json():

@@ -79,7 +79,7 @@ def of_detections(images, records, class_names):
                 *image[4:],
             )
         )
-    return measurement.result().to_json()
+    return measurement.result()
 
 
 def evaluated(folder, dataset, share, step=STEPS, name="train", without=(), detects=False):
@@ -99,11 +99,12 @@ def evaluated(folder, dataset, share, step=STEPS, name="train", without=(), dete
     figures = {"dataset": "voc_folder", "split": "train", "without": without, "step": step}
     figures |= {"seconds": 2.5, **sums.result().figures().to_json()}
     if detects:
-        precise = of_detections(images, records, dataset.class_names)
+        measured = of_detections(images, records, dataset.class_names)
+        write_npz(folder / "evaluation" / name / "detections.npz", **measured.arrays)
+        precise = measured.to_json()
         proposed = {f"proposals {name}": value for name, value in figures["scalars"].items()}
         figures |= precise | {"scalars": {**precise["scalars"], **proposed}}
     place = folder / "evaluation" / name
-    place.mkdir(parents=True)
     write_npz(place / "objects.npz", **ranks._asdict(), class_names=np.array(dataset.class_names))
     write_text(place / "figures.json", json.dumps(figures))
 
@@ -326,7 +327,9 @@ def test_a_run_that_detects(detector):
     assert figures["headline"] == "AP"
     # Beside the recall of its proposals, which is that of the run alone.
     ap, ap50 = (f"{100 * figures['scalars'][name]:.1f}" for name in ("AP", "AP50"))
-    assert f"| AP | {ap} | – |" in markdown
+    assert f"| AP | {ap} | " in markdown
+    low, high = re.search(r"\| AP \| [\d.]+ \| ([\d.]+) to ([\d.]+) \|", markdown).groups()
+    assert float(low) <= float(ap) < float(high)
     assert "| AR@300 | 50.0 | 50.0 to 50.0 |" in markdown
     assert f"| AP50 | {ap50} |" in markdown
     assert "![Precision of detections: " in markdown
@@ -357,8 +360,15 @@ def test_runs_that_detect(source, dataset, tmp_path):
     assert "| rpn.loss.balance | class | box | both | duplicate | background | missed |" in markdown
     one, two = rows_of(tmp_path / "report/settings.csv")
     assert float(two["AP difference"]) == pytest.approx(float(two["AP"]) - float(one["AP"]))
-    assert two["AP p"] == two["AP low"] == ""
+    assert float(two["AP low"]) <= float(two["AP difference"]) < float(two["AP high"])
+    assert 0 < float(two["AP p"]) < 0.1
     assert "nan" not in markdown
+    # Without the matches of one there is no interval.
+    (tmp_path / "00/evaluation/train/detections.npz").unlink()
+    write_report([tmp_path], tmp_path / "report")
+    one, two = rows_of(tmp_path / "report/settings.csv")
+    assert two["AP p"] == two["AP low"] == ""
+    assert "nan" not in (tmp_path / "report/report.md").read_text()
     # One that only proposes among them: the recall of all is what can be compared.
     evaluated(begun(tmp_path / "proposes", source, "--config.rpn.loss.balance=3.0"), dataset, 0.8)
     markdown = write_report([tmp_path], tmp_path / "report")
@@ -582,6 +592,15 @@ def test_figures_of_detections_that_were_changed(fails, source, dataset, tmp_pat
     (file,) = (folder / "evaluation/train").glob("*.json")
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     assert "damaged" in fails(folder)
+
+
+def test_detections_of_other_images(fails, source, dataset, tmp_path):
+    folder = begun(tmp_path / "run", source)
+    evaluated(folder, dataset, 0.7, detects=True)
+    file = folder / "evaluation/train/detections.npz"
+    with np.load(file) as arrays:
+        write_npz(file, **{**arrays, "image_id": arrays["image_id"] + 99})
+    assert "detections.npz: is of other images" in fails(folder)
 
 
 @pytest.mark.parametrize(
