@@ -70,6 +70,22 @@ def of_all(scalars: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in scalars.items() if "_" not in name}
 
 
+def around_headline(scalars: Mapping[str, float], headline: str | None, count: int) -> list[str]:
+    """Returns the names of at most `count` numbers of all objects, the headline among them.
+
+    They are its neighbours to both sides, or the last ones if there is no such headline.
+
+    >>> around_headline({"AR@10": 0.1, "AR@100": 0.3, "AR@300": 0.4, "AR@1000": 0.5}, "AR@300", 3)
+    ['AR@100', 'AR@300', 'AR@1000']
+    >>> around_headline({"AP": 0.3, "AP50": 0.5, "AP75": 0.4, "AR@1": 0.2}, "AP", 3)
+    ['AP', 'AP50', 'AP75']
+    """
+    names = list(of_all(dict(scalars)))
+    middle = names.index(headline) if headline in names else len(names)
+    start = max(0, min(middle - count // 2, len(names) - count))
+    return names[start : start + count]
+
+
 def headline_recall(top_ns: Sequence[int]) -> str:
     """Returns the name of a proposal network's headline, an average recall.
 

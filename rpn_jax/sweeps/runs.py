@@ -44,7 +44,8 @@ class RunState(NamedTuple):
       logged_s: seconds since the last row of its metrics.
       validation: figures of the last validation, `{"loss": …, "AR@100": …}`; `validated` is its
         step.
-      figures: figures of `evaluate` at the last step, `{"AR@100": …}`.
+      figures: figures of `evaluate` at the last step, `{"AR@100": …}`; `headline` is the name of
+        the one that counts most.
     """
 
     state: str
@@ -58,6 +59,7 @@ class RunState(NamedTuple):
     validated: int | None = None
     validation: Mapping[str, float] = {}
     figures: Mapping[str, float] = {}
+    headline: str | None = None
 
 
 def state_folder(workdir: pathlib.Path) -> pathlib.Path:
@@ -133,7 +135,8 @@ def read_run_state(workdir: pathlib.Path, queue: Mapping[str, str] | None = None
     """
     config, state = _load(workdir / "config.json"), state_folder(workdir)
     steps = config.get("steps", 0)
-    figures = final_figures(workdir)
+    final = _final(workdir)
+    figures = final.get("scalars", {})
     in_sweep = (workdir.parent / "sweep.json").is_file()
     is_done = bool(figures) if in_sweep else (workdir / "checkpoints" / str(steps)).is_dir()
     job, end = read_state(workdir, "job"), read_state(workdir, "end")
@@ -155,8 +158,9 @@ def read_run_state(workdir: pathlib.Path, queue: Mapping[str, str] | None = None
         name, reason = "stopped", "killed with what had started it"
     else:
         name = "stopped" if config else "missing"
-    return RunState(name, steps=steps, reason=reason, figures=figures)._replace(
-        **_progress(workdir, config, is_running=name == "running")
+    state_of_run = RunState(name, steps=steps, reason=reason, figures=figures)
+    return state_of_run._replace(
+        headline=final.get("headline"), **_progress(workdir, config, is_running=name == "running")
     )
 
 
@@ -177,6 +181,11 @@ def read_sweep_states(out: pathlib.Path) -> dict[str, RunState]:
 
 def final_figures(workdir: pathlib.Path) -> dict[str, float]:
     """Returns the figures of `evaluate` after the last step, {} if there are none."""
+    return _final(workdir).get("scalars", {})
+
+
+def _final(workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns what `evaluate` has written after the last step, {} if nothing."""
     config = _load(workdir / "config.json")
     if not config:
         return {}
@@ -184,7 +193,7 @@ def final_figures(workdir: pathlib.Path) -> dict[str, float]:
         found = read_figures(workdir / "evaluation" / config["data"]["eval_split"])
     except (OSError, ValueError):
         return {}
-    return found["scalars"] if found.get("step") == config["steps"] else {}
+    return found if found and found.get("step") == config["steps"] else {}
 
 
 def _progress(

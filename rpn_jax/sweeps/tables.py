@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from rpn_jax.evaluation.figures import around_headline
 from rpn_jax.sweeps.runs import STATES, RunState
 from rpn_jax.text import printable
 
@@ -17,7 +18,7 @@ _LINE_SECONDS = 30  # between lines, without a terminal for a table
 _KNOWN_SHARE = 0.03  # of the steps; before that, starting takes most of the time
 _WIDTH = 200  # width of output that does not go to a terminal
 _STYLES = {"done": "green", "running": "cyan", "failed": "red", "stopped": "yellow"}
-_FIGURES = 3  # as many figures have a column, such as AR@100, AR@300, AR@1000
+_FIGURES = 3  # as many figures of a run have a column, such as AR@100, AR@300, AR@1000
 
 
 def print_table(table: Table | Group) -> None:
@@ -44,11 +45,13 @@ def run_table(name: str, state: RunState) -> Table:
 
 
 def sweep_table(states: Mapping[str, RunState]) -> Table:
-    """Returns a table with a row for each run, in order; average recall is from `evaluate`."""
+    """Returns a table with a row for each run, in order; figures are from `evaluate`."""
     names = [
-        name for state in states.values() for name in state.figures if "_" not in name
-    ]  # without figures by object size
-    columns = list(dict.fromkeys(names))[-_FIGURES:]
+        name
+        for state in states.values()
+        for name in around_headline(state.figures, state.headline, _FIGURES)
+    ]
+    columns = list(dict.fromkeys(names))
     table = Table(box=None, pad_edge=False)
     table.add_column("run", overflow="fold")
     table.add_column("state")

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from rpn_jax.evaluation.figures import headline_recall, of_all, read_figures
+from rpn_jax.evaluation.figures import around_headline, headline_recall, of_all, read_figures
 from rpn_jax.evaluation.recall import RecallMeasurement
 from rpn_jax.files import write_text
 
@@ -13,6 +13,23 @@ from rpn_jax.files import write_text
 )
 def test_the_headline_is_the_recall_of_300_proposals_or_of_fewer(top_ns, name):
     assert headline_recall(top_ns) == name
+
+
+@pytest.mark.parametrize(
+    ("headline", "names"),
+    [
+        ("a", ["a", "b", "c"]),
+        ("c", ["b", "c", "d"]),
+        ("e", ["c", "d", "e"]),
+        ("f", ["c", "d", "e"]),
+        (None, ["c", "d", "e"]),
+    ],
+)
+def test_figures_around_the_headline(headline, names):
+    scalars = {**dict.fromkeys("abc", 0.5), "c_small": 0.2, **dict.fromkeys("de", 0.5)}
+    assert around_headline(scalars, headline, 3) == names
+    assert around_headline({}, headline, 3) == []
+    assert around_headline({"a": 0.5}, headline, 3) == ["a"]
 
 
 def test_figures_of_version_0_1_are_read(tmp_path):

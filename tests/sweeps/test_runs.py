@@ -177,6 +177,15 @@ def test_a_sweep_is_shown_as_a_table(workdir):
     assert "AR@10 0.500" in text
 
 
+def test_the_headline_has_a_column(workdir):
+    figures = {"AP": 0.25, "AP50": 0.5, "AP_small": 0.1, "AR@1": 0.3, "VOC07": 0.4, "VOC12": 0.4}
+    file = workdir / "evaluation/test/figures.json"
+    evaluated(workdir, 100)
+    file.write_text(json.dumps({"step": 100, "headline": "AP", "scalars": figures}))
+    header, *_ = shown(sweep_table(read_sweep_states(workdir.parent))).splitlines()
+    assert header.split()[-4:] == ["AP", "AP50", "AR@1", "why"]
+
+
 def test_a_folder_without_a_sweep(tmp_path):
     with pytest.raises(UserError, match="holds no sweep"):
         read_sweep_states(tmp_path)
