@@ -1,4 +1,4 @@
-"""Measure a trained network's recall on a split.
+"""Measure a trained network's recall on a split, and its precision if it is a detector.
 
   rpn-jax evaluate --workdir=runs/shapes
   rpn-jax evaluate --workdir=runs/voc --split=test --config.data.data_dir=DIR
@@ -8,6 +8,10 @@
 Writes figures.json, objects.npz (the proposal that found each object), the recall-to-IoU plot and
 pictures. Prints a table of the best-scored proposals: recall at IoU 0.5 to 0.95, average recall
 (AR), AR by object size, and the same AR from pycocotools. Difficult and crowd objects do not count.
+
+Of a detector also: COCO's twelve figures of average precision and recall, VOC's average precision
+of 2007 and since 2010, both by class, the points of AP50 that each kind of error costs, the plot of
+precision to recall, and detections.npz (what each detection counts as, for `report`).
 """
 
 import argparse

@@ -158,10 +158,10 @@ def read_run_state(workdir: pathlib.Path, queue: Mapping[str, str] | None = None
         name, reason = "stopped", "killed with what had started it"
     else:
         name = "stopped" if config else "missing"
-    state_of_run = RunState(name, steps=steps, reason=reason, figures=figures)
-    return state_of_run._replace(
-        headline=final.get("headline"), **_progress(workdir, config, is_running=name == "running")
+    state_of_run = RunState(
+        name, steps=steps, reason=reason, figures=figures, headline=final.get("headline")
     )
+    return state_of_run._replace(**_progress(workdir, config, is_running=name == "running"))
 
 
 def read_sweep_states(out: pathlib.Path) -> dict[str, RunState]:
