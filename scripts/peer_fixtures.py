@@ -14,7 +14,7 @@ import torch
 import torchvision
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.rpn import RCNN
+from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -152,7 +152,7 @@ def region_proposal_network(**options):
         "post_nms_top_n": {"testing": 1000},
         "nms_thresh": 0.7,
     } | options
-    return RCNN(None, None, **options).eval()
+    return RegionProposalNetwork(None, None, **options).eval()
 
 
 def write_matching():
@@ -199,6 +199,42 @@ def write_nms():
     kept = torchvision.ops.batched_nms(*tensors(boxes, scores), group, threshold)
     arrays["groups/kept"] = kept.to(torch.int16)
     write_answers("nms", arrays)
+
+
+def write_roi():
+    """The features of regions, and the gradients of the maps, of one level and of a pyramid."""
+    features, boxes = peer_cases.regions("pool")
+    size, scale = peer_cases.ROI_SIZE, peer_cases.ROI_SCALE
+    pool = torchvision.ops.RoIPool(size, scale)
+    arrays = of_regions("pool", [features], boxes, lambda levels, boxes: pool(levels[0], boxes))
+    for name, options in peer_cases.ROI_ALIGNS.items():
+        features, boxes = peer_cases.regions(name)
+        align = torchvision.ops.RoIAlign(size, scale, *options)
+        arrays |= of_regions(name, [features], boxes, lambda x, boxes, f=align: f(x[0], boxes))
+    levels, boxes = peer_cases.pyramid_regions()
+    names = [str(index) for index in range(len(levels))]
+    pooler = torchvision.ops.MultiScaleRoIAlign(names, size, 2)
+    arrays |= of_regions(
+        "pyramid",
+        levels,
+        boxes,
+        lambda x, boxes: pooler(dict(zip(names, x, strict=True)), boxes, [(128, 160)]),
+    )
+    mapper = torchvision.ops.poolers.initLevelMapper(2, 5)
+    arrays["levels"] = mapper(tensors(peer_cases.boxes_beside_levels())).to(torch.int8)
+    write_answers("roi", arrays)
+
+
+def of_regions(name, levels, boxes, pool):
+    """The result of a function of feature maps and boxes, and the gradients of the maps."""
+    levels = [x.permute(2, 0, 1)[None].requires_grad_() for x in tensors(*levels)]
+    pooled = pool(levels, tensors(boxes))
+    arrays = {f"{name}/features": pooled.detach().permute(0, 2, 3, 1)}
+    (d_pooled,) = tensors(peer_cases.gradient_of_regions(*arrays[f"{name}/features"].shape))
+    gradients = torch.autograd.grad(pooled, levels, d_pooled.permute(0, 3, 1, 2))
+    for index, gradient in enumerate(gradients):
+        arrays[f"{name}/d_level{index}"] = gradient[0].permute(1, 2, 0)
+    return arrays
 
 
 def write_proposals():
@@ -252,6 +288,7 @@ WRITERS = {
     "matching": write_matching,
     "losses": write_losses,
     "nms": write_nms,
+    "roi": write_roi,
     "proposals": write_proposals,
     "fasterrcnn": write_fasterrcnn,
 }

@@ -188,6 +188,67 @@ def suppressed_boxes():
     } | at_threshold
 
 
+ROI_SCALE = 1 / 16
+ROI_SIZE = (3, 4)
+# Samples a bin and axis, 0 for as many as it has cells; whether cell centres lie at half a cell.
+ROI_ALIGNS = {
+    f"{'aligned' if aligned else 'unaligned'}_{ratio or 'adaptive'}": (ratio, aligned)
+    for aligned in (False, True)
+    for ratio in (1, 2, 0)
+}
+ROI_STRIDES = (4, 8, 16, 32)
+
+
+def regions(name: str):
+    """Returns a feature map with ties, 9 x 11 cells, and regions of all kinds."""
+    rng = np.random.default_rng(9)
+    features = rng.integers(-9, 9, (9, 11, 3)).astype(np.float32)
+    odd = [
+        [0, 0, 176, 144],  # the whole map
+        [-60, -40, 70, 50],  # across the border
+        [100, 80, 300, 200],
+        [-900, -900, -700, -800],  # outside
+        [900, 20, 990, 60],
+        [-900, -800, 1000, 1100],  # huge
+        [40, 40, 41, 41],  # tiny
+        [50.3, 61.7, 50.3, 61.7],  # a point
+        [50.3, 20, 50.3, 99],  # without width
+        [120, 90, 30, 20],  # inside out
+        [120, 20, 30, 90],
+        [8, 24, 40, 56],  # corners half way between cells
+        [-8, -24, 40, 56],
+    ]
+    boxes = np.concatenate([np.float32(odd), random_boxes(rng, 12, 150, 100)])
+    if name == "aligned_adaptive":  # torchvision fails at a negative number of samples
+        boxes = boxes[(boxes[:, 2:] >= boxes[:, :2]).all(axis=1)]
+    return features, boxes
+
+
+def pyramid_regions():
+    """Returns maps of an image of 128 x 160 pixels, finest first, and regions of every level."""
+    rng = np.random.default_rng(10)
+    levels = [
+        rng.normal(size=(*grid, 3)).astype(np.float32) for grid in pyramid_grids(128, 160)[:4]
+    ]
+    # The canonical size is 224 pixels, larger than the image: the map's edge is tested too.
+    sides = [[0, 0, side, side] for side in (111.99, 112, 112.01, 224, 447.99, 448, 600)]
+    return levels, np.concatenate([np.float32(sides), random_boxes(rng, 20, 120, 260)])
+
+
+def boxes_beside_levels():
+    """Returns squares at, beside and just below the sizes with which levels begin."""
+    sizes = np.float32([112, 224, 448])
+    near = [sizes, sizes - 0.01, sizes + 0.01, np.nextafter(sizes, 0), sizes * np.float32(1 - 4e-7)]
+    sides = np.concatenate([*near, sizes * np.float32(1 - 3e-6), np.float32([0, 1, 50, 5000])])
+    zeros = np.zeros_like(sides)
+    return np.stack([zeros, zeros, sides, sides], axis=1)
+
+
+def gradient_of_regions(*shape: int):
+    """Returns the gradient of the features of regions, (R, h, w, C)."""
+    return np.random.default_rng(11).normal(size=shape).astype(np.float32)
+
+
 PROPOSAL_SIZES = {"one_level": ((32, 64, 128),), "five_levels": PYRAMID_SIZES}
 PROPOSAL_CANVAS = {"one_level": (192, 256), "five_levels": (128, 160)}
 PROPOSAL_GRIDS = {"one_level": ((12, 16),), "five_levels": pyramid_grids(128, 160)}

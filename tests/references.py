@@ -103,3 +103,57 @@ def random_boxes(rng, count, extent=100.0, largest=40.0):
     corner = rng.uniform(0, extent, (count, 2))
     sides = rng.uniform(1, largest, (count, 2))
     return np.concatenate([corner, corner + sides], axis=1).astype(np.float32)
+
+
+def roi_align(features, boxes, size, scale, ratio=2, aligned=False, max_samples=8):
+    """Mean of bilinear samples; `size` is (h, w)."""
+    out = np.zeros((len(boxes), *size, features.shape[2]))
+    for r, box in enumerate(boxes.astype(np.float64) * scale - (0.5 if aligned else 0)):
+        sides = box[2:] - box[:2]
+        bin_w, bin_h = (sides if aligned else np.maximum(sides, 1)) / size[::-1]
+        count_h, count_w = (
+            ratio or int(np.clip(np.ceil(side), 0, max_samples)) for side in (bin_h, bin_w)
+        )
+        for i, j in np.ndindex(*size):
+            for y, x in np.ndindex(count_h, count_w):
+                sample = interpolate(
+                    features,
+                    box[1] + (i + (y + 0.5) / count_h) * bin_h,
+                    box[0] + (j + (x + 0.5) / count_w) * bin_w,
+                )
+                out[r, i, j] += sample / (count_h * count_w)
+    return out
+
+
+def interpolate(features, y, x):
+    height, width, _ = features.shape
+    if not (-1 <= y <= height and -1 <= x <= width):
+        return 0
+    y, x = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
+    top, left = int(y), int(x)
+    bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+    y, x = y - top, x - left
+    upper = features[top, left] * (1 - x) + features[top, right] * x
+    lower = features[bottom, left] * (1 - x) + features[bottom, right] * x
+    return upper * (1 - y) + lower * y
+
+
+def roi_pool(features, boxes, size, scale, d_out=None):
+    """Maxima of bins, or with their gradient that of the features; `size` is (h, w)."""
+    height, width, channels = features.shape
+    out, d_features = np.zeros((len(boxes), *size, channels)), np.zeros(features.shape)
+    for r, box in enumerate(boxes):
+        x1, y1, x2, y2 = (int(np.sign(x) * np.floor(abs(x) + 0.5)) for x in box * scale)
+        bin_h, bin_w = max(y2 - y1 + 1, 1) / size[0], max(x2 - x1 + 1, 1) / size[1]
+        for i, j, c in np.ndindex(*size, channels):
+            best = None
+            for y in range(int(np.floor(i * bin_h)) + y1, int(np.ceil((i + 1) * bin_h)) + y1):
+                for x in range(int(np.floor(j * bin_w)) + x1, int(np.ceil((j + 1) * bin_w)) + x1):
+                    inside = 0 <= y < height and 0 <= x < width
+                    if inside and (best is None or features[y, x, c] > features[*best, c]):
+                        best = y, x
+            if best is not None:
+                out[r, i, j, c] = features[*best, c]
+                if d_out is not None:
+                    d_features[*best, c] += d_out[r, i, j, c]
+    return out if d_out is None else d_features

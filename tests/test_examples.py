@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 MODULES = (
-    *("boxes", "anchors", "matching", "sampling", "losses", "nms"),
+    *("boxes", "anchors", "matching", "sampling", "losses", "nms", "roi"),
     *("detectors.proposals", "detectors.targets"),
 )
 PROGRAM = """
