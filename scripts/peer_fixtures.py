@@ -1,4 +1,4 @@
-"""Writes tests/fixtures: the results of torch and torchvision for tests/peer_cases.py.
+"""Writes tests/fixtures: the results of torch and torchvision for tests/helpers/peer_cases.py.
 
     PYTHON scripts/peer_fixtures.py [NAME …]
 
@@ -18,7 +18,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
 import peer_cases  # noqa: E402
 from seeded_weights import seeded_array, seeded_image  # noqa: E402
@@ -44,7 +44,7 @@ def write_state_dicts():
 
 
 def seed_weights(model):
-    """Sets a model to evaluation, with the weights of tests/seeded_weights.py."""
+    """Sets a model to evaluation, with the weights of tests/helpers/seeded_weights.py."""
     for key, tensor in model.state_dict().items():
         if tensor.is_floating_point():
             tensor.copy_(torch.from_numpy(seeded_array(key, tuple(tensor.shape))))

@@ -19,6 +19,8 @@ import pytest
 from folders import CocoFolder, VocFolder
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# What the processes that a test starts import from: the package that is tested here.
+PATHS = [str(pathlib.Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")]
 # One persistent cache for the whole run: the same small programs are compiled by many tests.
 _cache = tempfile.TemporaryDirectory(prefix="rpn_jax_test_cache_")
 jax.config.update("jax_compilation_cache_dir", _cache.name)
@@ -27,11 +29,12 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 @pytest.fixture(autouse=True)
 def _flags_of_this_process(monkeypatch):
-    """The processes that a test starts compile as this one does, whatever ran here before.
+    """The processes that a test starts import and compile as this one does.
 
     `main` adds flags for what it starts, which this JAX, started before, does not heed.
     """
     monkeypatch.setenv("XLA_FLAGS", FLAGS)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, PATHS)))
 
 
 @pytest.fixture(scope="session")

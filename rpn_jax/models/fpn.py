@@ -7,7 +7,8 @@ from jax.nn.initializers import variance_scaling
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from rpn_jax.models.layers.convolution import computed_once, conv_general_dilated, promote_dtype
+from rpn_jax.models.layers.convolution import Conv
+from rpn_jax.ops.barriers import computed_once
 from rpn_jax.typing import Array
 
 STAGES = ("c2", "c3", "c4", "c5")
@@ -52,15 +53,13 @@ class FPN(nn.Module):
             above = merged
         return (*levels, levels[-1][:, ::2, ::2])
 
-    def _conv(self, kernel: int, name: str) -> nn.Conv:
-        return nn.Conv(
+    def _conv(self, kernel: int, name: str) -> Conv:
+        return Conv(
             self.channels,
             (kernel, kernel),
             padding=kernel // 2,
             dtype=self.dtype,
             kernel_init=variance_scaling(1.0, "fan_in", "uniform"),
-            conv_general_dilated=conv_general_dilated,
-            promote_dtype=promote_dtype,
             name=name,
         )
 

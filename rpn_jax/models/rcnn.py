@@ -150,7 +150,7 @@ def build_rpn(
       num_anchors: anchors at each position (sizes x aspect ratios).
       head_channels: of the head's 3x3 convolution.
       objectness: "sigmoid" or "softmax", see `rpn_head.RPNHead`.
-      remat: whether the backward pass runs the stages of the backbone again, see `run_stages`.
+      remat: whether the backward pass runs the stages of the backbone again, see `Backbone`.
       dtype: what to compute in, "float32" or "bfloat16"; parameters and outputs are float32.
 
     Raises a `UserError` for an unknown name, and for options that the backbone does not have or

@@ -13,18 +13,12 @@ from jax.nn.initializers import normal
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from rpn_jax.models.layers.convolution import conv_general_dilated, promote_dtype
+from rpn_jax.models.layers.convolution import Conv
 from rpn_jax.models.layers.relu import relu
 from rpn_jax.typing import Array
 
 # "New layers" of the paper, section 3.1.3: weights from N(0, 0.01), biases 0.
-_Conv = functools.partial(
-    nn.Conv,
-    padding="SAME",
-    kernel_init=normal(0.01),
-    conv_general_dilated=conv_general_dilated,
-    promote_dtype=promote_dtype,
-)
+_Conv = functools.partial(Conv, padding="SAME", kernel_init=normal(0.01))
 
 
 class RPNHead(nn.Module):

@@ -3,9 +3,9 @@
 import enum
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Bool, Float
 
+from rpn_jax.ops.barriers import computed_once
 from rpn_jax.ops.boxes import as_boxes
 from rpn_jax.ops.overlaps import anchor_overlaps
 from rpn_jax.typing import Array, Matches
@@ -75,8 +75,7 @@ def match_anchors(
     if not len(gt_boxes):  # a slot of padding stands for no slot
         gt_boxes, gt_valid, gt_ignore = jnp.zeros((1, 4)), jnp.zeros(1, bool), None
     if anchor_valid is not None:
-        # Computed once, not again with every use.
-        anchor_valid = lax.optimization_barrier(jnp.asarray(anchor_valid))
+        anchor_valid = computed_once(jnp.asarray(anchor_valid))
     is_object = gt_valid if gt_ignore is None else gt_valid & ~gt_ignore
     is_region = None if gt_ignore is None else gt_valid & gt_ignore
     overlaps = anchor_overlaps(

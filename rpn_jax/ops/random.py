@@ -1,5 +1,6 @@
 """Random words by the cipher that JAX uses, in a form that XLA computes fast on a CPU."""
 
+import functools
 import math
 
 import jax
@@ -15,10 +16,34 @@ def threefry(key: PRNGKeyArray, shape: tuple[int, ...]) -> UInt32[Array, "*shape
 
     Threefry-2x32 in 20 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"). The
     words are those of `jax.random.split(key, shape)`, whose rounds are a loop of small operations
-    on a CPU; here XLA makes one operation of them, 2.6 to 5 times as fast. Both words are used,
-    of which `jax.random.bits` makes one. A key of another kind lends its first two words.
+    on a CPU. Both words are used, of which `jax.random.bits` makes one. A key of another kind lends
+    its first two words.
     """
-    keys = list(jax.random.key_data(key)[:2])
+    return lax.platform_dependent(
+        jax.random.key_data(key)[:2],
+        cpu=functools.partial(words_in_one_operation, shape=shape),
+        default=functools.partial(words, shape=shape),
+    )
+
+
+def words(key: UInt32[Array, "2"], shape: tuple[int, ...]) -> UInt32[Array, "*shape 2"]:
+    """Returns both words of each number: plain, for accelerators."""
+    return jnp.stack(_rounds(key, shape), axis=-1)
+
+
+def words_in_one_operation(
+    key: UInt32[Array, "2"], shape: tuple[int, ...]
+) -> UInt32[Array, "*shape 2"]:
+    """Returns the same words, for CPUs: for two arrays XLA would run the cipher twice."""
+    x, y = _rounds(key, shape)
+    with jax.enable_x64(True):
+        both = y.astype(jnp.uint64) << jnp.uint64(32) | x.astype(jnp.uint64)
+        return lax.optimization_barrier(lax.bitcast_convert_type(both, jnp.uint32))
+
+
+def _rounds(key: UInt32[Array, "2"], shape) -> tuple[UInt32[Array, "*shape"], ...]:
+    """Returns the first word of each number, and the second."""
+    keys = list(key)
     keys.append(keys[0] ^ keys[1] ^ 0x1BD11BDA)
     x = jnp.full(shape, keys[0])
     y = lax.iota(jnp.uint32, math.prod(shape)).reshape(shape) + keys[1]
@@ -28,7 +53,4 @@ def threefry(key: PRNGKeyArray, shape: tuple[int, ...]) -> UInt32[Array, "*shape
             y = x ^ (y << bits | y >> (32 - bits))
         x += keys[group % 3]
         y += keys[(group + 1) % 3] + group
-    # As one number of 64 bits, because XLA would compute two arrays with two runs of the cipher.
-    with jax.enable_x64(True):
-        words = y.astype(jnp.uint64) << jnp.uint64(32) | x.astype(jnp.uint64)
-        return lax.optimization_barrier(lax.bitcast_convert_type(words, jnp.uint32))
+    return x, y

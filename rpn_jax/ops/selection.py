@@ -7,8 +7,7 @@ from jaxtyping import Float, Int
 
 from rpn_jax.typing import Array
 
-# On a CPU `lax.top_k` takes about 4 ns for each score and 270 for each that it returns; to sort all
-# as integers takes about 50 for each.
+# On a CPU, where more of the scores are wanted, to sort all is faster: see `docs/cpu.md`.
 _SORT_IF_KEPT = 1 / 6
 
 
@@ -33,8 +32,7 @@ def top_k(scores: Float[Array, " N"], k: int) -> tuple[Float[Array, " k"], Int[A
 def _sorted_indices(scores: Float[Array, " N"]) -> Int[Array, " N"]:
     """Returns the indices by falling score, by sorting (score, index) as one integer of 64 bits.
 
-    XLA's CPU backend has a fast sort for integers alone; with a comparison of our own, or with
-    floats or pairs, it is 6 times slower.
+    XLA's CPU backend has a fast sort for integers alone.
     """
     bits = lax.bitcast_convert_type(scores.astype(jnp.float32), jnp.int32)
     # Negative floats rise as their bits, read as an integer, fall.

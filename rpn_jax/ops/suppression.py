@@ -24,7 +24,7 @@ from rpn_jax.typing import Array
 # Boxes that are read at a time.
 _BLOCK = 512
 # On a CPU; and boxes that all of a block are compared with in one step. Such a step is small enough
-# for XLA to leave it to one thread: to share it out took five times as long.
+# for XLA to leave it to one thread.
 _BLOCK_ON_CPU = 128
 _GROUP = 8
 
@@ -131,7 +131,7 @@ def suppress_in_vectors(
 ) -> tuple[Int[Array, " P"], Int[Array, ""]]:
     """Returns what `suppress_at_once` does, for CPUs: one kept box at a time, a block in a vector.
 
-    XLA's CPU backend takes 6 times as long for a comparison in a matrix of boxes by boxes.
+    A comparison in a matrix of boxes by boxes is slow there: see `docs/cpu.md`.
     """
     block = min(_BLOCK_ON_CPU, len(valid))
     boxes, valid, group, end = _in_blocks(boxes, valid, group, block)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from programs import ACCELERATORS
 
+from rpn_jax.ops import random
 from rpn_jax.ops.matching import Label
-from rpn_jax.ops.random import threefry
 from rpn_jax.ops.sampling import subsample_labels
 
 _sample = jax.jit(subsample_labels, static_argnums=(2, 3))
@@ -107,10 +108,21 @@ def test_the_highest_lots_win():
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])
-def test_threefry_gives_the_words_of_split_keys(seed):
+@pytest.mark.parametrize("form", [random.words, random.words_in_one_operation])
+def test_threefry_gives_the_words_of_split_keys(seed, form):
     key = jax.random.key(seed)
-    words = jax.jit(threefry, static_argnums=1)(key, (3, 5))
-    np.testing.assert_array_equal(words, jax.random.key_data(jax.random.split(key, (3, 5))))
+    expected = jax.random.key_data(jax.random.split(key, (3, 5)))
+    np.testing.assert_array_equal(random.threefry(key, (3, 5)), expected)
+    words = jax.jit(form, static_argnums=1)(jax.random.key_data(key), (3, 5))
+    np.testing.assert_array_equal(words, expected)
+
+
+@pytest.mark.parametrize("platform", ACCELERATORS)
+def test_an_accelerator_draws_without_numbers_of_64_bits(platform):
+    traced = jax.jit(subsample_labels).trace(jax.random.key(0), np.zeros(3000, np.int32))
+    program = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert "ui64" not in program
+    assert "optimization_barrier" not in program
 
 
 @pytest.mark.parametrize("key", [jax.random.key(7, impl="rbg"), jax.random.PRNGKey(7)])

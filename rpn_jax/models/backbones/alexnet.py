@@ -11,14 +11,12 @@ the box regression learns the shift.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.nn.initializers import variance_scaling
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from rpn_jax.models.backbones.stages import run_stages
-from rpn_jax.models.layers.convolution import conv_general_dilated, promote_dtype
+from rpn_jax.models.backbones.base import Backbone
+from rpn_jax.models.layers.convolution import Conv
 from rpn_jax.models.layers.pooling import max_pool
 from rpn_jax.models.layers.windows import output_size
 from rpn_jax.typing import Array
@@ -67,79 +65,49 @@ class _Stage(nn.Module):
             x = self.local_norm(x) if self.local_norm else x
             x = max_pool(x, _POOL, _POOL_STRIDE, layer.pool_padding, self.ceil_pools)
         return nn.relu(
-            nn.Conv(
+            Conv(
                 layer.channels,
                 (layer.kernel, layer.kernel),
                 strides=layer.stride,
                 padding=layer.padding,
                 dtype=self.dtype,
-                kernel_init=variance_scaling(2.0, "fan_out", "normal"),
-                conv_general_dilated=conv_general_dilated,
-                promote_dtype=promote_dtype,
                 name=f"conv{self.number}",
             )(x)
         )
 
 
-class AlexNet(nn.Module):
+class AlexNet(Backbone):
     """Features of AlexNet at the ends of stages c1 (conv1) to c5 (conv5), without the last pool.
 
-    Fields:
-      frozen_stages: the first so many stages get no gradient.
-      output_stages: the stages whose features to return, finest first; none beyond is computed.
+    Fields beside `Backbone`'s:
       ceil_pools: round the size of pools up, as Caffe does, see `windows.output_size`.
-      remat: see `stages.run_stages`.
-      dtype: what to compute in; parameters are float32.
     """
 
-    frozen_stages: int = 0
-    output_stages: tuple[str, ...] = ("c5",)
     ceil_pools: bool = False
-    remat: bool = False
-    dtype: DTypeLike = jnp.float32
 
     layers = STAGES
     local_norm = None  # a function of the map in front of each pool
 
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Input pixels from one cell to the next, for each output."""
+    def stages(self) -> dict[str, nn.Module]:
+        """Returns a convolution each, behind a pool or none."""
+        return {
+            name: _Stage(number, layer, self.local_norm, self.ceil_pools, self.dtype, name=name)
+            for number, (name, layer) in enumerate(self.layers.items(), start=1)
+        }
+
+    def stage_strides(self) -> dict[str, int]:
+        """Returns the products of all strides up to the end of each stage."""
         strides, stride = {}, 1
         for name, layer in self.layers.items():
             stride *= layer.stride * (1 if layer.pool_padding is None else _POOL_STRIDE)
             strides[name] = stride
-        return tuple(strides[stage] for stage in self.output_stages)
+        return strides
 
-    def grid_hw(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
-        """Returns the rows and columns of each output for a canvas of `height` x `width` pixels."""
-
-        def sizes(size):
-            after = {}
-            for name, layer in self.layers.items():
-                if layer.pool_padding is not None:
-                    size = output_size(
-                        size, _POOL, _POOL_STRIDE, layer.pool_padding, self.ceil_pools
-                    )
-                after[name] = size = output_size(size, layer.kernel, layer.stride, layer.padding)
-            return after
-
-        rows, columns = sizes(height), sizes(width)
-        return tuple((rows[stage], columns[stage]) for stage in self.output_stages)
-
-    @nn.compact
-    def __call__(
-        self, images: Float[Array, "B H W 3"], train: bool = False
-    ) -> tuple[Float[Array, "B _ _ _"], ...]:
-        """Returns one feature map for each output stage. `train` changes nothing here."""
-        stages = {
-            name: _Stage(number, layer, self.local_norm, self.ceil_pools, self.dtype, name=name)
-            for number, (name, layer) in enumerate(self.layers.items(), start=1)
-        }
-        return run_stages(
-            stages,
-            images,
-            train,
-            frozen_stages=self.frozen_stages,
-            output_stages=self.output_stages,
-            remat=self.remat,
-        )
+    def stage_cells(self, size: int) -> dict[str, int]:
+        """Returns the cells that the layers leave, one after another."""
+        cells = {}
+        for name, layer in self.layers.items():
+            if layer.pool_padding is not None:
+                size = output_size(size, _POOL, _POOL_STRIDE, layer.pool_padding, self.ceil_pools)
+            cells[name] = size = output_size(size, layer.kernel, layer.stride, layer.padding)
+        return cells

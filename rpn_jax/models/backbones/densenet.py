@@ -13,12 +13,11 @@ import functools
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.nn.initializers import variance_scaling
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from rpn_jax.models.backbones.stages import run_stages
-from rpn_jax.models.layers.convolution import conv_general_dilated, promote_dtype
+from rpn_jax.models.backbones.base import Backbone
+from rpn_jax.models.layers.convolution import Conv
 from rpn_jax.models.layers.norms import normalize
 from rpn_jax.models.layers.pooling import max_pool
 from rpn_jax.models.layers.windows import output_size
@@ -29,13 +28,7 @@ STAGES = {"c1": 0, "c2": 6, "c3": 12, "c4": 24, "c5": 16}
 _GROWTH = 32  # channels that a layer adds
 _BOTTLENECK = 4 * _GROWTH
 
-_Conv = functools.partial(
-    nn.Conv,
-    use_bias=False,
-    kernel_init=variance_scaling(2.0, "fan_out", "normal"),
-    conv_general_dilated=conv_general_dilated,
-    promote_dtype=promote_dtype,
-)
+_Conv = functools.partial(Conv, use_bias=False)
 
 
 class _Stem(nn.Module):
@@ -87,54 +80,28 @@ class _Stage(nn.Module):
         return nn.relu(normalize(x, self.norm, train=train, dtype=self.dtype, name="norm"))
 
 
-class DenseNet(nn.Module):
+class DenseNet(Backbone):
     """Features of DenseNet-121 at the ends of stages c1 to c5.
 
-    Fields:
+    Fields beside `Backbone`'s:
       norm: see `norms.normalize`.
-      frozen_stages: the first so many stages get no gradient and use their running statistics.
-      output_stages: the stages whose features to return, finest first; none beyond is computed.
-      remat: see `stages.run_stages`.
-      dtype: what to compute in; parameters and statistics are float32.
     """
 
-    norm: str = "frozen_batch_norm"
-    frozen_stages: int = 0
     output_stages: tuple[str, ...] = ("c4",)
-    remat: bool = False
-    dtype: DTypeLike = jnp.float32
+    norm: str = "frozen_batch_norm"
 
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Input pixels from one cell to the next, for each output."""
-        strides = dict(zip(STAGES, (4, 4, 8, 16, 32), strict=True))
-        return tuple(strides[stage] for stage in self.output_stages)
-
-    def grid_hw(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
-        """Returns the rows and columns of each output: the stem rounds up, transitions down."""
-
-        def cells(size, stride):
-            return output_size(output_size(size, 7, 2, 3), 3, 2, 1) // (stride // 4)
-
-        return tuple((cells(height, stride), cells(width, stride)) for stride in self.strides)
-
-    @nn.compact
-    def __call__(
-        self, images: Float[Array, "B H W 3"], train: bool = False
-    ) -> tuple[Float[Array, "B _ _ _"], ...]:
-        """Returns one feature map for each output stage.
-
-        With `train`, stages that are not frozen and have `sync_batch_norm` want a mapped axis
-        "data" and a mutable collection `batch_stats`.
-        """
-        stages = {"c1": _Stem(self.norm, self.dtype, name="c1")}
+    def stages(self) -> dict[str, nn.Module]:
+        """Returns the stem and the dense blocks."""
+        stages: dict[str, nn.Module] = {"c1": _Stem(self.norm, self.dtype, name="c1")}
         for name, depth in list(STAGES.items())[1:]:
             stages[name] = _Stage(depth, name != "c2", self.norm, self.dtype, name=name)
-        return run_stages(
-            stages,
-            images,
-            train,
-            frozen_stages=self.frozen_stages,
-            output_stages=self.output_stages,
-            remat=self.remat,
-        )
+        return stages
+
+    def stage_strides(self) -> dict[str, int]:
+        """Returns the stem's stride, which each transition doubles."""
+        return dict(zip(STAGES, (4, 4, 8, 16, 32), strict=True))
+
+    def stage_cells(self, size: int) -> dict[str, int]:
+        """Returns the cells: the stem rounds up, transitions round down."""
+        cells = output_size(output_size(size, 7, 2, 3), 3, 2, 1)
+        return {name: cells // (stride // 4) for name, stride in self.stage_strides().items()}

@@ -11,14 +11,13 @@ import functools
 from collections.abc import Callable
 from typing import Literal
 
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.nn.initializers import ones, variance_scaling, zeros
+from jax.nn.initializers import ones, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from rpn_jax.models.backbones.stages import run_stages
-from rpn_jax.models.layers.convolution import conv_general_dilated, promote_dtype
+from rpn_jax.models.backbones.base import Backbone
+from rpn_jax.models.layers.convolution import Conv
 from rpn_jax.models.layers.norms import normalize
 from rpn_jax.models.layers.pooling import max_pool
 from rpn_jax.models.layers.relu import relu
@@ -41,7 +40,7 @@ class _ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W _"], train: bool) -> Float[Array, "B h w _"]:
-        x = nn.Conv(
+        x = Conv(
             self.channels,
             (self.kernel, self.kernel),
             strides=self.stride,
@@ -50,9 +49,6 @@ class _ConvNorm(nn.Module):
             feature_group_count=self.groups,
             use_bias=False,
             dtype=self.dtype,
-            kernel_init=variance_scaling(2.0, "fan_out", "normal"),
-            conv_general_dilated=conv_general_dilated,
-            promote_dtype=promote_dtype,
             name="conv",
         )(x)
         return normalize(
@@ -156,59 +152,34 @@ class _Stage(nn.Module):
         return x
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone, kw_only=True):
     """Features of a ResNet at the ends of stages c1 to c5.
 
-    Fields:
+    Fields beside `Backbone`'s:
       depths: residual blocks of c2, c3, c4 and c5.
       bottleneck: bottleneck blocks (ResNet-50 and deeper) or basic ones.
       norm: see `norms.normalize`.
-      frozen_stages: the first so many stages get no gradient and use their running statistics.
-      output_stages: the stages whose features to return, finest first; none beyond is computed.
       stem: "imagenet" (stride 4), or "small" (3x3/2 without a pool) with strides half as large.
       stride_in_1x1: where a bottleneck strides, see `ResidualBlock`.
       dilate_c5: c5 keeps the stride of c4, 16. Every second row and column of it is what it would
         be at stride 32, so that trained weights fit; as torchvision's
         `replace_stride_with_dilation` of the last stage, and detectron2's `RES5_DILATION`.
       groups, width_per_group: of bottlenecks, see `ResidualBlock`.
-      remat: see `stages.run_stages`.
-      dtype: what to compute in; parameters and statistics are float32.
     """
 
     depths: tuple[int, int, int, int]
     bottleneck: bool
-    norm: str = "frozen_batch_norm"
-    frozen_stages: int = 0
     output_stages: tuple[str, ...] = ("c4",)
+    norm: str = "frozen_batch_norm"
     stem: Literal["imagenet", "small"] = "imagenet"
     stride_in_1x1: bool = False
     dilate_c5: bool = False
     groups: int = 1
     width_per_group: int = 64
-    remat: bool = False
-    dtype: DTypeLike = jnp.float32
 
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Input pixels from one cell to the next, for each output."""
-        stem_stride = 4 if self.stem == "imagenet" else 2
-        doublings = (0, 0, 1, 2, 2 if self.dilate_c5 else 3)
-        return tuple(stem_stride * 2 ** doublings[STAGES.index(s)] for s in self.output_stages)
-
-    def grid_hw(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
-        """Returns the rows and columns of each output for a canvas: its padding rounds up."""
-        return tuple((-(-height // stride), -(-width // stride)) for stride in self.strides)
-
-    @nn.compact
-    def __call__(
-        self, images: Float[Array, "B H W 3"], train: bool = False
-    ) -> tuple[Float[Array, "B _ _ _"], ...]:
-        """Returns one feature map for each output stage.
-
-        With `train`, stages that are not frozen and have `sync_batch_norm` want a mapped axis
-        "data" and a mutable collection `batch_stats`.
-        """
-        stages = {"c1": _Stem(self.stem, self.norm, self.dtype, name="c1")}
+    def stages(self) -> dict[str, nn.Module]:
+        """Returns the stem and the residual blocks of each other stage."""
+        stages: dict[str, nn.Module] = {"c1": _Stem(self.stem, self.norm, self.dtype, name="c1")}
         for i, depth in enumerate(self.depths):
             stage = STAGES[i + 1]
             block = functools.partial(
@@ -223,11 +194,14 @@ class ResNet(nn.Module):
             )
             dilated = stage == "c5" and self.dilate_c5
             stages[stage] = _Stage(depth, block, 1 if i == 0 else 2, dilated, name=stage)
-        return run_stages(
-            stages,
-            images,
-            train,
-            frozen_stages=self.frozen_stages,
-            output_stages=self.output_stages,
-            remat=self.remat,
-        )
+        return stages
+
+    def stage_strides(self) -> dict[str, int]:
+        """Returns the stem's stride, which c3, c4 and c5 double unless they are dilated."""
+        stem = 4 if self.stem == "imagenet" else 2
+        doublings = (0, 0, 1, 2, 2 if self.dilate_c5 else 3)
+        return {stage: stem * 2**n for stage, n in zip(STAGES, doublings, strict=True)}
+
+    def stage_cells(self, size: int) -> dict[str, int]:
+        """Returns the cells: the padding of strided convolutions rounds up."""
+        return {stage: -(-size // stride) for stage, stride in self.stage_strides().items()}

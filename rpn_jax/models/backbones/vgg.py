@@ -4,12 +4,11 @@ import functools
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.nn.initializers import variance_scaling
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from rpn_jax.models.backbones.stages import run_stages
-from rpn_jax.models.layers.convolution import conv_general_dilated, promote_dtype
+from rpn_jax.models.backbones.base import Backbone
+from rpn_jax.models.layers.convolution import Conv
 from rpn_jax.models.layers.norms import normalize
 from rpn_jax.models.layers.pooling import max_pool
 from rpn_jax.models.layers.windows import output_size
@@ -18,14 +17,7 @@ from rpn_jax.typing import Array
 # Stage: number of convolutions, channels.
 STAGES = {"c1": (2, 64), "c2": (2, 128), "c3": (3, 256), "c4": (3, 512), "c5": (3, 512)}
 
-_Conv3x3 = functools.partial(
-    nn.Conv,
-    kernel_size=(3, 3),
-    padding=1,
-    kernel_init=variance_scaling(2.0, "fan_out", "normal"),
-    conv_general_dilated=conv_general_dilated,
-    promote_dtype=promote_dtype,
-)
+_Conv3x3 = functools.partial(Conv, kernel_size=(3, 3), padding=1)
 
 
 class _ConvNorm(nn.Module):
@@ -65,58 +57,33 @@ class VGGStage(nn.Module):
         return x
 
 
-class VGG16(nn.Module):
+class VGG16(Backbone):
     """Features of VGG-16 at the ends of stages c1 (conv1_2) to c5 (conv5_3), without pool5.
 
-    Fields:
+    The paper trains from conv3_1 up: `frozen_stages` is 2.
+
+    Fields beside `Backbone`'s:
       norm: see `norms.normalize`, behind each convolution; None for none, as in the paper.
-      frozen_stages: the first so many stages get no gradient, and use their running statistics.
-        The paper trains from conv3_1 up: 2.
-      output_stages: the stages whose features to return, finest first; none beyond is computed.
       ceil_pools: round the size of pools up, as Caffe does, see `windows.output_size`.
-      remat: see `stages.run_stages`.
-      dtype: what to compute in; parameters and statistics are float32.
     """
 
     norm: str | None = None
-    frozen_stages: int = 0
-    output_stages: tuple[str, ...] = ("c5",)
     ceil_pools: bool = False
-    remat: bool = False
-    dtype: DTypeLike = jnp.float32
 
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Input pixels from one cell to the next, for each output."""
-        return tuple(2 ** list(STAGES).index(stage) for stage in self.output_stages)
-
-    def grid_hw(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
-        """Returns the rows and columns of each output for a canvas of `height` x `width` pixels."""
-
-        # To halve several times over, always down or always up, is to divide once.
-        def cells(size, stride):
-            return output_size(size, stride, stride, ceil=self.ceil_pools)
-
-        return tuple((cells(height, stride), cells(width, stride)) for stride in self.strides)
-
-    @nn.compact
-    def __call__(
-        self, images: Float[Array, "B H W 3"], train: bool = False
-    ) -> tuple[Float[Array, "B _ _ _"], ...]:
-        """Returns one feature map for each output stage.
-
-        With `train`, stages that are not frozen and have `sync_batch_norm` want a mapped axis
-        "data" and a mutable collection `batch_stats`.
-        """
-        stages = {
+    def stages(self) -> dict[str, nn.Module]:
+        """Returns the convolutions between two pools each."""
+        return {
             name: VGGStage(number, self.norm, self.ceil_pools, self.dtype, name=name)
             for number, name in enumerate(STAGES, start=1)
         }
-        return run_stages(
-            stages,
-            images,
-            train,
-            frozen_stages=self.frozen_stages,
-            output_stages=self.output_stages,
-            remat=self.remat,
-        )
+
+    def stage_strides(self) -> dict[str, int]:
+        """Returns 1, which each pool doubles."""
+        return {name: 2**number for number, name in enumerate(STAGES)}
+
+    def stage_cells(self, size: int) -> dict[str, int]:
+        """Returns the cells. Halving several times, always down or always up, divides once."""
+        return {
+            name: output_size(size, stride, stride, ceil=self.ceil_pools)
+            for name, stride in self.stage_strides().items()
+        }

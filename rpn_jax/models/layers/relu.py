@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from rpn_jax.models.layers.convolution import computed_once
+from rpn_jax.ops.barriers import computed_once
 from rpn_jax.typing import Array
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from references import random_boxes
 from seeded_weights import seeded_array, seeded_image
 
-FIXTURES = pathlib.Path(__file__).parent / "fixtures"
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 
 
 def peer_answers(name: str) -> dict[str, np.ndarray]:

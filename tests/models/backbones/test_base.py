@@ -1,21 +1,29 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rpn_jax.models.backbones.stages import run_stages
+from rpn_jax.models.backbones.base import Backbone
 
 IMAGES = np.ones((1, 2, 2, 3), np.float32)
 
 
-def run(weights, train=True, frozen_stages=0, output_stages=("c3",)):
+class Products(Backbone):
     """Each stage multiplies by its weight, and by 10 more when it trains."""
-    stages = {
-        f"c{i}": lambda x, train, i=i: x * weights[i - 1] * (10 if train else 1)
-        for i in range(1, 5)
-    }
-    return run_stages(
-        stages, IMAGES, train, frozen_stages=frozen_stages, output_stages=output_stages
-    )
+
+    weights: Any = ()
+
+    def stages(self):
+        def stage(weight):
+            return lambda x, train: x * weight * (10 if train else 1)
+
+        return {f"c{i}": stage(weight) for i, weight in enumerate(self.weights, start=1)}
+
+
+def run(weights, train=True, frozen_stages=0, output_stages=("c3",)):
+    backbone = Products(frozen_stages, output_stages, weights=weights)
+    return backbone.apply({}, IMAGES, train)
 
 
 def test_the_outputs_are_those_asked_for_and_nothing_beyond_is_run():
