@@ -12,8 +12,8 @@ proposals, AR@100 0.691, AR@300 0.699.
 from rpn_jax.runs.config import default_config
 
 
-def get_config():
-    config = default_config()
+def get_config(detector="rpn"):
+    config = default_config(detector)
     config.data.dataset = "voc_folder"
     config.data.train_split = "train"
     config.data.eval_split = "test"

@@ -10,8 +10,8 @@ IoU 0.5 is 0.982 and 0.995 with 50 and 100 proposals, AR@100 0.718.
 from rpn_jax.runs.config import default_config
 
 
-def get_config():
-    config = default_config()
+def get_config(detector="rpn"):
+    config = default_config(detector)
     config.data.dataset = "shapes"
     config.data.options = {"seed": 0, "image_size": 128, "num_train": 2000, "num_test": 300}
     config.data.train_split = "train"

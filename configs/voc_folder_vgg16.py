@@ -65,8 +65,8 @@ takes about 1.5 seconds on two cores without AVX-512.
 from rpn_jax.runs.config import default_config
 
 
-def get_config():
-    config = default_config()
+def get_config(detector="rpn"):
+    config = default_config(detector)
     config.data.dataset = "voc_folder"
     config.data.train_split = "trainval"
     config.data.eval_split = "test"

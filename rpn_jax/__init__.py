@@ -1,9 +1,11 @@
-"""Region Proposal Networks in JAX and Flax (Ren, He, Girshick, Sun, arXiv 1506.01497).
+"""Faster R-CNN in JAX and Flax (Ren, He, Girshick, Sun, arXiv 1506.01497), and its RPN alone.
 
     import rpn_jax
 
     model = rpn_jax.load("runs/shapes")  # or a model file
     boxes, scores, _ = model.propose("photo.jpg")
+    model = rpn_jax.load("runs/shapes_faster_rcnn")
+    boxes, scores, labels, names, _ = model.detect("photo.jpg")
 
 JAX is imported by what needs it, not by `import rpn_jax`.
 """
@@ -11,9 +13,10 @@ JAX is imported by what needs it, not by `import rpn_jax`.
 import importlib
 
 __version__ = "0.2.0.dev0"
-__all__ = ["Found", "Model", "UserError", "configs", "load", "prepare", "train"]
+__all__ = ["Detected", "Found", "Model", "UserError", "configs", "load", "prepare", "train"]
 
 _HOMES = {
+    "Detected": "rpn_jax.trained.model",
     "Found": "rpn_jax.trained.model",
     "Model": "rpn_jax.trained.model",
     "UserError": "rpn_jax.errors",

@@ -14,6 +14,7 @@ from rpn_jax.commands import (
     anchors,
     compare,
     compile,
+    detect,
     evaluate,
     export,
     export_weights,
@@ -36,6 +37,7 @@ COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "propose": propose,
+    "detect": detect,
     "sweep": sweep,
     "status": status,
     "report": report,
@@ -72,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="rpn-jax",
-        description="Region Proposal Networks in JAX: prepare a dataset, train on it, "
-        "measure recall, propose boxes for any image.",
+        description="Faster R-CNN and its RPN in JAX: prepare a dataset, train on it, "
+        "measure, propose boxes and detect objects in any image.",
         epilog="rpn-jax COMMAND --help says more about a command, info --fields lists "
         "the fields of a config.",
     )

@@ -4,6 +4,8 @@ Shapes, in annotations and docstrings:
     B  images of a batch                   H, W  rows and columns of an image or a feature map
     A  anchors of an image, all levels     K     anchors at one position (sizes x aspect ratios)
     G  ground-truth slots of an image      P     proposal slots of an image
+    R  regions of an image, of a sample    D     detection slots of an image
+    C  classes, of which 0 is background
 A box is `x1, y1, x2, y2` in continuous pixel coordinates, float32: its width is `x2 - x1`.
 """
 
@@ -28,6 +30,7 @@ class GroundTruth(NamedTuple):
     boxes: Float[Array, "*B G 4"]
     valid: Bool[Array, "*B G"]
     ignore: Bool[Array, "*B G"]
+    labels: Int[Array, "*B G"] | None = None  # classes from 1 up; no RPN needs them
 
 
 class Matches(NamedTuple):
@@ -65,6 +68,34 @@ class Proposals(NamedTuple):
     scores: Float[Array, "*B P"]
     valid: Bool[Array, "*B P"]
     level: Int[Array, "*B P"]
+
+
+class Regions(NamedTuple):
+    """The proposals on which a second stage is trained, the positives first, padded to R slots.
+
+    `labels` are the classes of the objects that they cover, 0 for background. `gt_index` is the
+    slot of a positive's object. A slot that is not `valid` has label 0.
+    """
+
+    boxes: Float[Array, "*B R 4"]
+    valid: Bool[Array, "*B R"]
+    labels: Int[Array, "*B R"]
+    gt_index: Int[Array, "*B R"]
+
+
+class Detections(NamedTuple):
+    """Boxes of all classes by falling score, padded to D slots.
+
+    `scores` are probabilities of the class in `labels`, which are from 1 up. A slot that is not
+    `valid` has a box, score and label of 0. `overflow` is how many boxes above the score threshold
+    were not looked at although a slot was left for them; 0 unless `max_candidates` is too low.
+    """
+
+    boxes: Float[Array, "*B D 4"]
+    scores: Float[Array, "*B D"]
+    labels: Int[Array, "*B D"]
+    valid: Bool[Array, "*B D"]
+    overflow: Int[Array, "*B"]
 
 
 class Images(NamedTuple):

@@ -21,6 +21,8 @@ CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("[!_]*.py"
 def test_config_builds_and_its_steps_trace(path):
     config = load_config(str(path))
     assert f"rpn-jax train --config={path.stem}" in path.read_text(), "the header shows the command"
+    if "box" in config and not config.box.class_names:
+        config.box.class_names = ("circle", "square")  # the data's, in a run
     detector = build_detector(config)
     schedule, optimizer = build_optimizer(config)
     height, width = config.data.shorter_side // 16 * 16, config.data.longer_side // 16 * 16
@@ -29,7 +31,10 @@ def test_config_builds_and_its_steps_trace(path):
         image_hw=np.float32([[height, width]]),
         image_index=np.zeros(1, np.int32),
         ground_truth=GroundTruth(
-            np.zeros((1, 8, 4), np.float32), np.zeros((1, 8), bool), np.zeros((1, 8), bool)
+            np.zeros((1, 8, 4), np.float32),
+            np.zeros((1, 8), bool),
+            np.zeros((1, 8), bool),
+            np.zeros((1, 8), np.int32),
         ),
     )
     state = state_shapes(config, detector.network, optimizer)
@@ -41,10 +46,15 @@ def test_config_builds_and_its_steps_trace(path):
     assert all(value.shape == () for value in metrics.values())
 
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    proposals, losses, _ = jax.eval_shape(make_eval_step(detector), variables, batch, key)
-    assert proposals.boxes.shape[1] >= max(config.evaluation.top_ns)
+    found, losses, _ = jax.eval_shape(make_eval_step(detector), variables, batch, key)
+    assert found.proposals.boxes.shape[1] >= max(config.evaluation.top_ns)
     assert losses["loss"].shape == (1,)
+    if "box" in config:
+        found = jax.eval_shape(
+            make_predict_step(detector), variables, (batch.images, batch.image_hw)
+        )
+        assert found.boxes.shape == (1, config.box.detections.top_n, 4)
     for settings in ("train", "test"):
-        step = make_predict_step(detector.with_counts(settings))
+        step = make_predict_step(detector.rpn().with_counts(settings))
         proposals = jax.eval_shape(step, variables, (batch.images, batch.image_hw))
         assert proposals.boxes.shape == (1, config.rpn.proposals[settings].post_nms_top_n, 4)

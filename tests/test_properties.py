@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rpn_jax.detectors.proposals import propose
-from rpn_jax.models.rcnn import build_rpn
+from rpn_jax.models.rcnn import build_rcnn
 from rpn_jax.models.receptive_field import rows_seen
 from rpn_jax.ops.anchors import cell_anchors, grid_anchors
 from rpn_jax.ops.losses import rpn_loss
@@ -30,7 +30,7 @@ def shifted(request, random_variables):
     second view one cell further down and to the right what it sees in the first.
     """
     backbone, stage = request.param
-    network = build_rpn(backbone=backbone, output_stage=stage, num_anchors=3, head_channels=16)
+    network = build_rcnn(backbone=backbone, output_stage=stage, num_anchors=3, head_channels=16)
     rng = np.random.default_rng(0)
     scene = rng.normal(size=(HEIGHT + STRIDE, WIDTH + STRIDE, 3)).astype(np.float32)
     images = np.stack([scene[STRIDE:, STRIDE:], scene[:-STRIDE, :-STRIDE]])

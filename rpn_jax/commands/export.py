@@ -1,4 +1,4 @@
-"""Export image to proposals as one compiled function, for machines without this package.
+"""Export image to proposals, or detections, as one function, for use without this package.
 
   rpn-jax export --workdir=runs/voc --out=proposals.jax --image_size=600x1000
   rpn-jax export --weights=FILE --out=FILE --image_size=800x1344 --platforms=cuda
@@ -13,7 +13,8 @@ jax and its optional package flatbuffers read it:
   boxes, scores = (found[name][0][found["valid"][0]] for name in ("boxes", "scores"))
 
 Resize an image as for training (config.data.shorter_side and longer_side) before it goes on the
-canvas. Boxes are x1, y1, x2, y2 in pixels of the canvas, best score first.
+canvas. Boxes are x1, y1, x2, y2 in pixels of the canvas, best score first. A detector of classes
+gives "labels" too; FILE.classes.json has their names.
 """
 
 import argparse
@@ -48,13 +49,13 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Writes the function and says what it is."""
     from rpn_jax.errors import UserError
     from rpn_jax.text import printable
-    from rpn_jax.trained.export import export_proposals
+    from rpn_jax.trained.export import export_function
 
     image_hw = image_size(arguments.image_size)
     if arguments.batch_size < 1:
         raise UserError(f"--batch_size={arguments.batch_size}: give at least 1")
     config, place = trained_place(arguments, overrides)
-    size = export_proposals(
+    size = export_function(
         config,
         place,
         arguments.out,

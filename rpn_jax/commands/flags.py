@@ -54,6 +54,44 @@ def trained_place(
     return apply_overrides(config, overrides), place
 
 
+def add_image_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the images to look at, --folder, --out and --format."""
+    parser.add_argument(
+        "images", nargs="*", type=user_path, metavar="IMAGE", help="a file, or a folder"
+    )
+    parser.add_argument(
+        "--folder", type=user_path, metavar="DIR", help="all images in it and below"
+    )
+    parser.add_argument("--out", required=True, type=user_path, metavar="DIR")
+    parser.add_argument("--format", choices=("json", "npz"), default="json")
+
+
+def given_images(arguments: argparse.Namespace) -> list[pathlib.Path]:
+    """Returns the image files that are named, and those in the folders that are named."""
+    from rpn_jax.data.images import image_files
+    from rpn_jax.errors import UserError
+
+    given = list(arguments.images)
+    if arguments.folder:
+        if not arguments.folder.is_dir():
+            raise UserError(f"--folder={arguments.folder}: no such folder")
+        given.append(arguments.folder)
+    if not given:
+        raise UserError("no images given; name image files or folders of them")
+    if missing := [path for path in given if not path.exists()]:
+        raise UserError(f"{missing[0]}: no such image file; leave it out or correct the path")
+    listed = [image_files(path) if path.is_dir() else [path] for path in given]
+    return list(dict.fromkeys(path for found in listed for path in found))
+
+
+def raise_failures(failures: Sequence[str], paths: Sequence[pathlib.Path]) -> None:
+    """Raises a `UserError` that names the images that could not be read, if there are any."""
+    from rpn_jax.errors import UserError
+
+    if failures:
+        raise UserError(f"{len(failures)} of {len(paths)} images: {'; '.join(failures)}")
+
+
 def add_process_flags(parser: argparse.ArgumentParser) -> None:
     """Adds --coordinator, --num_processes, --process_id and --join_seconds."""
     group = parser.add_argument_group(

@@ -27,7 +27,13 @@ from rpn_jax.errors import UserError
 from rpn_jax.models.rcnn import trainable_mask
 from rpn_jax.runs.config import random_key
 from rpn_jax.runs.devices import parallel_update
-from rpn_jax.training.build import build_detector, build_train_step, frozen_paths, state_shapes
+from rpn_jax.training.build import (
+    build_detector,
+    build_train_step,
+    frozen_paths,
+    state_shapes,
+    with_known_classes,
+)
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.state import partition
 from rpn_jax.typing import GroundTruth, Images
@@ -79,6 +85,7 @@ def compile_report(
         UserError: there is no compiler for TPUs, the topology or config is impossible, or the chips
             cannot share the batch evenly or hold it in memory.
     """
+    config = with_known_classes(config)
     grid = parse_topology(topology)
     per_chip = images_per_chip(config, grid)
     if importlib.util.find_spec("libtpu") is None:
@@ -208,6 +215,7 @@ class StepCompiler:
                 shaped(slots, 4, dtype=np.float32),
                 shaped(slots, dtype=np.bool_),
                 shaped(slots, dtype=np.bool_),
+                shaped(slots, dtype=np.int32),
             ),
         )
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cv2
 import grain
 import numpy as np
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int32, Int64, UInt8
 
 from rpn_jax.data import images, transforms
 from rpn_jax.data.datasets import Dataset, Record
@@ -29,9 +29,10 @@ class Batch(NamedTuple):
 
     Images are RGB, padded with 0 at the bottom and right to the canvas of the batch's bucket;
     `image_hw` is the size without padding. Boxes are x1, y1, x2, y2 in pixels of the canvas, padded
-    to G slots; see `rpn_jax.typing.GroundTruth` for `gt_valid` and `gt_ignore`. `image_index` is
-    the index in the split. `image_valid` is False for a filler image in the last batch of a bucket
-    in evaluation: all zeros and index 0, but `image_hw` is the canvas size.
+    to G slots; see `rpn_jax.typing.GroundTruth` for `gt_valid` and `gt_ignore`. `gt_labels` are the
+    dataset's labels plus 1, 0 in padding. `image_index` is the index in the split. `image_valid` is
+    False for a filler image in the last batch of a bucket in evaluation: all zeros and index 0, but
+    `image_hw` is the canvas size.
     """
 
     images: UInt8[np.ndarray, "B H W 3"]
@@ -39,6 +40,7 @@ class Batch(NamedTuple):
     gt_boxes: Float[np.ndarray, "B G 4"]
     gt_valid: Bool[np.ndarray, "B G"]
     gt_ignore: Bool[np.ndarray, "B G"]
+    gt_labels: Int32[np.ndarray, "B G"]
     image_index: Int64[np.ndarray, " B"]
     image_valid: Bool[np.ndarray, " B"]
 
@@ -192,6 +194,7 @@ def _load_batch(
         gt_boxes=np.zeros((size, num_slots, 4), np.float32),
         gt_valid=np.zeros((size, num_slots), bool),
         gt_ignore=np.zeros((size, num_slots), bool),
+        gt_labels=np.zeros((size, num_slots), np.int32),
         image_index=np.maximum(examples, 0),
         image_valid=examples >= 0,
     )
@@ -208,6 +211,7 @@ def _load_batch(
         batch.gt_boxes[i, : len(boxes)] = boxes
         batch.gt_valid[i, : len(boxes)] = True
         batch.gt_ignore[i, : len(boxes)] = record.ignore
+        batch.gt_labels[i, : len(boxes)] = record.labels + 1
     return batch
 
 

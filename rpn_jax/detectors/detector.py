@@ -7,7 +7,7 @@ import jax
 from flax import linen as nn
 from jaxtyping import Float, Int, Key
 
-from rpn_jax.typing import Array, Images, Proposals
+from rpn_jax.typing import Array, Detections, Images, Proposals
 
 Variables = Mapping[str, Any]  # "params" and "batch_stats", as `network.init` makes them
 
@@ -28,6 +28,18 @@ class Losses(NamedTuple):
     labels: Int[Array, "B A"]
 
 
+class Found(NamedTuple):
+    """What a detector finds in a batch of annotated images, to be measured.
+
+    Fields:
+      proposals: of the RPN.
+      detections: of the second stage, None without one.
+    """
+
+    proposals: Proposals
+    detections: Detections | None = None
+
+
 @runtime_checkable
 class Detector(Protocol):
     """A network and what is made of its outputs: losses in training, boxes afterwards.
@@ -46,7 +58,7 @@ class Detector(Protocol):
 
     def predict(
         self, variables: Variables, images: Array, image_hw: Float[Array, "B 2"]
-    ) -> Proposals:
+    ) -> Proposals | Detections:
         """Returns what is found in each image, in pixels of the network's input."""
         ...
 
@@ -56,11 +68,15 @@ class Detector(Protocol):
         keys: Key[jax.Array, " B"],
         batch: Images,
         without: Sequence[str] = (),
-    ) -> tuple[Proposals, Losses]:
+    ) -> tuple[Found, Losses]:
         """Returns what is found in each annotated image, and what it costs, of one look at it.
 
         `without` names parts to leave out of what is found, for ablations.
         """
+        ...
+
+    def rpn(self) -> "Detector":
+        """Returns the detector whose `predict` returns the proposals of the first stage."""
         ...
 
     def anchors(self, height: int, width: int) -> tuple[Array, ...]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Key, PRNGKeyArray
 
-from rpn_jax.detectors.detector import Losses, Variables
+from rpn_jax.detectors.detector import Found, Losses, Variables
 from rpn_jax.detectors.proposals import propose
 from rpn_jax.detectors.targets import assign_targets
 from rpn_jax.models.inputs import InputConvention, normalize_images
@@ -148,6 +148,7 @@ class Look(NamedTuple):
     deltas: Levels  # (B, A_l, 4) each
     anchors: Levels  # (A_l, 4) each
     batch_stats: Any
+    levels: Levels = ()  # (B, H_l, W_l, F) each: the features that the heads share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +170,10 @@ class RPN:
         counts = getattr(self.proposals, name)
         return dataclasses.replace(self, proposals=dataclasses.replace(self.proposals, test=counts))
 
+    def rpn(self) -> "RPN":
+        """Returns the detector itself, which has this stage alone."""
+        return self
+
     def anchors(self, height: int, width: int) -> Levels:
         """Returns the anchors of each level for a canvas of `height` x `width` pixels."""
         return self.proposals.anchors(self.network, height, width)
@@ -178,7 +183,7 @@ class RPN:
     ) -> Losses:
         """Returns what the batch costs."""
         look = self.look(variables, batch.images, batch.image_hw, batch.features, train=train)
-        return self.losses_of(look, keys, batch)
+        return self.losses_of(look, keys, batch, variables, train=train)
 
     def predict(
         self, variables: Variables, images: Array, image_hw: Float[Array, "B 2"]
@@ -194,7 +199,7 @@ class RPN:
         keys: Key[jax.Array, " B"],
         batch: Images,
         without: Sequence[str] = (),
-    ) -> tuple[Proposals, Losses]:
+    ) -> tuple[Found, Losses]:
         """Returns each image's proposals and what it costs.
 
         `without` leaves parts of the network out, as the paper's Table 2 does: "nms"; "ranking",
@@ -202,34 +207,53 @@ class RPN:
         proposals are the anchors themselves.
         """
         look = self.look(variables, batch.images, batch.image_hw, batch.features)
-        losses = self.losses_of(look, keys, batch)
-        if "ranking" in without:
+        losses = self.losses_of(look, keys, batch, variables)
+        proposals = self.without(look, keys, batch, without, self.proposals.measured)
+        return Found(proposals), losses
+
+    def without(
+        self,
+        look: Look,
+        keys: Key[jax.Array, " B"],
+        batch: Images,
+        parts: Sequence[str],
+        counts: Counts,
+    ) -> Proposals:
+        """Returns the proposals without some `parts` of the network, see `assess`."""
+        if "ranking" in parts:
             look = look._replace(logits=random_logits(keys, look.logits))
-        if "regression" in without:
+        if "regression" in parts:
             look = look._replace(deltas=jax.tree.map(jnp.zeros_like, look.deltas))
-        with_nms = not {"nms", "ranking"} & set(without)
-        proposals = self.proposals_of(
-            look, batch.image_hw, self.proposals.measured, with_nms=with_nms
-        )
-        return proposals, losses
+        with_nms = not {"nms", "ranking"} & set(parts)
+        return self.proposals_of(look, batch.image_hw, counts, with_nms=with_nms)
 
     def look(self, variables, images, image_hw, features=None, *, train=False) -> Look:
         """Returns what the network says; `features` are the backbone's, where known."""
         _, height, width, _ = images.shape
         anchors = self.anchors(height, width)
         images = normalize_images(images, image_hw, self.pixels)
-        (logits, deltas), updated = self.network.apply(
+        (levels, logits, deltas), updated = self.network.apply(
             variables,
             images,
             features=features,
             train=train,
             mutable=["batch_stats"] if train else [],
+            method=RCNN.look,
         )
         batch_stats = updated.get("batch_stats", variables.get("batch_stats", {}))
-        return Look(logits, deltas, anchors, batch_stats)
+        return Look(logits, deltas, anchors, batch_stats, levels)
 
-    def losses_of(self, look: Look, keys: Key[jax.Array, " B"], batch: Images) -> Losses:
+    def losses_of(
+        self,
+        look: Look,
+        keys: Key[jax.Array, " B"],
+        batch: Images,
+        variables: Variables | None = None,
+        *,
+        train: bool = False,
+    ) -> Losses:
         """Returns what a batch costs of which the network says `look`."""
+        del variables, train  # only a second stage runs more of the network
         anchors = jnp.concatenate(look.anchors)
 
         def loss_of(key, logits, deltas, ground_truth, image_hw):

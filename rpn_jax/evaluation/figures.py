@@ -65,6 +65,38 @@ class Measurement(Protocol):
         ...
 
 
+class Measurements:
+    """Several measurements of the same images; the last has the headline."""
+
+    def __init__(self, parts: dict[str, Measurement]):
+        """`parts` are named by the attribute of a result that each of them takes."""
+        self._parts = parts
+
+    def add(self, result: Any) -> None:
+        """Adds one image's result to every part."""
+        for name, part in self._parts.items():
+            part.add(getattr(result, name))
+
+    def share(self) -> dict[str, Any]:
+        """Returns the counts of all parts as JSON types."""
+        return {name: part.share() for name, part in self._parts.items()}
+
+    def merge(self, share: dict[str, Any]) -> None:
+        """Adds the counts of another process."""
+        for name, part in self._parts.items():
+            part.merge(share[name])
+
+    def result(self) -> Figures:
+        """Returns the figures of all parts; a name of all but the last begins with its part's."""
+        *others, (_, last) = [(name, part.result()) for name, part in self._parts.items()]
+        scalars, details, tables = dict(last.scalars), dict(last.details), [last.table]
+        for name, figures in others:
+            scalars |= {f"{name}_{key}": value for key, value in figures.scalars.items()}
+            details |= figures.details
+            tables.append(f"{name}:\n{figures.table}")
+        return last._replace(scalars=scalars, table="\n\n".join(tables), details=details)
+
+
 def of_all(scalars: dict[str, float]) -> dict[str, float]:
     """Returns the numbers that cover all objects, without those of subsets."""
     return {name: value for name, value in scalars.items() if "_" not in name}

@@ -5,7 +5,7 @@ stand at each position. Anchors are ordered row, column, anchor.
 """
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import traverse_util
-from jaxtyping import Float
+from jax.typing import DTypeLike
+from jaxtyping import Float, Key
 
 from rpn_jax.errors import UserError
 from rpn_jax.models import fpn
 from rpn_jax.models.backbones import BACKBONES, resnet
+from rpn_jax.models.box_head import BoxHead, ConvolutionHead, FullyConnectedHead, StageHead
 from rpn_jax.models.fpn import FPN
 from rpn_jax.models.layers import norms
 from rpn_jax.models.rpn_head import RPNHead
@@ -27,7 +29,7 @@ Levels = tuple[Array, ...]  # one array a level, finest first
 
 
 class RCNN(nn.Module):
-    """The parts of a detector: a backbone, a neck if there is one, and the RPN's head.
+    """The parts of a detector: a backbone, a neck and a box head if it has them, the RPN's head.
 
     A backbone maps `(images, train)` to a tuple of feature maps, finest first, and knows their
     `strides` and, for any canvas, their `grid_hw`. A neck maps the three to those of its levels.
@@ -37,12 +39,18 @@ class RCNN(nn.Module):
     backbone: nn.Module
     rpn: nn.Module
     neck: nn.Module | None = None
+    box: nn.Module | None = None
 
     @property
     def strides(self) -> tuple[int, ...]:
         """Input pixels from one position to the next, for each level."""
         strides = self.backbone.strides
         return self.neck.strides(strides) if self.neck else strides
+
+    @property
+    def pooled_strides(self) -> tuple[int, ...]:
+        """The strides of the levels that a second stage pools: all, but a pyramid's p6."""
+        return self.strides[:-1] if self.neck else self.strides
 
     def grid_hw(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """Returns the rows and columns of each level for a canvas of `height` x `width` pixels."""
@@ -55,12 +63,26 @@ class RCNN(nn.Module):
         train: bool = False,
         features: Levels | None = None,
     ) -> tuple[Levels, Levels]:
-        """Returns what every part of the network says of the images; see `objectness`.
+        """Returns what the RPN says of the images; see `objectness`.
 
         With it `init` makes the variables of all parts. `features` are the backbone's, where they
         are known; the images then play no part.
         """
-        return self.objectness(self.levels(images, train, features))
+        _, logits, deltas = self.look(images, train, features)
+        return logits, deltas
+
+    def look(
+        self,
+        images: Float[Array, "B H W 3"],
+        train: bool = False,
+        features: Levels | None = None,
+    ) -> tuple[Levels, Levels, Levels]:
+        """Returns the feature maps, and what `objectness` says of them."""
+        levels = self.levels(images, train, features)
+        if self.box and self.is_initializing():
+            rows, columns = self.box.pooled_hw
+            self.classify(jnp.zeros((1, 1, rows, columns, levels[0].shape[-1])))
+        return (levels, *self.objectness(levels))
 
     def levels(
         self,
@@ -81,6 +103,15 @@ class RCNN(nn.Module):
         """Returns, for each level, the logits (B, H_l*W_l*K) and the deltas (B, H_l*W_l*K, 4)."""
         outputs = [self.rpn(level) for level in levels]
         return tuple(logits for logits, _ in outputs), tuple(deltas for _, deltas in outputs)
+
+    def classify(
+        self, pooled: Float[Array, "B R h w C"], keys: Key[jax.Array, " B"] | None = None
+    ) -> tuple[Float[Array, "B R K"], Float[Array, "B R K_or_1 4"]]:
+        """Returns the class logits and the box deltas of regions, see `box_head`.
+
+        With `keys`, one for each image, the head drops units out.
+        """
+        return self.box(pooled, keys)
 
 
 def frozen_stages_of(count: int) -> tuple[tuple[str, ...], ...]:
@@ -112,7 +143,7 @@ _OPTIONS = {
 }
 
 
-def build_rpn(
+def build_rcnn(
     *,
     backbone: str = "vgg16",
     output_stage: str | None = None,
@@ -129,6 +160,7 @@ def build_rpn(
     objectness: str = "sigmoid",
     remat: bool = False,
     dtype: str = "float32",
+    box: Mapping[str, Any] | None = None,
 ) -> RCNN:
     """Returns the network that the fields of `config.model` describe.
 
@@ -152,6 +184,7 @@ def build_rpn(
       objectness: "sigmoid" or "softmax", see `rpn_head.RPNHead`.
       remat: whether the backward pass runs the stages of the backbone again, see `Backbone`.
       dtype: what to compute in, "float32" or "bfloat16"; parameters and outputs are float32.
+      box: fields of the box head, see `build_box_head`; None is none.
 
     Raises a `UserError` for an unknown name, and for options that the backbone does not have or
     that exclude each other.
@@ -199,7 +232,47 @@ def build_rpn(
         backbone=module,
         rpn=RPNHead(num_anchors, head_channels, objectness, compute_dtype),
         neck=FPN(fpn_channels, compute_dtype) if neck else None,
+        box=None if box is None else build_box_head(module, compute_dtype, **box),
     )
+
+
+def build_box_head(
+    backbone: nn.Module,
+    dtype: DTypeLike,
+    *,
+    kind: str,
+    num_classes: int,
+    pooled_size: int,
+    channels: int,
+    dropout: float,
+    norm: str | None,
+    class_agnostic: bool,
+) -> BoxHead:
+    """Returns the head that the fields of `config.box` describe.
+
+    Raises a `UserError` if the backbone has no stage for the head "c5".
+    """
+    shared = {
+        "num_classes": num_classes,
+        "pooled_hw": (pooled_size, pooled_size),
+        "class_agnostic": class_agnostic,
+        "dtype": dtype,
+    }
+    if kind == "fc":
+        return FullyConnectedHead(channels=channels, dropout=dropout, **shared)
+    if kind == "conv":
+        return ConvolutionHead(channels=channels, norm=norm, **shared)
+    if not isinstance(backbone, resnet.ResNet) or backbone.output_stages != ("c4",):
+        raise UserError(
+            'config.box.head: "c5" is the last stage of a ResNet whose output is c4; give "fc", or '
+            "a ResNet as config.model.backbone, with neither neck nor dilate_c5"
+        )
+    if backbone.norm == "sync_batch_norm":
+        raise UserError(
+            'config.box.head: "c5" takes no statistics of its regions; give '
+            "config.model.norm=frozen_batch_norm or group_norm"
+        )
+    return StageHead(stage=backbone.stage_of("c5"), **shared)
 
 
 def _output_stages(constructor, output_stage, neck, dilate_c5) -> tuple[str, ...]:

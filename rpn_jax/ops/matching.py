@@ -30,6 +30,7 @@ def match_anchors(
     gt_ignore: Bool[Array, " G"] | None = None,
     ignore_ioa_threshold: float | int = 0.5,
     anchor_valid: Bool[Array, " A"] | None = None,
+    lowest_bg_iou: float | int = 0.0,
 ) -> Matches:
     """Labels each anchor by its overlap with the objects of an image.
 
@@ -55,6 +56,7 @@ def match_anchors(
             area inside one ignore region is IGNORE.
         anchor_valid: which anchors take part (all by default). The others overlap nothing: they
             are IGNORE and nobody's best, with an `iou` of 0.
+        lowest_bg_iou: below this IoU an anchor is IGNORE instead of NEGATIVE (Fast R-CNN's 0.1).
 
     Raises:
         ValueError: not 0 <= bg_iou_threshold <= fg_iou_threshold <= 1.
@@ -91,6 +93,8 @@ def match_anchors(
     positive = (overlaps.iou >= fg_iou_threshold) & (overlaps.iou > 0)
     positive |= overlaps.is_best
     labels = jnp.where(overlaps.iou < bg_iou_threshold, Label.NEGATIVE, Label.IGNORE)
+    if lowest_bg_iou:
+        labels = jnp.where(overlaps.iou < lowest_bg_iou, Label.IGNORE, labels)
     labels = jnp.where(overlaps.in_region, Label.IGNORE, labels)
     labels = jnp.where(positive, Label.POSITIVE, labels)
     if anchor_valid is not None:

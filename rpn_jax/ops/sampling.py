@@ -1,7 +1,7 @@
 """The mini-batch of an image: a few hundred of its anchors."""
 
 import jax.numpy as jnp
-from jaxtyping import Int, PRNGKeyArray
+from jaxtyping import Bool, Int, PRNGKeyArray
 
 from rpn_jax.ops.matching import Label
 from rpn_jax.ops.random import threefry
@@ -57,6 +57,41 @@ def sample_anchors(
     positives, number = draw(Label.POSITIVE, most, most)
     negatives, _ = draw(Label.NEGATIVE, num_samples, num_samples - number)
     return positives, negatives
+
+
+def sample_slots(
+    key: PRNGKeyArray,
+    labels: Int[Array, " A"],
+    num_samples: int = 128,
+    positive_fraction: float | int = 0.25,
+) -> tuple[Int[Array, " R"], Bool[Array, " R"]]:
+    """Returns the mini-batch of `sample_anchors` in exactly `num_samples` slots, positives first.
+
+    Args:
+        key: of this image.
+        labels: of its boxes, see `Label`.
+        num_samples: R, the size of the mini-batch.
+        positive_fraction: the largest part of it that is positive.
+
+    Returns:
+        Indices into `labels`, 0 in empty slots, and True where the slot is not empty.
+
+    >>> import jax
+    >>> index, valid = sample_slots(jax.random.key(0), [0, -1, 1], num_samples=4)
+    >>> index[valid].tolist()
+    [2, 0]
+    """
+    labels = jnp.asarray(labels)
+    count = labels.shape[0]
+    positives, negatives = sample_anchors(key, labels, num_samples, positive_fraction)
+    slots = jnp.arange(num_samples)
+    number = jnp.sum(positives < count)
+    padding = jnp.full(num_samples, count, positives.dtype)
+    of_negatives = jnp.concatenate([negatives, padding])[jnp.maximum(slots - number, 0)]
+    of_positives = jnp.concatenate([positives, padding])[slots]
+    index = jnp.where(slots < number, of_positives, of_negatives)
+    valid = index < count
+    return jnp.where(valid, index, 0), valid
 
 
 def subsample_labels(

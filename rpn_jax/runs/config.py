@@ -8,7 +8,7 @@ import jax
 from ml_collections.config_dict import ConfigDict, placeholder
 
 from rpn_jax.runs import fields
-from rpn_jax.runs.fields import FIELDS, VERSION
+from rpn_jax.runs.fields import VERSION, fields_of
 
 __all__ = ["VERSION", "default_config", "flatten", "random_key", "sizes_per_level"]
 
@@ -17,9 +17,15 @@ def default_config(detector: str = "rpn") -> ConfigDict:
     """Returns a config with every field of a kind of detector.
 
     A config file can change fields but not add any, so that a field without effect is refused.
+
+    Args:
+        detector: "rpn" or "faster_rcnn".
+
+    Raises:
+        UserError: there is no such kind.
     """
     config = ConfigDict()
-    for name, (default, rule, _) in FIELDS.items():
+    for name, (default, rule, _) in fields_of(detector).items():
         *groups, last = name.split(".")
         group = config
         for part in groups:

@@ -199,9 +199,9 @@ def from_json(text: str, where: str = "config.json") -> ConfigDict:
         UserError: the text is no config, or has a field that this version of the project lacks;
             the message begins with `where`, the text's origin.
     """
-    config = default_config()
     try:
         fields = upgrade(json.loads(text))
+        config = default_config(fields["detector"])
         config.data.options = fields["data"].pop("options")
         config.update(ConfigDict(_with_tuples(fields)))
     except (AttributeError, KeyError, TypeError, ValueError) as error:

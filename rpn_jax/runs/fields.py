@@ -41,7 +41,9 @@ class Field(NamedTuple):
 
 FIELDS: Mapping[str, Field] = {
     "version": Field(VERSION, whole(VERSION, VERSION), "of these fields; not to be changed"),
-    "detector": Field("rpn", NAME, "what is trained: rpn; not to be changed on the command line"),
+    "detector": Field(
+        "rpn", NAME, "what is trained: rpn or faster_rcnn; not to be changed on the command line"
+    ),
     "seed": Field(
         0,
         whole(0, 2**63 - 1),
@@ -213,6 +215,80 @@ FIELDS: Mapping[str, Field] = {
     "rpn.proposals.keep_padding": Field(
         False, FLAG, "propose from anchors on the canvas beyond the image too"
     ),
+    # The second stage; only a config of a detector that has one has these fields.
+    "box.class_names": Field(
+        (),
+        several(NAME, "names", range(10_000)),
+        "of the classes, without background; (): those of the dataset, which a run's config.json "
+        "then lists",
+    ),
+    "box.category_ids": Field(
+        (),
+        several(
+            Rule(str, lambda x: isinstance(x, int | str), ""), "numbers or names", range(10_000)
+        ),
+        "the source's own id of each class, for results in COCO's format; (): the dataset's, or "
+        "1, 2, … where it has none",
+    ),
+    "box.head": Field(
+        "fc",
+        one_of("fc", "conv", "c5"),
+        "fc6 and fc7; four 3x3 convolutions and fc6; or stage c5 of a ResNet whose output is c4",
+    ),
+    "box.channels": Field(4096, whole(1), "of fc6 and fc7: 4096 of VGG-16, 1024 of an FPN"),
+    "box.dropout": Field(0.5, DECAY, "part of the units of fc6 and fc7 that a step drops"),
+    "box.norm": Field(
+        None,
+        one_of("frozen_batch_norm", "group_norm"),
+        "of the convolutions of the head conv; None: no norm",
+    ),
+    "box.class_agnostic": Field(False, FLAG, "whether all classes share one box"),
+    "box.pooling.kind": Field(
+        "pool", one_of("pool", "align"), "Fast R-CNN's RoIPool, or RoIAlign; an FPN needs align"
+    ),
+    "box.pooling.size": Field(7, whole(1), "rows and columns of a region; 6 of ZF, 14 of c5"),
+    "box.pooling.sampling_ratio": Field(
+        2, whole(0), "of align: samples of a bin along each side; 0: as many as it has cells"
+    ),
+    "box.pooling.aligned": Field(
+        False, FLAG, "of align: shift by half a cell, as detectron2 does and torchvision does not"
+    ),
+    "box.targets.fg_iou_threshold": Field(
+        0.5, PART, "from this IoU with an object on a proposal has its class"
+    ),
+    "box.targets.bg_iou_threshold": Field(0.5, PART, "below this IoU it is background"),
+    "box.targets.lowest_bg_iou": Field(
+        0.0, PART, "below this IoU it is not trained on; Fast R-CNN's 0.1, or 0"
+    ),
+    "box.targets.ignore_ioa_threshold": Field(
+        0.5, PART, "a proposal with more of its area inside an ignore region is not trained on"
+    ),
+    "box.targets.batch_size_per_image": Field(128, whole(1), "proposals that are sampled"),
+    "box.targets.positive_fraction": Field(0.25, PART, "of them that covers objects at most"),
+    "box.targets.append_gt": Field(True, FLAG, "whether annotated boxes are proposals too"),
+    "box.box_weights": Field(
+        (10.0, 10.0, 5.0, 5.0),
+        several(POSITIVE, "four numbers above 0", (4,)),
+        "multiply tx, ty, tw, th of the targets",
+    ),
+    "box.loss.balance": Field(1.0, NOT_NEGATIVE, "what the loss of the boxes is multiplied by"),
+    "box.loss.beta": Field(1.0, NOT_NEGATIVE, "where smooth L1 turns from a square to a line"),
+    "box.detections.score_threshold": Field(
+        0.05, PART, "a box of a class is a detection if its probability is above this"
+    ),
+    "box.detections.nms_threshold": Field(
+        0.5, PART, "a box goes that overlaps a better one of its class by more than this IoU"
+    ),
+    "box.detections.top_n": Field(100, whole(1), "detections of an image at most"),
+    "box.detections.max_candidates": Field(
+        2000,
+        whole(1),
+        "boxes above the threshold that enter NMS, the best ones; a line says where more did and "
+        "it mattered",
+    ),
+    "box.detections.min_size": Field(
+        0.0, NOT_NEGATIVE, "pixels of the resized image; a narrower or lower detection goes"
+    ),
     "optimizer.name": Field("sgd", one_of("sgd", "adamw", "muon"), "the rule"),
     "optimizer.learning_rate": Field(1e-3, NOT_NEGATIVE, "before any decay, after the warm-up"),
     "optimizer.backbone_factor": Field(
@@ -253,8 +329,23 @@ FIELDS: Mapping[str, Field] = {
     "checkpoint.keep": Field(3, whole(1), "checkpoints that are kept, the newest ones"),
 }
 # The first of each two is at most the second.
-AT_MOST = (("rpn.targets.bg_iou_threshold", "rpn.targets.fg_iou_threshold"),)
+AT_MOST = (
+    ("rpn.targets.bg_iou_threshold", "rpn.targets.fg_iou_threshold"),
+    ("box.targets.bg_iou_threshold", "box.targets.fg_iou_threshold"),
+    ("box.targets.lowest_bg_iou", "box.targets.bg_iou_threshold"),
+)
+# The groups of fields that only some detectors have, by the name in a config's `detector`.
+STAGES = {"rpn": (), "faster_rcnn": ("box",)}
+_OPTIONAL = {group for groups in STAGES.values() for group in groups}
 LIST = "rpn-jax info --fields"
+
+
+def fields_of(detector: str) -> dict[str, Field]:
+    """Returns the fields of a kind of detector; raises a `UserError` if there is no such kind."""
+    if detector not in STAGES:
+        raise UserError(f"config.detector: {detector!r} is unknown; use {' or '.join(STAGES)}")
+    left_out = _OPTIONAL - set(STAGES[detector])
+    return {name: field for name, field in FIELDS.items() if name.split(".")[0] not in left_out}
 
 
 def check_config(config: Any) -> None:
@@ -264,13 +355,13 @@ def check_config(config: Any) -> None:
     """
     check_names(config)
     flat = flatten(config)
-    for name, (default, rule, _) in FIELDS.items():
+    for name, (default, rule, _) in fields_of(config.detector).items():
         value = flat.get(name, {})  # only the options may be absent
         if not (rule.accepts(value) or (value is None and default is None)):
             optional = ", or None" if default is None else ""
             raise UserError(f"config.{name}={value}: give {rule.words}{optional}")
     for lower, upper in AT_MOST:
-        if flat[lower] > flat[upper]:
+        if lower in flat and flat[lower] > flat[upper]:
             raise UserError(
                 f"config.{lower}={flat[lower]}: give at most config.{upper}, which is {flat[upper]}"
             )
@@ -279,10 +370,11 @@ def check_config(config: Any) -> None:
 def check_names(config: Any) -> None:
     """Raises a `UserError` unless the config has the fields of `FIELDS`, and no others."""
     flat = flatten(config)
+    known = fields_of(flat.get("detector", "rpn"))
     for name in flat:
-        if name not in FIELDS and not name.startswith("data.options."):
+        if name not in known and not name.startswith("data.options."):
             raise UserError(no_such_field(f"config.{name}", name))
-    for name in FIELDS:
+    for name in known:
         if name not in flat and name != "data.options":
             raise UserError(f"config.{name}: is missing; begin with default_config()")
 

@@ -37,6 +37,7 @@ from rpn_jax.training.build import (
     build_network,
     open_split,
     proposal_stage,
+    with_known_classes,
 )
 from rpn_jax.training.evaluate import buckets
 from rpn_jax.typing import GroundTruth
@@ -64,6 +65,7 @@ def report_anchors(config: ConfigDict, out: pathlib.Path, split: str | None = No
     """
     split = split or config.data.train_split
     dataset = open_split(config, split)
+    config = with_known_classes(config)
     network = build_network(config)
     canvases = buckets(config, dataset)
     images = read_images(config, dataset, canvases)

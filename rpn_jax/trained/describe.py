@@ -11,7 +11,7 @@ from rpn_jax.models.summary import Layer, summarize
 from rpn_jax.ops.anchors import inside_image
 from rpn_jax.runs.config import sizes_per_level
 from rpn_jax.tables import format_table
-from rpn_jax.training.build import build_network, proposal_stage
+from rpn_jax.training.build import build_network, proposal_stage, with_known_classes
 
 
 def describe(config: ConfigDict, image_hw: tuple[int, int] | None = None) -> str:
@@ -23,6 +23,7 @@ def describe(config: ConfigDict, image_hw: tuple[int, int] | None = None) -> str
     Raises:
         UserError: the network or the anchors are impossible, or the canvas has no position.
     """
+    config = with_known_classes(config)
     network = build_network(config)
     height, width = image_hw or _typical_hw(config)
     if 0 in (side for grid_hw in network.grid_hw(height, width) for side in grid_hw):

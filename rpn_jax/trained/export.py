@@ -1,5 +1,6 @@
 """Export of a trained network: a compiled function, a model file, a torchvision state dict."""
 
+import json
 import pathlib
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
-from rpn_jax.files import write_bytes
+from rpn_jax.files import write_bytes, write_text
 from rpn_jax.text import printable
 from rpn_jax.trained.load import load_trained
 from rpn_jax.weights.exporting import check_torchvision, torchvision_arrays
@@ -54,7 +55,7 @@ def export_weights(
     return printable(f"{out}: {count / 1e6:.1f} million values of {place}, {kind}")
 
 
-def export_proposals(
+def export_function(
     config: ConfigDict,
     place: pathlib.Path,
     out: pathlib.Path,
@@ -83,6 +84,7 @@ def export_proposals(
         detector.with_counts(settings),
         variables,
         out,
+        class_names=config.box.class_names if "box" in config else (),
         image_hw=image_hw,
         batch_size=batch_size,
         platforms=platforms,
@@ -105,10 +107,11 @@ def write_function(
     image_hw: tuple[int, int],
     batch_size: int = 1,
     platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+    class_names: Sequence[str] = (),
 ) -> int:
-    """Writes the function from images to proposals, weights inside, and returns the file's bytes.
+    """Writes the function from images to boxes, weights inside, and returns the file's bytes.
 
-    `propose_function` is lowered for all platforms, which this machine need not have, and
+    `predict_function` is lowered for all platforms, which this machine need not have, and
     serialised by `jax.export`: `jax.export.deserialize` reads the file without this package.
 
     Args:
@@ -118,6 +121,7 @@ def write_function(
         image_hw: rows and columns of the canvas.
         batch_size: number of images per call.
         platforms: names of `PLATFORMS`.
+        class_names: of a detector; they go to a file beside `out`, with ".classes.json" appended.
 
     Raises:
         UserError: a platform is unknown, some level has no cell on the canvas, or a file cannot be
@@ -129,30 +133,31 @@ def write_function(
             f"--image_size={'x'.join(map(str, image_hw))}: leaves no cell of the network's last "
             "feature map; give a larger one"
         )
-    function = propose_function(detector, jax.device_get(variables))
+    function = predict_function(detector, jax.device_get(variables))
     exported = export.export(jax.jit(function), platforms=tuple(platforms))(
         jax.ShapeDtypeStruct((batch_size, *image_hw, 3), jnp.uint8),
         jax.ShapeDtypeStruct((batch_size, 2), jnp.float32),
     )
     content = bytes(exported.serialize())
     write_bytes(out, content)
+    if class_names:
+        names = {number: name for number, name in enumerate(class_names, 1)}
+        write_text(out.with_name(f"{out.name}.classes.json"), json.dumps(names, indent=2))
     return len(content)
 
 
-def propose_function(detector: Detector, variables):
+def predict_function(detector: Detector, variables):
     """Returns `(images, image_hw) -> {"boxes": …, "scores": …, "valid": …}`.
 
     `images` (B, H, W, 3) are uint8 RGB, each at the top left of its canvas; `image_hw` (B, 2)
     float32 is each image's height and width. Boxes (B, P, 4) are in pixels of the canvas, by
-    falling score (B, P); a slot that is not `valid` (B, P) holds zeros.
+    falling score (B, P); a slot that is not `valid` (B, P) holds zeros. A detector of classes gives
+    "labels" (B, P) too: 1 is the first of the config's class names, 0 an empty slot.
     """
 
-    def propose(images, image_hw):
-        proposals = detector.predict(variables, images, image_hw)
-        return {
-            "boxes": proposals.boxes,
-            "scores": proposals.scores,
-            "valid": proposals.valid,
-        }
+    def predict(images, image_hw):
+        found = detector.predict(variables, images, image_hw)
+        kept = ("boxes", "scores", "valid", "labels")
+        return {name: array for name, array in found._asdict().items() if name in kept}
 
-    return propose
+    return predict

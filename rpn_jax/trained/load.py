@@ -31,6 +31,15 @@ def trained_config(place: pathlib.Path) -> ConfigDict:
     return load_workdir_config(place)
 
 
+def check_detects(config: ConfigDict, place: str | pathlib.Path) -> None:
+    """Raises a `UserError` unless the network has a second stage, which knows classes."""
+    if "box" not in config:
+        raise UserError(
+            f"{place}: holds an RPN, which proposes boxes and knows no classes; propose with it, "
+            'or train a detector: default_config("faster_rcnn")'
+        )
+
+
 def load_trained(
     config: ConfigDict, place: pathlib.Path, step: int | None = None
 ) -> tuple[Detector, dict, int | None]:

@@ -19,12 +19,12 @@ from rpn_jax.evaluation.objects import (
     image_objects,
     to_lists,
 )
-from rpn_jax.evaluation.recall import RecallResult
+from rpn_jax.evaluation.recall import RecallMeasurement, RecallResult
 from rpn_jax.files import writing
 from rpn_jax.runs.processes import gather, is_first, together
 from rpn_jax.tables import format_table
 from rpn_jax.trained.load import load_trained
-from rpn_jax.training.build import build_measurement, check_batch_size, open_split
+from rpn_jax.training.build import check_batch_size, open_split
 from rpn_jax.training.evaluate import (
     ImageResult,
     detector_results,
@@ -78,8 +78,8 @@ def evaluate_trained(
         "pycocotools": peer_figures.scalars,
         "losses": losses,
     }
+    recall = RecallResult.from_json(figures.details)
     if is_first():
-        recall = RecallResult.from_json(figures.details)
         for suffix in (".png", ".svg"):
             plot_recall_to_iou({title: recall}, folder / f"recall_to_iou{suffix}")
         if precision := figures.details.get("precision"):
@@ -99,7 +99,7 @@ def evaluate_trained(
             )
             of_figures = files.enter_context(writing(folder / FILE))
             of_figures.write(json.dumps(content, indent=2).encode())
-    table = f"{figures.table}\n{_beside(figures, peer_figures)}"
+    table = f"{figures.table}\n{_beside(recall.figures(), peer_figures)}"
     return f"{config.data.dataset} {split}, {title}\n{table}"
 
 
@@ -130,7 +130,7 @@ class PeerRecall:
 
     def __init__(self, config: ConfigDict):
         self._config = config
-        self._measurement = build_measurement(config)
+        self._measurement = RecallMeasurement(config.evaluation.top_ns)
         self._waiting = []
 
     def watch(self, results):
@@ -150,7 +150,8 @@ class PeerRecall:
         """Returns the figures over all processes."""
         if self._waiting:
             self._count()
-        return over_processes(self._config, self._measurement).result()
+        empty = RecallMeasurement(self._config.evaluation.top_ns)
+        return over_processes(self._measurement, empty).result()
 
 
 def _beside(ours: Figures, theirs: Figures) -> str:

@@ -1,17 +1,18 @@
-"""A trained network as a Python object that proposes, evaluates and saves.
+"""A trained network as a Python object that proposes, detects, evaluates and saves.
 
-model = rpn_jax.load("runs/shapes")
+model = rpn_jax.load("runs/shapes_faster_rcnn")
+boxes, scores, labels, names, _ = model.detect(image)
 boxes, scores, _ = model.propose(image)
 """
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from rpn_jax.data.images import image_files
@@ -20,10 +21,10 @@ from rpn_jax.errors import UserError
 from rpn_jax.evaluation.figures import Figures
 from rpn_jax.files import user_path
 from rpn_jax.trained.export import write_function
-from rpn_jax.trained.load import load_trained, trained_config
+from rpn_jax.trained.load import check_detects, load_trained, trained_config
 from rpn_jax.training.build import check_batch_size, open_split
 from rpn_jax.training.evaluate import detector_results, eval_batch_size, evaluate
-from rpn_jax.training.predict import ImageSource, Proposer
+from rpn_jax.training.predict import ImageSource, PredictedImage, Predictor
 from rpn_jax.weights.model_file import write_model
 
 Path = str | os.PathLike
@@ -40,6 +41,24 @@ class Found(NamedTuple):
 
     boxes: Float[np.ndarray, "P 4"]
     scores: Float[np.ndarray, " P"]
+    path: pathlib.Path | None = None
+
+
+class Detected(NamedTuple):
+    """The objects found in one image.
+
+    Fields:
+      boxes: x1, y1, x2, y2 in pixels of the given image, by falling score.
+      scores: probability of each box's class.
+      labels: class of each box, as a place in `Model.class_names`.
+      names: its name.
+      path: the image's file; None for an array.
+    """
+
+    boxes: Float[np.ndarray, "D 4"]
+    scores: Float[np.ndarray, " D"]
+    labels: Int[np.ndarray, " D"]
+    names: tuple[str, ...]
     path: pathlib.Path | None = None
 
 
@@ -70,6 +89,7 @@ class Model:
     A program is compiled for each canvas on its first use; there are at most eight canvases.
 
     Attributes:
+      class_names: names of the classes that `detect` finds, () for an RPN.
       step: number of training steps; None for imported weights.
       source: folder or file that the network was loaded from.
     """
@@ -85,7 +105,8 @@ class Model:
     ):
         """Use `load`. `variables` are on all local devices."""
         self._config, self._detector, self._variables = config, detector, variables
-        self._proposer = Proposer(config, detector, variables)
+        self._predictors: dict[str, Predictor] = {}
+        self.class_names = tuple(config.box.class_names) if "box" in config else ()
         self.source, self.step = source, step
 
     def __repr__(self) -> str:
@@ -103,25 +124,54 @@ class Model:
           UserError: an array has another shape or type, a file is no image, or a folder has no
             images; the line names it.
         """
+        return self._found(
+            images, self._detector.rpn(), lambda image, path: Found(image.boxes, image.scores, path)
+        )
+
+    def detect(self, images: ImageSource | Sequence[ImageSource]) -> Detected | list[Detected]:
+        """Returns the objects found in an image, or a list of results for several, in their order.
+
+        Args:
+          images: see `propose`.
+
+        Raises:
+          UserError: the network has no classes; or see `propose`.
+        """
+        check_detects(self._config, self.source)
+
+        def detected(image: PredictedImage, path: pathlib.Path | None) -> Detected:
+            names = tuple(self.class_names[label] for label in image.labels)
+            return Detected(image.boxes, image.scores, image.labels, names, path)
+
+        return self._found(images, self._detector, detected)
+
+    def _found(self, images, detector: Detector, result: Callable) -> Any:
+        """Returns what `result` makes of each image and its path."""
         if isinstance(images, list | tuple):
             sources = list(images)
         elif isinstance(images, str | os.PathLike) and user_path(images).is_dir():
             sources = image_files(user_path(images))
         else:
-            return self._propose([images], names=["image"])[0]
-        return self._propose(sources, names=[f"images[{i}]" for i in range(len(sources))])
+            return self._found_in([images], ["image"], detector, result)[0]
+        names = [f"images[{i}]" for i in range(len(sources))]
+        return self._found_in(sources, names, detector, result)
 
-    def _propose(self, sources: list[ImageSource], names: list[str]) -> list[Found]:
+    def _found_in(
+        self, sources: list[ImageSource], names: list[str], detector: Detector, result: Callable
+    ) -> list:
         paths = [
             user_path(source) if isinstance(source, str | os.PathLike) else None
             for source in sources
         ]
         images = [path or source for path, source in zip(paths, sources, strict=True)]
-        found: list[Found | None] = [None] * len(images)
-        for result in self._proposer.propose(images, names):
-            if result.error:
-                raise UserError(result.error)
-            found[result.index] = Found(result.boxes, result.scores, paths[result.index])
+        kind = type(detector).__name__
+        if kind not in self._predictors:  # compiled once for all calls
+            self._predictors[kind] = Predictor(self._config, detector, self._variables)
+        found: list[Any] = [None] * len(images)
+        for image in self._predictors[kind].predict(images, names):
+            if image.error:
+                raise UserError(image.error)
+            found[image.index] = result(image, paths[image.index])
         return found
 
     def evaluate(
@@ -145,8 +195,8 @@ class Model:
           without: parts to leave out: "nms", "ranking" or "regression".
 
         Returns:
-          The figures; `scalars["AR@100"]` is the average recall of 100 proposals, and `table` is
-          for printing.
+          The figures: `scalars["AR@100"]` is the average recall of 100 proposals, or of a detector
+          `scalars["AP"]` the average precision. `table` is for printing.
 
         Raises:
           UserError: the dataset is not prepared, the split does not exist, or the devices cannot
@@ -172,7 +222,7 @@ class Model:
         batch_size: int = 1,
         platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
     ) -> None:
-        """Writes the function from images to proposals for machines without this package.
+        """Writes the function from images to boxes, for use without this package.
 
         The command `export` says how to read and call it.
 
@@ -189,6 +239,7 @@ class Model:
             image_hw=image_hw,
             batch_size=batch_size,
             platforms=platforms,
+            class_names=self.class_names,
         )
 
     def save(self, path: Path) -> None:

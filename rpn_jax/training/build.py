@@ -5,6 +5,7 @@ Layers below this file do not see a config.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,21 +14,25 @@ from ml_collections import ConfigDict
 
 from rpn_jax.data.datasets import Dataset, open_dataset
 from rpn_jax.data.loader import Batch
+from rpn_jax.detectors.box import BoxStage, DetectionLimits, RegionTargets
 from rpn_jax.detectors.detector import Detector
+from rpn_jax.detectors.faster_rcnn import FasterRCNN
 from rpn_jax.detectors.rpn import RPN, Counts, ProposalStage
 from rpn_jax.errors import UserError
-from rpn_jax.evaluation.figures import Measurement
+from rpn_jax.evaluation.figures import Measurement, Measurements
+from rpn_jax.evaluation.precision import PrecisionMeasurement
 from rpn_jax.evaluation.recall import RecallMeasurement
 from rpn_jax.models.inputs import input_convention
-from rpn_jax.models.rcnn import RCNN, build_rpn, frozen_stages_of, init_variables, trainable_mask
+from rpn_jax.models.rcnn import RCNN, build_rcnn, frozen_stages_of, init_variables, trainable_mask
 from rpn_jax.ops.anchors import cell_anchors
+from rpn_jax.ops.roi import pyramid_roi_align, roi_pool
 from rpn_jax.runs.config import random_key, sizes_per_level
 from rpn_jax.runs.fields import check_config
 from rpn_jax.runs.processes import is_first
 from rpn_jax.text import printable
 from rpn_jax.training.state import TrainState, initial_state
 from rpn_jax.training.step import make_train_step
-from rpn_jax.typing import GroundTruth, Images
+from rpn_jax.typing import Array, GroundTruth, Images
 from rpn_jax.weights.loading import Pretrained
 from rpn_jax.weights.sources import load_source, read_source
 
@@ -38,7 +43,7 @@ def device_batch(batch: Batch) -> Images:
         images=batch.images,
         image_hw=batch.image_hw,
         image_index=batch.image_index.astype(np.int32),
-        ground_truth=GroundTruth(batch.gt_boxes, batch.gt_valid, batch.gt_ignore),
+        ground_truth=GroundTruth(batch.gt_boxes, batch.gt_valid, batch.gt_ignore, batch.gt_labels),
     )
 
 
@@ -48,7 +53,8 @@ def build_network(config: ConfigDict) -> RCNN:
     options = config.model.to_dict()
     del options["pretrained"], options["pretrained_head"], options["input_convention"]
     cells = anchors_at_origin(config)
-    network = build_rpn(
+    network = build_rcnn(
+        box=box_head_fields(config),
         num_anchors=len(cells[0]),
         head_channels=config.rpn.channels,
         objectness=config.rpn.objectness,
@@ -71,8 +77,13 @@ def _build_rpn(config: ConfigDict) -> RPN:
     )
 
 
+def _build_faster_rcnn(config: ConfigDict) -> FasterRCNN:
+    first = _build_rpn(config)
+    return FasterRCNN(**vars(first), boxes=box_stage(config, first.network))
+
+
 # Detectors by the name in a config's `detector`.
-DETECTORS = {"rpn": _build_rpn}
+DETECTORS = {"rpn": _build_rpn, "faster_rcnn": _build_faster_rcnn}
 
 
 def build_detector(config: ConfigDict) -> Detector:
@@ -82,16 +93,17 @@ def build_detector(config: ConfigDict) -> Detector:
         UserError: a field that is wrong, an unknown kind of detector, or an impossible network.
     """
     check_config(config)
-    if config.detector not in DETECTORS:
-        raise UserError(
-            f"config.detector: {config.detector!r} is unknown; use one of {', '.join(DETECTORS)}"
-        )
     return DETECTORS[config.detector](config)
 
 
-def build_measurement(config: ConfigDict) -> Measurement:
-    """Returns an empty measurement of the kind that the config's detector is judged by."""
-    return RecallMeasurement(config.evaluation.top_ns)
+def build_measurement(config: ConfigDict) -> Measurements:
+    """Returns an empty measurement of all that the config's detector is judged by."""
+    measurements: dict[str, Measurement] = {
+        "proposals": RecallMeasurement(config.evaluation.top_ns)
+    }
+    if "box" in config:
+        measurements["detections"] = PrecisionMeasurement(config.box.class_names)
+    return Measurements(measurements)
 
 
 def proposal_stage(config: ConfigDict) -> ProposalStage:
@@ -114,6 +126,79 @@ def proposal_stage(config: ConfigDict) -> ProposalStage:
         min_size=rpn.proposals.min_size,
         keep_padding=rpn.proposals.keep_padding,
     )
+
+
+def box_head_fields(config: ConfigDict) -> dict[str, Any] | None:
+    """Returns what `rcnn.build_rcnn` is to know of the config's second stage, None without one."""
+    if "box" not in config:
+        return None
+    if not config.box.class_names:
+        raise UserError(
+            "config.box.class_names: the classes are not known before the data are; give them, or "
+            "prepare the data"
+        )
+    return {
+        "kind": config.box.head,
+        "num_classes": 1 + len(config.box.class_names),
+        "pooled_size": config.box.pooling.size,
+        "channels": config.box.channels,
+        "dropout": config.box.dropout,
+        "norm": config.box.norm,
+        "class_agnostic": config.box.class_agnostic,
+    }
+
+
+def box_stage(config: ConfigDict, network: RCNN) -> BoxStage:
+    """Returns the second stage of the config's detector."""
+    box, pooling = config.box, config.box.pooling
+    strides = network.pooled_strides
+    if pooling.kind == "align":
+        pool = functools.partial(
+            pyramid_roi_align,
+            size=pooling.size,
+            strides=strides,
+            sampling_ratio=pooling.sampling_ratio,
+            aligned=pooling.aligned,
+        )
+    elif len(strides) == 1:
+        pool = functools.partial(_pool_level, size=pooling.size, scale=1 / strides[0])
+    else:
+        raise UserError(
+            'config.box.pooling.kind: RoIPool has no pyramid of levels; give "align", or '
+            "config.model.neck=None"
+        )
+    return BoxStage(
+        pool=pool,
+        targets=RegionTargets(**box.targets),
+        limits=DetectionLimits(**box.detections),
+        box_weights=box.box_weights,
+        **box.loss,
+    )
+
+
+def _pool_level(levels: tuple[Array, ...], boxes: Array, *, size: int, scale: float) -> Array:
+    return roi_pool(levels[0], boxes, size=size, scale=scale)
+
+
+def with_classes(config: ConfigDict, dataset: Dataset) -> ConfigDict:
+    """Returns the config with the dataset's classes, where it has a second stage and none yet."""
+    if "box" not in config or config.box.class_names:
+        return config
+    config = config.copy_and_resolve_references()
+    config.box.class_names = dataset.class_names
+    config.box.category_ids = dataset.category_ids
+    return config
+
+
+def with_known_classes(config: ConfigDict) -> ConfigDict:
+    """Returns the config with its classes, of its prepared data where it has none of its own.
+
+    Raises:
+        UserError: it has a second stage without classes, and the data are not prepared.
+    """
+    if "box" not in config or config.box.class_names:
+        return config
+    return with_classes(config, open_split(config, config.data.train_split))
 
 
 def frozen_paths(config: ConfigDict) -> tuple[tuple[str, ...], ...]:
@@ -203,6 +288,8 @@ def open_split(config: ConfigDict, split: str, *, needs_objects: bool = False) -
             f"{data.dataset}: split {split!r} has no objects in its {len(dataset)} images, so that "
             "there is nothing to learn or to find; name another split"
         )
+    if "box" in config and config.box.class_names:
+        return dataset.with_classes(config.box.class_names)
     return dataset
 
 
@@ -234,7 +321,9 @@ def load_pretrained(config: ConfigDict, network: RCNN) -> Pretrained | None:
     source = read_source(config.model.pretrained)
     pretrained = load_source(config, network, source)
     loaded = pretrained.collections["params"]
-    drawn = [part for part in ("neck", "rpn") if getattr(network, part) and part not in loaded]
+    drawn = [
+        part for part in ("neck", "rpn", "box") if getattr(network, part) and part not in loaded
+    ]
     if is_first():
         rest = f"; drawn from the seed: {' and '.join(drawn)}" if drawn else ""
         print(printable(f"{source.path}: {pretrained}{rest}"))

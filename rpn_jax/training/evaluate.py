@@ -1,18 +1,21 @@
 """Evaluating a trained network on a split: its proposals, recall and validation loss."""
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from rpn_jax.data.datasets import Dataset
+from rpn_jax.data.datasets import Dataset, Record
 from rpn_jax.data.loader import Batch, eval_batches
 from rpn_jax.data.plan import Buckets, choose_buckets
 from rpn_jax.data.transforms import rescale
 from rpn_jax.detectors.detector import Detector
+from rpn_jax.evaluation.detections import ImageDetections
 from rpn_jax.evaluation.figures import Figures, Measurement
 from rpn_jax.evaluation.recall import ImageProposals
 from rpn_jax.progress import progress_bar
@@ -22,6 +25,7 @@ from rpn_jax.runs.processes import gather, is_first
 from rpn_jax.training.build import build_measurement, check_batch_size, device_batch
 from rpn_jax.training.features import FeatureCache
 from rpn_jax.training.predict_steps import make_eval_step
+from rpn_jax.typing import Detections, Proposals
 
 
 class ImageResult(NamedTuple):
@@ -29,6 +33,7 @@ class ImageResult(NamedTuple):
 
     index: int  # in the split
     proposals: ImageProposals  # with the annotations, in original pixels
+    detections: ImageDetections | None  # the same of a second stage, if there is one
     class_index: np.ndarray  # (G,) classes of the annotated boxes
     original_hw: np.ndarray  # (2,)
     losses: dict[str, float]
@@ -61,26 +66,28 @@ def split_results(
         disable=not is_first(),
     )
     key = replicate(random_key(config))
+    overflow = 0
     with bar:
         pairs = prefetch(batches, lambda batch: (batch, shard(features.add(device_batch(batch)))))
         for batch, on_device in pairs:
-            proposals, losses, labels = unshard(eval_step(variables, on_device, key))
+            found, losses, labels = unshard(eval_step(variables, on_device, key))
             for place in np.flatnonzero(batch.image_valid):
                 index = int(batch.image_index[place])
                 record = dataset[index]
-                valid = proposals.valid[place]
                 original_hw = np.array([record.height, record.width])
-                boxes = proposals.boxes[place][valid]
+                detections = None
+                if found.detections:
+                    of_image = jax.tree.map(itemgetter(place), found.detections)
+                    overflow += int(of_image.overflow)
+                    detections = _image_detections(record, of_image, batch.image_hw[place])
                 yield ImageResult(
                     index,
-                    ImageProposals(
-                        record.image_id,
-                        rescale(boxes, batch.image_hw[place], original_hw),
-                        proposals.scores[place][valid],
-                        record.boxes,
-                        record.ignore,
-                        record.areas,
+                    _image_proposals(
+                        record,
+                        jax.tree.map(itemgetter(place), found.proposals),
+                        batch.image_hw[place],
                     ),
+                    detections,
                     record.labels,
                     original_hw,
                     {name: float(values[place]) for name, values in losses.items()},
@@ -89,6 +96,36 @@ def split_results(
                     labels[place],
                 )
                 bar.update()
+    if overflow:
+        print(
+            f"{dataset.name} {dataset.split}: {overflow} boxes above the score threshold were not "
+            f"looked at; raise config.box.detections.max_candidates",
+            file=sys.stderr,
+        )
+
+
+def _image_proposals(record: Record, found: Proposals, image_hw: np.ndarray) -> ImageProposals:
+    return ImageProposals(
+        record.image_id,
+        rescale(found.boxes[found.valid], image_hw, np.array([record.height, record.width])),
+        found.scores[found.valid],
+        record.boxes,
+        record.ignore,
+        record.areas,
+    )
+
+
+def _image_detections(record: Record, found: Detections, image_hw: np.ndarray) -> ImageDetections:
+    return ImageDetections(
+        record.image_id,
+        rescale(found.boxes[found.valid], image_hw, np.array([record.height, record.width])),
+        found.scores[found.valid],
+        found.labels[found.valid] - 1,
+        record.boxes,
+        record.labels,
+        record.ignore,
+        record.areas,
+    )
 
 
 def detector_results(
@@ -111,7 +148,7 @@ def evaluate(
     measurement = build_measurement(config)
     losses: dict[str, list[float]] = {}
     for result in results:
-        measurement.add(result.proposals)
+        measurement.add(result)
         for name, value in result.losses.items():
             losses.setdefault(name, []).append(value)
     shares = gather(losses)  # empty for a process without images
@@ -119,15 +156,17 @@ def evaluate(
     # An exact sum does not depend on how the processes share the images.
     values = {name: [x for share in shares for x in share.get(name, [])] for name in names}
     means = {name: math.fsum(of_images) / len(of_images) for name, of_images in values.items()}
-    return over_processes(config, measurement).result(), means
+    return over_processes(measurement, build_measurement(config)).result(), means
 
 
-def over_processes(config: ConfigDict, measurement: Measurement) -> Measurement:
-    """Returns the sum of all processes' measurements of their shares of a split."""
-    total = build_measurement(config)
+def over_processes(measurement: Measurement, empty: Measurement) -> Measurement:
+    """Returns the sum of all processes' measurements of their shares of a split.
+
+    `empty` is a measurement of the same kind, to which they are added.
+    """
     for share in gather(measurement.share()):
-        total.merge(share)
-    return total
+        empty.merge(share)
+    return empty
 
 
 def eval_batch_size(config: ConfigDict) -> int:

@@ -1,4 +1,4 @@
-"""Training a Region Proposal Network, as in the paper's section 3.1.3.
+"""Training a detector: the RPN alone as in the paper's section 3.1.3, or jointly with its head.
 
 Read it downward: the data, the network and its optimiser, the state (new, or of the last
 checkpoint), and the loop over steps. Step s depends on (config, s) and the state alone, so that a
@@ -35,6 +35,7 @@ from rpn_jax.training.build import (
     load_pretrained,
     new_state,
     open_split,
+    with_classes,
 )
 from rpn_jax.training.checkpoint import Checkpoints
 from rpn_jax.training.evaluate import (
@@ -67,6 +68,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
             check_config(config)
             check_devices(config)
             train_set = open_split(config, config.data.train_split, needs_objects=True)
+            config = with_classes(config, train_set)
             eval_set = None
             if config.evaluation.every:
                 eval_set = open_split(config, config.data.eval_split, needs_objects=True)

@@ -12,6 +12,9 @@ from rpn_jax.runs.metrics import MetricsWriter
 from rpn_jax.runs.processes import is_first
 from rpn_jax.training.evaluate import ImageResult
 from rpn_jax.visualize.boxes import draw_matches, draw_proposals, write_image
+from rpn_jax.visualize.detections import draw_detections
+
+_DRAWN_SCORE = 0.3  # of a detection in a picture
 
 
 def draw_first(
@@ -38,14 +41,14 @@ def draw_first(
 def image_pictures(
     config: ConfigDict, detector: Detector, result: ImageResult
 ) -> dict[str, np.ndarray]:
-    """Returns two pictures of the network's input: with labelled anchors, and with proposals."""
+    """Returns pictures of the network's input: with labelled anchors, proposals and detections."""
     batch, place = result.batch, result.place
     height, width = batch.image_hw[place].astype(int)
     anchors = np.concatenate([np.asarray(a) for a in detector.anchors(*batch.images.shape[1:3])])
     image = batch.images[place, :height, :width]
     valid = batch.gt_valid[place]
     gt_boxes, gt_ignore = batch.gt_boxes[place][valid], batch.gt_ignore[place][valid]
-    return {
+    pictures = {
         "matches": draw_matches(image, anchors, result.labels, gt_boxes, gt_ignore),
         "proposals": draw_proposals(
             image,
@@ -55,3 +58,18 @@ def image_pictures(
             gt_ignore=gt_ignore,
         ),
     }
+    if result.detections:
+        found = result.detections
+        shown = found.scores > _DRAWN_SCORE
+        boxes = rescale(found.boxes[shown], result.original_hw, batch.image_hw[place])
+        pictures["detections"] = draw_detections(
+            image,
+            boxes,
+            found.scores[shown],
+            found.labels[shown],
+            config.box.class_names,
+            gt_boxes=gt_boxes,
+            gt_labels=batch.gt_labels[place][valid] - 1,
+            gt_ignore=gt_ignore,
+        )
+    return pictures

@@ -1,4 +1,4 @@
-"""Proposals for any images: read, put on a canvas, propose, map back to original pixels."""
+"""What a detector finds in any images: read, put on a canvas, predict, map to original pixels."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import grain
 import jax
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from rpn_jax.data.canvases import canvas_hw
@@ -19,18 +19,20 @@ from rpn_jax.errors import UserError
 from rpn_jax.progress import progress_bar
 from rpn_jax.runs.devices import parallel_map, shard, unshard
 from rpn_jax.training.predict_steps import make_predict_step
+from rpn_jax.typing import Detections
 
 ImageSource = str | os.PathLike | np.ndarray  # a file, or (H, W, 3) uint8 RGB pixels
 
 
-class ProposedImage(NamedTuple):
-    """The proposals for an image, or the error.
+class PredictedImage(NamedTuple):
+    """The proposals or detections of an image, or the error.
 
     Fields:
       index: index of the image in the input.
       pixels: RGB pixels; empty on an error.
       boxes: boxes in these pixels, by falling score.
       scores: scores of the boxes.
+      labels: classes of the boxes as places among the class names; None for proposals.
       error: one line about an image that cannot be read.
     """
 
@@ -38,10 +40,11 @@ class ProposedImage(NamedTuple):
     pixels: UInt8[np.ndarray, "H W 3"] | None
     boxes: Float[np.ndarray, "P 4"]
     scores: Float[np.ndarray, " P"]
+    labels: Int[np.ndarray, " P"] | None = None
     error: str | None = None
 
 
-class Proposer:
+class Predictor:
     """A detector with a compiled program for each canvas, compiled on first use."""
 
     def __init__(self, config: ConfigDict, detector: Detector, variables):
@@ -51,10 +54,10 @@ class Proposer:
         self._variables = variables
         self._step = parallel_map(make_predict_step(detector))
 
-    def propose(
+    def predict(
         self, sources: Sequence[ImageSource], names: Sequence[str] | None = None
-    ) -> Iterator[ProposedImage]:
-        """Yields the proposals of every image, in order of completion.
+    ) -> Iterator[PredictedImage]:
+        """Yields what is found in every image, in order of completion.
 
         Images of one canvas go through the network together, one for each local device. An image
         that cannot be read is yielded with its `error`. Several images have a progress bar.
@@ -65,16 +68,16 @@ class Proposer:
         for index, pixels, error in self._read(sources, names):
             if error:
                 nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
-                yield ProposedImage(index, None, *nothing, error)
+                yield PredictedImage(index, None, *nothing, error=error)
                 continue
             sides = self._data.shorter_side, self._data.longer_side
             canvas = canvas_hw(*pixels.shape[:2], *sides, exact=self._is_exact)
             group = waiting.setdefault(canvas, [])
             group.append((index, pixels))
             if len(group) == count:
-                yield from self._propose_group(canvas, waiting.pop(canvas))
+                yield from self._predict_group(canvas, waiting.pop(canvas))
         for canvas, group in waiting.items():
-            yield from self._propose_group(canvas, group)
+            yield from self._predict_group(canvas, group)
 
     def _read(self, sources: Sequence[ImageSource], names: Sequence[str] | None):
         """Returns `(index, pixels, error)` for each source in order, read ahead by threads."""
@@ -92,9 +95,9 @@ class Proposer:
             num_threads=self._data.num_threads or usable_cores(), prefetch_buffer_size=16
         )
         images = grain.MapDataset.source(range(len(sources))).map(read).to_iter_dataset(options)
-        return progress_bar(images, total=len(sources), description="proposing", unit="image")
+        return progress_bar(images, total=len(sources), description="predicting", unit="image")
 
-    def _propose_group(self, canvas, group) -> Iterator[ProposedImage]:
+    def _predict_group(self, canvas, group) -> Iterator[PredictedImage]:
         images = np.zeros((jax.local_device_count(), *canvas, 3), np.uint8)
         image_hw = np.ones((len(images), 2), np.float32)
         sides = {
@@ -110,7 +113,8 @@ class Proposer:
         for i, (index, pixels) in enumerate(group):
             valid = found.valid[i]
             boxes = rescale(found.boxes[i][valid], image_hw[i], pixels.shape[:2])
-            yield ProposedImage(index, pixels, boxes, found.scores[i][valid])
+            labels = found.labels[i][valid] - 1 if isinstance(found, Detections) else None
+            yield PredictedImage(index, pixels, boxes, found.scores[i][valid], labels)
 
 
 def read_pixels(source: ImageSource, name: str) -> UInt8[np.ndarray, "H W 3"]:

@@ -67,7 +67,7 @@ class Layout(NamedTuple):
       convention: what pixels it was trained on, a name of `inputs.CONVENTIONS`.
       former_names: patterns of older names, and what they are called now.
       epsilon: of its batch normalisation.
-      norm: what `build_rpn` must be told for a backbone with norms that it has not by default.
+      norm: what `build_rcnn` must be told for a backbone with norms that it has not by default.
       stride_in_1x1: where its bottlenecks stride, see `resnet.ResidualBlock`.
       sizes_outside: whether the head's channels have the sizes of anchors as the outer loop and
         their ratios as the inner one.

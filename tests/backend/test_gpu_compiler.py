@@ -20,7 +20,7 @@ import pathlib, sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from rpn_jax.models.rcnn import build_rpn
+from rpn_jax.models.rcnn import build_rcnn
 
 try:
     target = pathlib.Path(sys.argv[1]).read_text()
@@ -30,7 +30,7 @@ try:
 except Exception as error:
     print("no compiler:", type(error).__name__, str(error).splitlines()[0])
     raise SystemExit
-network = build_rpn(backbone="resnet18", norm="group_norm", output_stage="c3", head_channels=128)
+network = build_rcnn(backbone="resnet18", norm="group_norm", output_stage="c3", head_channels=128)
 images = jax.ShapeDtypeStruct((2, 128, 128, 3), jnp.float32)
 variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x), images)
 

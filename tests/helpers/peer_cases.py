@@ -36,7 +36,7 @@ ANCHORS = {
     "odd_pyramid": (PYRAMID_SIZES, (101, 165), pyramid_grids(101, 165)),
 }
 
-# Classifiers of torchvision, and what `build_rpn` calls their convolutions.
+# Classifiers of torchvision, and what `build_rcnn` calls their convolutions.
 BACKBONES = {
     "alexnet": {"backbone": "alexnet"},
     "vgg16": {"backbone": "vgg16"},

@@ -6,7 +6,7 @@ import pytest
 from flax import traverse_util
 from programs import ACCELERATORS, operations
 
-from rpn_jax.models.rcnn import build_rpn
+from rpn_jax.models.rcnn import build_rcnn
 
 IMAGES = jax.ShapeDtypeStruct((1, 64, 96, 3), jnp.float32)
 NETWORKS = {
@@ -17,7 +17,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("options", NETWORKS.values(), ids=NETWORKS)
 def test_all_that_has_a_kernel_is_a_convolution(options):
-    network = build_rpn(**options)
+    network = build_rcnn(**options)
     variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x), IMAGES)
 
     def loss(params, variables, images):

@@ -75,7 +75,13 @@ def test_bfloat16_computes_nearly_the_same():
 
 def test_under_a_neck_frozen_stages_get_no_gradient_and_the_others_do(random_variables):
     network = RCNN(
-        ResNet((1, 1, 1, 1), False, stem="small", frozen_stages=2, output_stages=STAGES),
+        ResNet(
+            depths=(1, 1, 1, 1),
+            bottleneck=False,
+            stem="small",
+            frozen_stages=2,
+            output_stages=STAGES,
+        ),
         RPNHead(num_anchors=1, channels=8),
         FPN(8),
     )

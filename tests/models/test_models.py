@@ -6,7 +6,7 @@ import pytest
 
 from rpn_jax.errors import UserError
 from rpn_jax.models.backbones import BACKBONES
-from rpn_jax.models.rcnn import build_rpn
+from rpn_jax.models.rcnn import build_rcnn
 
 
 def output_shapes(model, height=64, width=96):
@@ -25,7 +25,7 @@ def output_shapes(model, height=64, width=96):
     ],
 )
 def test_every_backbone_makes_a_network_of_stride_16(backbone, dtype):
-    model = build_rpn(backbone=backbone, dtype=dtype, frozen_stages=2)
+    model = build_rcnn(backbone=backbone, dtype=dtype, frozen_stages=2)
     (logits,), (deltas,) = output_shapes(model)
     assert model.strides == (16,)
     # 4 x 6 cells, but where pools or convolutions are padded otherwise than by half.
@@ -46,7 +46,7 @@ def test_every_backbone_makes_a_network_of_stride_16(backbone, dtype):
     ],
 )
 def test_a_neck_makes_a_network_of_five_levels(backbone, strides, height, width):
-    model = build_rpn(backbone=backbone, neck="fpn", num_anchors=3, frozen_stages=5)
+    model = build_rcnn(backbone=backbone, neck="fpn", num_anchors=3, frozen_stages=5)
     logits, deltas = output_shapes(model, height, width)
     assert model.strides == strides
     grids = model.grid_hw(height, width)
@@ -66,7 +66,7 @@ def test_a_neck_makes_a_network_of_five_levels(backbone, strides, height, width)
     ],
 )
 def test_strides_follow_stage_and_stem(options, stride):
-    model = build_rpn(backbone="resnet18", num_anchors=2, objectness="softmax", **options)
+    model = build_rcnn(backbone="resnet18", num_anchors=2, objectness="softmax", **options)
     (logits,), _ = output_shapes(model)
     assert model.strides == (stride,)
     assert model.grid_hw(64, 96) == ((64 // stride, 96 // stride),)
@@ -119,4 +119,4 @@ def test_strides_follow_stage_and_stem(options, stride):
 )
 def test_what_cannot_be_built_is_refused_by_field(options, message):
     with pytest.raises(UserError, match=message):
-        build_rpn(**options)
+        build_rcnn(**options)

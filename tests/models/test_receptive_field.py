@@ -140,7 +140,7 @@ def test_statistics_of_all_rows_do_not_count():
         (lambda x: jnp.concatenate([x, jnp.zeros_like(x)], axis=1), "concatenate"),
         (lambda x: jnp.einsum("nhwc,hk->nkwc", x, jnp.ones((HEIGHT, 3))), "dot_general"),
         (lambda x: x.reshape(1, 2, HEIGHT // 2, WIDTH, 3), "reshape"),
-        (lambda x: conv(x.swapaxes(1, 3), 1), "dot_general"),
+        (lambda x: conv(x.swapaxes(1, 3), 1), "conv_general_dilated"),
         (lambda x: lax.scan(lambda c, row: (c, row), 0.0, x[0])[1], "scan"),
     ],
 )

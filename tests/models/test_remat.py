@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rpn_jax.models.rcnn import build_rpn
+from rpn_jax.models.rcnn import build_rcnn
 
 IMAGES = jax.ShapeDtypeStruct((1, 96, 128, 3), jnp.float32)
 
@@ -45,7 +45,7 @@ def bytes_kept(network, variables):
 )
 def test_every_backbone_keeps_less_and_the_same_variables(backbone, output_stage, share):
     plain, remat = (
-        build_rpn(backbone=backbone, output_stage=output_stage, head_channels=8, remat=remat)
+        build_rcnn(backbone=backbone, output_stage=output_stage, head_channels=8, remat=remat)
         for remat in (False, True)
     )
     variables = variables_of(plain)
@@ -55,7 +55,7 @@ def test_every_backbone_keeps_less_and_the_same_variables(backbone, output_stage
 
 def test_frozen_stages_and_evaluation_run_as_without():
     def program(remat, train):
-        network = build_rpn(
+        network = build_rcnn(
             backbone="alexnet", frozen_stages=2, output_stage="c4", head_channels=8, remat=remat
         )
         apply = functools.partial(network.apply, train=train)

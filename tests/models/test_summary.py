@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from rpn_jax.models.rcnn import RCNN, build_rpn
+from rpn_jax.models.rcnn import RCNN, build_rcnn
 from rpn_jax.models.rpn_head import RPNHead
 from rpn_jax.models.summary import summarize
 
@@ -13,7 +13,7 @@ def column(layers, field):
 
 
 def test_vgg_on_the_papers_image():
-    network = build_rpn(objectness="softmax")
+    network = build_rcnn(objectness="softmax")
     layers = summarize(network, 600, 1000, frozen_stages=2)
     assert column(layers, "name") == [
         *(f"backbone/c{i}" for i in range(1, 6)),
@@ -52,7 +52,7 @@ def test_vgg_on_the_papers_image():
     ],
 )
 def test_flops_are_torchvisions(backbone, multiply_adds):
-    layers = summarize(build_rpn(backbone=backbone, output_stage="c5"), 224, 224)
+    layers = summarize(build_rcnn(backbone=backbone, output_stage="c5"), 224, 224)
     of_backbone = sum(layer.flops for layer in layers if layer.name.startswith("backbone"))
     assert of_backbone / 2e9 == pytest.approx(multiply_adds, abs=0.002)
 
@@ -83,7 +83,7 @@ def fields_of_resnet(depths, windows, stem):
     ],
 )  # fmt: skip
 def test_receptive_fields_of_resnets_follow_the_recurrence(options, depths, windows):
-    layers = summarize(build_rpn(output_stage="c5", **options), 64, 64)
+    layers = summarize(build_rcnn(output_stage="c5", **options), 64, 64)
     stem = [(3, 2)] if options.get("stem") == "small" else [(7, 2), (3, 2)]
     expected = list(fields_of_resnet(depths, windows, stem))
     assert column(layers[:5], "receptive_field") == expected
@@ -91,7 +91,7 @@ def test_receptive_fields_of_resnets_follow_the_recurrence(options, depths, wind
 
 
 def test_a_field_wider_than_half_of_the_first_canvas(monkeypatch):
-    network = build_rpn(backbone="resnet18")
+    network = build_rcnn(backbone="resnet18")
     expected = column(summarize(network, 64, 64), "receptive_field")
     monkeypatch.setattr("rpn_jax.models.summary._CANVAS", 128)
     assert column(summarize(network, 64, 64), "receptive_field") == expected
@@ -104,7 +104,7 @@ def test_a_field_wider_than_half_of_the_first_canvas(monkeypatch):
     ["alexnet", "zf", "vgg16", "resnet18", "resnet50", "resnext50_32x4d", "densenet121"],
 )
 def test_every_backbone(backbone):
-    network = build_rpn(backbone=backbone, frozen_stages=1)
+    network = build_rcnn(backbone=backbone, frozen_stages=1)
     layers = summarize(network, 70, 90, frozen_stages=1)
     images = jax.ShapeDtypeStruct((1, 70, 90, 3), jnp.float32)
     params = jax.eval_shape(lambda x: network.init(jax.random.key(0), x), images)["params"]
@@ -117,7 +117,7 @@ def test_every_backbone(backbone):
 
 
 def test_a_neck_stands_between_backbone_and_head():
-    network = build_rpn(backbone="resnet18", neck="fpn", fpn_channels=32, frozen_stages=2)
+    network = build_rcnn(backbone="resnet18", neck="fpn", fpn_channels=32, frozen_stages=2)
     layers = summarize(network, 70, 90, frozen_stages=2)
     by_name = {layer.name: layer for layer in reversed(layers)}
     assert [layer.name for layer in layers] == [

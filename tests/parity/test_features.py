@@ -7,7 +7,7 @@ from flax import traverse_util
 from peer_cases import BACKBONES, FEATURES_EVERY, FEATURES_HW, peer_answers
 from seeded_weights import seeded_array, seeded_image
 
-from rpn_jax.models.rcnn import build_rpn
+from rpn_jax.models.rcnn import build_rcnn
 from rpn_jax.weights.layouts import LAYOUTS
 from rpn_jax.weights.loading import load_parts, recognize
 
@@ -42,7 +42,7 @@ def backbone_of(collections):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_features_are_torchvisions(name):
-    network = build_rpn(**BACKBONES[name], head_channels=8)
+    network = build_rcnn(**BACKBONES[name], head_channels=8)
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), image)
     arrays = seeded_file(layout_of(name), shapes)

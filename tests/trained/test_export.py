@@ -15,7 +15,7 @@ from rpn_jax.errors import UserError
 from rpn_jax.models.rcnn import variable_shapes
 from rpn_jax.runs.config import default_config
 from rpn_jax.runs.config_files import apply_overrides
-from rpn_jax.trained.export import export_proposals, export_weights, propose_function
+from rpn_jax.trained.export import export_function, export_weights, predict_function
 from rpn_jax.training.build import build_detector, build_network
 from rpn_jax.weights.exporting import TORCHVISION, check_torchvision, torchvision_arrays
 from rpn_jax.weights.loading import recognize
@@ -51,7 +51,7 @@ def test_exported_for_three_platforms_and_read_without_our_code(tmp_path):
     config = small_config()
     path = tmp_path / "model.safetensors"
     network, variables = as_model_file(config, path)
-    size = export_proposals(
+    size = export_function(
         config, path, tmp_path / "proposals.jax", image_hw=(48, 64), batch_size=2
     )
     assert (tmp_path / "proposals.jax").stat().st_size == size
@@ -60,7 +60,7 @@ def test_exported_for_three_platforms_and_read_without_our_code(tmp_path):
     image_hw = np.float32([[48, 60], [40, 64]])
     np.savez(tmp_path / "images.npz", images=batch.images, image_hw=image_hw)
     subprocess.run([sys.executable, "-c", READER], cwd=tmp_path, check=True)
-    live = jax.jit(propose_function(build_detector(config), variables))(batch.images, image_hw)
+    live = jax.jit(predict_function(build_detector(config), variables))(batch.images, image_hw)
     assert live["boxes"].shape == (2, 20, 4)
     assert live["valid"].sum() > 20
     with np.load(tmp_path / "found.npz") as found:
@@ -74,11 +74,11 @@ def test_a_canvas_without_a_cell_and_a_platform_that_there_is_not(tmp_path):
     config = small_config()
     path, out = tmp_path / "model.safetensors", tmp_path / "proposals.jax"
     with pytest.raises(UserError, match="--platforms: 'gpu' is unknown; give one or more of cpu,"):
-        export_proposals(config, path, out, image_hw=(48, 64), platforms=("cpu", "gpu"))
+        export_function(config, path, out, image_hw=(48, 64), platforms=("cpu", "gpu"))
     config = small_config("--config.model.backbone=vgg16", "--config.model.norm=None")
     as_model_file(config, path)
     with pytest.raises(UserError, match="--image_size=1x64: leaves no cell"):
-        export_proposals(config, path, out, image_hw=(1, 64))
+        export_function(config, path, out, image_hw=(1, 64))
     assert not out.exists()
 
 

@@ -33,8 +33,25 @@ PYRAMID = (
 )
 
 
+# A second stage on top of `FIELDS`.
+BOX = (
+    "--config.rpn.proposals.train.pre_nms_top_n=100",
+    "--config.rpn.proposals.train.post_nms_top_n=40",
+    "--config.box.class_names=('dark','bright')",
+    "--config.box.channels=16",
+    "--config.box.pooling.size=3",
+    "--config.box.targets.batch_size_per_image=16",
+    "--config.box.detections.top_n=10",
+    "--config.box.detections.max_candidates=60",
+)
+
+
 def small_config(*overrides: str):
     return apply_overrides(default_config(), [*FIELDS, *overrides])
+
+
+def small_detector_config(*overrides: str):
+    return apply_overrides(default_config("faster_rcnn"), [*FIELDS, *BOX, *overrides])
 
 
 def over_devices(train_step):
@@ -59,6 +76,9 @@ def small_batch(size: int, seed: int = 0, objects: int = 3) -> Images:
         image_hw=np.tile(np.float32([[48, 60]]), (size, 1)),
         image_index=np.arange(size, dtype=np.int32),
         ground_truth=GroundTruth(
-            boxes.astype(np.float32), slots < objects - 1, slots == objects - 2
+            boxes.astype(np.float32),
+            slots < objects - 1,
+            slots == objects - 2,
+            slots.astype(np.int32) % 2 + 1,
         ),
     )

@@ -10,7 +10,7 @@ import pytest
 from seeded_weights import seeded_array
 
 from rpn_jax.errors import UserError
-from rpn_jax.models.rcnn import build_rpn
+from rpn_jax.models.rcnn import build_rcnn
 from rpn_jax.weights.layouts import LAYOUTS
 from rpn_jax.weights.loading import load_parts, recognize
 
@@ -20,7 +20,7 @@ FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 @functools.cache
 def network_and_shapes(backbone, **options):
     """A network, and the shapes of its variables: all that the reader looks at."""
-    network = build_rpn(backbone=backbone, head_channels=8, **options)
+    network = build_rcnn(backbone=backbone, head_channels=8, **options)
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     return network, jax.eval_shape(network.init, jax.random.key(0), image)
 

@@ -1,7 +1,8 @@
 """A split of a prepared dataset, and its records."""
 
+import copy
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from rpn_jax.data.datasets.source import Example
 from rpn_jax.data.datasets.stored import DamagedError, Records
+from rpn_jax.errors import UserError, list_some
 
 
 class Record(NamedTuple):
@@ -83,11 +85,31 @@ class Dataset:
             self._turns = np.array(turns, np.int64)
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise DamagedError(file, f"{type(error).__name__}: {error}") from error
+        self._label_of = np.arange(len(self.class_names))
         self._read = read
         self._records = Records(file.parent, split)
         counts = {len(self._records), *map(len, (self.heights, self.widths, self._turns))}
         if len(counts) > 1:
             raise DamagedError(file, f"it tells of {len(self)} images of {len(self._records)}")
+
+    def with_classes(self, class_names: Sequence[str]) -> "Dataset":
+        """Returns the split with labels that are places in `class_names`.
+
+        Raises:
+          UserError: the dataset has a class that is not among them.
+        """
+        if unknown := [name for name in self.class_names if name not in class_names]:
+            raise UserError(
+                f"{self.name}: has the class {list_some(unknown)}, but the detector knows only "
+                f"{list_some(class_names)}; measure it on data of its classes, or train it on these"
+            )
+        dataset = copy.copy(self)
+        place_of = {name: place for place, name in enumerate(class_names)}
+        dataset._label_of = np.array([place_of[name] for name in self.class_names], np.int64)
+        id_of = dict(zip(self.class_names, self.category_ids, strict=False))
+        dataset.class_names = tuple(class_names)
+        dataset.category_ids = tuple(id_of.get(name, name) for name in class_names) if id_of else ()
+        return dataset
 
     def __len__(self) -> int:
         return len(self.heights)
@@ -103,7 +125,7 @@ class Dataset:
             height=height,
             width=width,
             boxes=example.boxes,
-            labels=example.labels,
+            labels=self._label_of[example.labels],
             ignore=example.ignore,
             areas=example.areas,
             turn=int(self._turns[index]),

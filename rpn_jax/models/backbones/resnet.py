@@ -179,22 +179,25 @@ class ResNet(Backbone, kw_only=True):
 
     def stages(self) -> dict[str, nn.Module]:
         """Returns the stem and the residual blocks of each other stage."""
-        stages: dict[str, nn.Module] = {"c1": _Stem(self.stem, self.norm, self.dtype, name="c1")}
-        for i, depth in enumerate(self.depths):
-            stage = STAGES[i + 1]
-            block = functools.partial(
-                ResidualBlock,
-                channels=64 * 2**i,
-                bottleneck=self.bottleneck,
-                stride_in_1x1=self.stride_in_1x1,
-                norm=self.norm,
-                dtype=self.dtype,
-                groups=self.groups,
-                width_per_group=self.width_per_group,
-            )
-            dilated = stage == "c5" and self.dilate_c5
-            stages[stage] = _Stage(depth, block, 1 if i == 0 else 2, dilated, name=stage)
-        return stages
+        stages = {"c1": _Stem(self.stem, self.norm, self.dtype, name="c1")}
+        return stages | {name: self.stage_of(name)(name=name) for name in STAGES[1:]}
+
+    def stage_of(self, stage: str) -> Callable[..., nn.Module]:
+        """Returns what makes the stage c2, c3, c4 or c5, here or in a head, given its `name`."""
+        i = STAGES.index(stage) - 1
+        block = functools.partial(
+            ResidualBlock,
+            channels=64 * 2**i,
+            bottleneck=self.bottleneck,
+            stride_in_1x1=self.stride_in_1x1,
+            norm=self.norm,
+            dtype=self.dtype,
+            groups=self.groups,
+            width_per_group=self.width_per_group,
+        )
+        dilated = stage == "c5" and self.dilate_c5
+        stride = 1 if i == 0 else 2
+        return functools.partial(_Stage, self.depths[i], block, stride, dilated)
 
     def stage_strides(self) -> dict[str, int]:
         """Returns the stem's stride, which c3, c4 and c5 double unless they are dilated."""

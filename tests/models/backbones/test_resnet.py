@@ -94,7 +94,7 @@ def test_where_a_bottleneck_strides(random_variables, stride_in_1x1):
 )
 def test_every_second_cell_of_a_dilated_c5_is_that_of_the_strided_one(random_variables, options):
     image = np.random.default_rng(0).normal(size=(1, 40, 56, 3)).astype(np.float32)
-    model = ResNet((1, 1, 1, 2), **options, stem="small", output_stages=("c5",))
+    model = ResNet(depths=(1, 1, 1, 2), **options, stem="small", output_stages=("c5",))
     dilated = model.clone(dilate_c5=True)
     variables = random_variables(model, image)
     (expected,), (actual,) = (jax.jit(m.apply)(variables, image) for m in (model, dilated))

@@ -5,7 +5,7 @@ import pytest
 from frozen_stages import step_beyond_the_first_stage
 
 from rpn_jax.models.backbones.vgg import VGG16
-from rpn_jax.models.rcnn import build_rpn
+from rpn_jax.models.rcnn import build_rcnn
 from rpn_jax.weights.loading import load_parts, recognize
 
 
@@ -53,7 +53,7 @@ def test_two_stages_equal_a_naive_convolution(random_variables):
 def test_two_stages_with_the_trained_weights_equal_a_naive_convolution(shared_data):
     path = shared_data("../weights/vgg16_conv_bgr_f16.npz")
     image = np.random.default_rng(0).uniform(-120, 150, (7, 10, 3)).astype(np.float32)
-    network = build_rpn(backbone="vgg16", output_stage="c2")
+    network = build_rcnn(backbone="vgg16", output_stage="c2")
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), image[None]))
     with np.load(path) as file:
         loaded = load_parts(path, *recognize(path, dict(file)), network, shapes, "caffe")

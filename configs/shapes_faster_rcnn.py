@@ -1,0 +1,20 @@
+"""Faster R-CNN on generated shapes: the quick start's network, with classes.
+
+rpn-jax prepare --config=shapes
+rpn-jax train --config=shapes_faster_rcnn --workdir=runs/shapes_faster_rcnn
+"""
+
+from shapes import get_config as shapes
+
+
+def get_config():
+    config = shapes("faster_rcnn")
+    config.rpn.proposals.train.pre_nms_top_n = 1000
+    config.rpn.proposals.train.post_nms_top_n = 300
+
+    config.box.head = "fc"
+    config.box.channels = 256
+    config.box.dropout = 0.0
+    config.box.pooling.kind = "align"
+    config.box.targets.batch_size_per_image = 64
+    return config

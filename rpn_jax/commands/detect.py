@@ -1,0 +1,52 @@
+"""Detect objects of the trained classes in any images.
+
+  rpn-jax detect --workdir=runs/voc photo.jpg --out=detections
+  rpn-jax detect --weights=model.safetensors --folder=photos --out=detections --draw_above=0.7
+
+OUT/detections.json is a list in COCO's results layout (category_id is the data's own id of the
+class, bbox is x, y, width, height in pixels of the original image), with the names of the class and
+of the file in each entry; --format=npz writes OUT/NAME.npz instead, with `boxes` (x1, y1, x2, y2),
+`scores` and `labels` (0 is the first class). OUT/pictures has every image with what was found.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from rpn_jax.commands.flags import (
+    add_image_flags,
+    add_trained_flags,
+    given_images,
+    raise_failures,
+    trained_place,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's flags."""
+    add_image_flags(parser)
+    add_trained_flags(parser)
+    parser.add_argument(
+        "--draw_above",
+        type=float,
+        default=0.5,
+        metavar="SCORE",
+        help="a picture has the detections of higher scores (%(default)s)",
+    )
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Writes detections and pictures."""
+    from rpn_jax.trained.detect import write_detections
+
+    paths = given_images(arguments)
+    config, place = trained_place(arguments, overrides)
+    failures = write_detections(
+        config,
+        place,
+        paths,
+        arguments.out,
+        step=arguments.step,
+        file_format=arguments.format,
+        draw_above=arguments.draw_above,
+    )
+    raise_failures(failures, paths)

@@ -1,0 +1,85 @@
+"""Pictures of detections: boxes in the colour of their class, with its name and the score."""
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from rpn_jax.typing import Array
+from rpn_jax.visualize.boxes import LONG_SIDE
+from rpn_jax.visualize.canvas import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY_BLUE,
+    VERMILLION,
+    YELLOW,
+    Canvas,
+    Color,
+    Stroke,
+)
+
+_PALETTE = (SKY_BLUE, ORANGE, GREEN, PURPLE, YELLOW, VERMILLION, BLUE)
+_GOLDEN_RATIO = 0.618034  # successive multiples of it lie far apart on a circle
+_MOST_IN_LEGEND = 12
+
+
+def draw_detections(
+    image: UInt8[np.ndarray, "H W 3"],
+    boxes: Float[Array, "D 4"],
+    scores: Float[Array, " D"],
+    labels: Int[Array, " D"],
+    class_names: Sequence[str],
+    *,
+    gt_boxes: Float[Array, "G 4"] | None = None,
+    gt_labels: Int[Array, " G"] | None = None,
+    gt_ignore: Bool[Array, " G"] | None = None,
+    title: str | None = None,
+    long_side: int = LONG_SIDE,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Draws every detection; those of higher scores lie on top.
+
+    With ground truth, each object is outlined with dashes in the colour of its class, and ignore
+    regions in grey. `labels` are places in `class_names`.
+    """
+    canvas = Canvas(image, long_side)
+    legend = []
+    if gt_boxes is not None:
+        ignore = np.zeros(len(gt_boxes), bool) if gt_ignore is None else np.asarray(gt_ignore)
+        ignored = Stroke(GREY, 1.6, dash=2, halo=True)
+        canvas.draw(gt_boxes[ignore], ignored)
+        for label in np.unique(gt_labels[~ignore]).tolist():
+            of_class = gt_boxes[~ignore & (gt_labels == label)]
+            canvas.draw(of_class, Stroke(class_color(label), 1.6, dash=5, halo=True))
+        legend.append((Stroke(GREY, 1.6, dash=5), f"dashed: annotated ({(~ignore).sum()})"))
+        if ignore.any():
+            legend.append((ignored, f"difficult or crowd, not counted ({ignore.sum()})"))
+    order = np.argsort(-scores, kind="stable")
+    for i in reversed(order.tolist()):
+        canvas.draw(boxes[i : i + 1], Stroke(class_color(int(labels[i])), 2.2, halo=True))
+    canvas.labels(
+        [
+            (boxes[i], f"{class_names[labels[i]]} {scores[i]:.2f}", class_color(int(labels[i])))
+            for i in order.tolist()
+        ]
+    )
+    found, counts = np.unique(labels, return_counts=True)
+    most = np.argsort(-counts, kind="stable")[:_MOST_IN_LEGEND]
+    legend += [
+        (Stroke(class_color(label), 2.2), f"{class_names[label]} ({count})")
+        for label, count in zip(found[most].tolist(), counts[most].tolist(), strict=True)
+    ]
+    return canvas.finish(title, legend or [(Stroke(GREY, 1), "nothing found")])
+
+
+def class_color(label: int) -> Color:
+    """Returns the colour of a class: Okabe and Ito's for the first seven, then further hues."""
+    if label < len(_PALETTE):
+        return _PALETTE[label]
+    hue = label * _GOLDEN_RATIO % 1
+    value = (0.95, 0.75)[label % 2]
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.65, value)
+    return round(255 * red), round(255 * green), round(255 * blue)

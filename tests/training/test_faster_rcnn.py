@@ -1,0 +1,105 @@
+"""The two-stage detector under the step that trains the RPN."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from training.small import over_devices, small_batch, small_detector_config
+
+from rpn_jax.detectors.rpn import RPN
+from rpn_jax.training.build import build_detector, build_train_step, new_state
+from rpn_jax.training.optimizer import build_optimizer
+from rpn_jax.training.predict_steps import make_eval_step, make_predict_step
+from rpn_jax.training.step import image_keys
+
+BATCH = 4
+KEY = jax.random.key(0)
+quickly_jitted = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@pytest.fixture(scope="module")
+def built():
+    config = small_detector_config(f"--config.batch_size={BATCH}", "--config.box.dropout=0.5")
+    detector = build_detector(config)
+    schedule, optimizer = build_optimizer(config)
+    state = new_state(config, detector.network, optimizer)
+    return config, detector, state, build_train_step(config, detector, optimizer, schedule)
+
+
+def shares(batch, count):
+    return jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), batch)
+
+
+@pytest.fixture(scope="module")
+def runs(built):
+    """Two steps of one batch, shared by one device and by four."""
+    _, _, state, train_step = built
+    update = quickly_jitted(over_devices(train_step))
+    results = {}
+    for count in (1, 4):
+        now = state
+        for seed in range(2):
+            now, metrics = update(now, shares(small_batch(BATCH, seed), count), KEY)
+        results[count] = jax.device_get((now.params, metrics))
+    return results
+
+
+def test_any_number_of_devices_gives_the_same_step(runs):
+    (expected, expected_metrics), (actual, metrics) = runs[1], runs[4]
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=1e-6), actual, expected
+    )
+    for name, value in metrics.items():
+        np.testing.assert_allclose(value, expected_metrics[name], rtol=1e-4, err_msg=name)
+    for name in ("sampled_positives", "sampled_objects", "sampled_backgrounds"):
+        assert metrics[name] == expected_metrics[name]
+
+
+def test_the_loss_is_the_sum_of_the_four(runs):
+    _, metrics = runs[1]
+    parts = ("loss_objectness", "loss_box", "loss_class", "loss_class_box")
+    np.testing.assert_allclose(metrics["loss"], sum(metrics[name] for name in parts), rtol=1e-5)
+    assert all(metrics[name] > 0 for name in parts)
+
+
+def test_both_stages_and_the_backbone_are_trained(built, runs):
+    before, (after, _) = built[2].params, runs[1]
+    for part in ("backbone", "rpn", "box"):
+        pairs = zip(jax.tree.leaves(before[part]), jax.tree.leaves(after[part]), strict=True)
+        assert any((np.asarray(a) != b).any() for a, b in pairs), part
+
+
+def test_no_gradient_flows_through_the_proposals(built):
+    _, detector, state, _ = built
+    batch = small_batch(1)
+
+    def loss_of(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        parts = detector.losses(variables, image_keys(KEY, 0, 0, 1), batch, train=True).parts
+        return parts["loss_class"][0] + parts["loss_class_box"][0]
+
+    gradient = quickly_jitted(jax.grad(loss_of))(state.params)
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient["rpn"]))
+    for part in ("backbone", "box"):
+        assert any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient[part])), part
+
+
+def test_detections_are_made_of_the_proposals_that_the_rpn_alone_gives(built):
+    _, detector, state, _ = built
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    batch = small_batch(2)
+    images = batch.images, batch.image_hw
+    alone = detector.rpn()
+    assert type(alone) is RPN
+    proposals = quickly_jitted(make_predict_step(alone))(variables, images)
+    found, losses, _ = quickly_jitted(make_eval_step(detector))(variables, batch, KEY)
+    np.testing.assert_array_equal(found.proposals.boxes[:, :20], proposals.boxes)
+    detections = quickly_jitted(make_predict_step(detector))(variables, images)
+    assert detections.valid.any()
+    for name in ("boxes", "scores", "labels", "valid"):
+        np.testing.assert_allclose(
+            getattr(found.detections, name), getattr(detections, name), atol=1e-5
+        )
+    assert set(detections.labels[detections.valid].tolist()) <= {1, 2}
+    assert np.isfinite(losses["loss"]).all()
