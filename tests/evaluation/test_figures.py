@@ -1,9 +1,19 @@
 import json
+import types
 
 import pytest
+from evaluation.images import random_detections, random_images
 
-from rpn_jax.evaluation.figures import around_headline, headline_recall, of_all, read_figures
+from rpn_jax.evaluation.figures import (
+    Measurements,
+    around_headline,
+    headline_recall,
+    of_all,
+    read_figures,
+)
+from rpn_jax.evaluation.precision import PrecisionMeasurement
 from rpn_jax.evaluation.recall import RecallMeasurement
+from rpn_jax.evaluation.weighted import SplitMatches
 from rpn_jax.files import write_text
 
 
@@ -51,3 +61,34 @@ def test_nothing_measured_has_no_scalars():
     assert figures.headline == "AR@100"
     assert figures.scalars == {}
     assert json.loads(json.dumps(figures.to_json(), allow_nan=False))["images"] == 0
+
+
+def test_several_measurements_of_the_same_images():
+    proposed = random_images(0, [(40, 12), (60, 5)])
+    detected = random_detections(0, [(40, 12), (60, 5)])
+
+    def empty():
+        parts = {"proposals": RecallMeasurement((10,))}
+        return Measurements(parts | {"detections": PrecisionMeasurement(("none", "cat", "dog"))})
+
+    shares, together = [], empty()
+    for proposals, detections in zip(proposed, detected, strict=True):
+        measurement = empty()
+        for each in (measurement, together):
+            each.add(types.SimpleNamespace(proposals=proposals, detections=detections))
+        shares.append(json.loads(json.dumps(measurement.share())))
+    total = empty()
+    for share in shares[::-1]:
+        total.merge(share)
+    figures = total.result()
+    assert figures[:4] == together.result()[:4]
+    # The last has the headline; the others' figures are named after their part.
+    assert figures.headline == "AP"
+    assert {"AP", "proposals_AR@10"} <= set(figures.scalars)
+    assert "AR@10" in of_all(figures.scalars)
+    assert {"recall", "classes", "errors"} <= set(figures.details)
+    assert set(figures.arrays) == set(SplitMatches._fields)
+    assert "proposals:\n2 images" in figures.table
+    alone = Measurements({"proposals": RecallMeasurement((10,))})
+    alone.add(types.SimpleNamespace(proposals=proposed[0]))
+    assert alone.result().headline == "AR@10"
