@@ -16,5 +16,5 @@ def get_config():
     config.box.channels = 256
     config.box.dropout = 0.0
     config.box.pooling.kind = "align"
-    config.box.targets.batch_size_per_image = 64
+    config.box.targets.batch_size_per_image = 128
     return config

@@ -116,6 +116,7 @@ class BoxStage:
         )
         gt_index = matches.gt_index[index]
         is_positive = taken & (matches.labels[index] > 0)
+        assert gt.labels is not None
         labels = jnp.where(is_positive, gt.labels[gt_index], 0)
         return Regions(boxes[index], taken, labels, gt_index)
 
@@ -140,15 +141,15 @@ class BoxStage:
         """
         count = self.targets.batch_size_per_image
         is_positive = regions.valid & (regions.labels > 0)
-        logits = jnp.where(regions.valid[:, None], logits, 0)
-        log_p = jax.nn.log_softmax(logits)
+        sampled = jnp.where(regions.valid[:, None], logits, 0)
+        log_p = jax.nn.log_softmax(sampled)
         entropy = -jnp.take_along_axis(log_p, regions.labels[:, None], axis=1)[:, 0]
         gt_boxes = ground_truth.boxes[regions.gt_index]
         targets = encode_boxes(regions.boxes, gt_boxes, self.box_weights)
         errors = jnp.where(is_positive[:, None], of_class(deltas, regions.labels) - targets, 0)
         loss_class = jnp.where(regions.valid, entropy, 0).sum() / count
         loss_class_box = self.balance * smooth_l1(errors, self.beta).sum() / count
-        correct = regions.valid & (jnp.argmax(logits, -1) == regions.labels)
+        correct = regions.valid & (jnp.argmax(sampled, -1) == regions.labels)
         parts = {
             "loss_class": loss_class,
             "loss_class_box": loss_class_box,
@@ -216,20 +217,19 @@ def detect(
     >>> found.labels.tolist(), found.valid.tolist(), round(float(found.scores[0]), 3)
     ([1, 0], [True, False], 0.909)
     """
-    num_proposals, num_classes = logits.shape
+    num_classes = logits.shape[1]
     scores = jax.nn.softmax(logits)[:, 1:]
     is_candidate = valid[:, None] & (scores > score_threshold)
     if min_size:
-        every = jnp.repeat(boxes[:, None], num_classes - 1, 1)
-        own = jnp.broadcast_to(deltas, (num_proposals, deltas.shape[1], 4))[:, -(num_classes - 1) :]
-        decoded = clip_boxes(decode_boxes(every, own, box_weights), image_hw[0], image_hw[1])
-        is_candidate &= (decoded[..., 2:] - decoded[..., :2] >= min_size).all(-1)
+        every = jnp.repeat(boxes[:, None], deltas.shape[1], 1)
+        refined = clip_boxes(decode_boxes(every, deltas, box_weights), image_hw[0], image_hw[1])
+        is_large = jnp.all(refined[..., 2:] - refined[..., :2] >= min_size, axis=-1)
+        is_candidate &= is_large[:, -(num_classes - 1) :]  # without the background's
     ranked = jnp.where(is_candidate, scores, -jnp.inf).reshape(-1)
     number = min(max_candidates, len(ranked))
     best, index = top_k(ranked, number)
     proposal, label = index // (num_classes - 1), index % (num_classes - 1) + 1
-    own = of_class(deltas[proposal], label)
-    decoded = decode_boxes(boxes[proposal], own, box_weights)
+    decoded = decode_boxes(boxes[proposal], of_class(deltas[proposal], label), box_weights)
     decoded = clip_boxes(decoded, image_hw[0], image_hw[1])
     looked_at = best > -jnp.inf
     kept, found = sorted_nms(decoded, looked_at, nms_threshold, top_n, group=label)

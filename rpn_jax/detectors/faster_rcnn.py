@@ -6,6 +6,7 @@ training" of the paper's section 3.2, in which no gradient flows through the pro
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jaxtyping import Float, Key
@@ -34,7 +35,7 @@ class FasterRCNN(RPN):
         """Returns the first stage, as a detector of its own."""
         return RPN(self.network, self.proposals, self.pixels)
 
-    def predict(
+    def predict(  # type: ignore[override]
         self, variables: Variables, images: Array, image_hw: Float[Array, "B 2"]
     ) -> Detections:
         """Returns each image's detections."""
@@ -67,6 +68,7 @@ class FasterRCNN(RPN):
         train: bool = False,
     ) -> Losses:
         """Returns what both stages cost of a batch of which the network says `look`."""
+        assert variables is not None
         first = super().losses_of(look, keys, batch, variables, train=train)
         proposals = self.proposals_of(look, batch.image_hw, self.proposals.train)
         regions = jax.vmap(self.boxes.sample)(_folded(keys, _SAMPLE), proposals, batch.ground_truth)
@@ -92,7 +94,8 @@ class FasterRCNN(RPN):
     ) -> tuple[Array, Array]:
         """Returns what the box head says of boxes; with the keys `dropout` it drops units out."""
         pooled = jax.vmap(self.boxes.pool)(look.levels, boxes)
-        return self.network.apply(variables, pooled, dropout, method=RCNN.classify)
+        outputs: Any = self.network.apply(variables, pooled, dropout, method=RCNN.classify)
+        return outputs
 
 
 def _folded(keys: Key[jax.Array, " B"], number: int) -> Key[jax.Array, " B"]:

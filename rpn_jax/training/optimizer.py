@@ -140,16 +140,18 @@ def scale_backbone(factor: float) -> optax.GradientTransformation:
 
 
 def _hidden_kernels(params):
-    """Returns Muon's matrix axes of each kernel between the stem and the two outputs, else None.
+    """Returns Muon's matrix axes of each kernel between the stem and the outputs, else None.
 
     Leaves masked by Optax, and the None of frozen layers, have no axes.
     """
-    matrix = contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+    matrices = {
+        2: contrib.MuonDimensionNumbers(reduction_axis=0, output_axis=1),
+        4: contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3),
+    }
 
     def numbers(path, leaf):
-        outer = path[:2] == ("backbone", "c1") or path[-2] in ("objectness", "deltas")
-        is_kernel = getattr(leaf, "ndim", 0) == 4
-        return matrix if is_kernel and not outer else None
+        outer = path[:2] == ("backbone", "c1") or path[-2] in ("objectness", "scores", "deltas")
+        return None if outer else matrices.get(getattr(leaf, "ndim", 0))
 
     return traverse_util.path_aware_map(numbers, params)
 
