@@ -20,8 +20,8 @@ _FOLDER = pathlib.Path(__file__).parent
 class _ConfigFile(types.ModuleType):
     """A config's module, which can also be called for its config."""
 
-    def __call__(self):
-        return self.get_config()
+    def __call__(self, *args):
+        return self.get_config(*args)
 
 
 def __dir__():

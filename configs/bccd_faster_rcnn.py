@@ -5,7 +5,7 @@
         --workdir=runs/bccd_faster_rcnn
 """
 
-from bccd import get_config as bccd
+from rpn_jax.configs import bccd
 
 
 def get_config():

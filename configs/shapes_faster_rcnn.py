@@ -4,7 +4,7 @@ rpn-jax prepare --config=shapes
 rpn-jax train --config=shapes_faster_rcnn --workdir=runs/shapes_faster_rcnn
 """
 
-from shapes import get_config as shapes
+from rpn_jax.configs import shapes
 
 
 def get_config():

@@ -13,8 +13,8 @@ Expected time and score: not measured here, as neither the data nor a GPU was at
 from rpn_jax.runs.config import default_config
 
 
-def get_config():
-    config = default_config()
+def get_config(detector="rpn"):
+    config = default_config(detector)
     config.data.dataset = "voc/2007"
     config.data.train_split = "train+validation"
     config.data.eval_split = "test"
