@@ -129,7 +129,8 @@ class StepCompiler:
     def __init__(self, config: ConfigDict, topology: Topology):
         detector = build_detector(config)
         schedule, optimizer = build_optimizer(config)
-        self.canvas_hw = largest_canvas_hw(config.data.shorter_side, config.data.longer_side)
+        sides = config.data.shorter_sides or (config.data.shorter_side,)
+        self.canvas_hw = largest_canvas_hw(max(sides), config.data.longer_side)
         self.max_objects = config.data.max_objects or MAX_OBJECTS
         self.state = state_shapes(config, detector.network, optimizer)
         mask = trainable_mask(self.state.params, frozen_paths(config))

@@ -6,7 +6,7 @@ Each process gets a contiguous share of every global batch; all shares have the 
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int32, Int64, UInt8
 
 from rpn_jax.data import images, transforms
 from rpn_jax.data.datasets import Dataset, Record
-from rpn_jax.data.plan import BatchPlan, Buckets, PlannedBatch
+from rpn_jax.data.plan import BatchPlan, Buckets, PlannedBatch, Scale
 from rpn_jax.errors import UserError
 
 # As good as endless: at 1000 steps a second this is 35 years.
@@ -59,6 +59,7 @@ def train_batches(
     max_objects: int | None = None,
     num_threads: int | None = None,
     prefetch: int = 4,
+    more_scales: Sequence[Scale] = (),
 ) -> Iterator[Batch]:
     """Yields the batches of steps `start_step`, `start_step + 1`, …, endlessly by default.
 
@@ -75,6 +76,7 @@ def train_batches(
       max_objects: G; by default the most boxes of any image of the dataset, rounded up to 8.
       num_threads: number of loading threads; one per CPU by default, 16 at most.
       prefetch: number of batches loaded ahead.
+      more_scales: the plan's scales from 1 on; 0 is `shorter_side` with `buckets`.
 
     Raises:
       UserError: an image has more boxes than `max_objects`.
@@ -82,9 +84,8 @@ def train_batches(
     load = functools.partial(
         _load_batch,
         dataset,
-        buckets,
+        [Scale(shorter_side, buckets), *more_scales],
         _share(plan.batch_size, process_index, process_count),
-        shorter_side=shorter_side,
         longer_side=longer_side,
         num_slots=_num_slots(dataset, max_objects),
     )
@@ -114,9 +115,8 @@ def eval_batches(
     load = functools.partial(
         _load_batch,
         dataset,
-        buckets,
+        [Scale(shorter_side, buckets)],
         _share(batch_size, process_index, process_count),
-        shorter_side=shorter_side,
         longer_side=longer_side,
         num_slots=_num_slots(dataset, max_objects),
     )
@@ -176,15 +176,15 @@ def _read_ahead(
 
 def _load_batch(
     dataset: Dataset,
-    buckets: Buckets,
+    scales: Sequence[Scale],
     share: slice,
     planned: PlannedBatch,
     *,
-    shorter_side: int,
     longer_side: int,
     num_slots: int,
 ) -> Batch:
     """Returns a process's share of a global batch."""
+    shorter_side, buckets = scales[planned.scale]
     canvas_hw = buckets.canvases[planned.bucket]
     examples, flips = planned.examples[share], planned.flips[share]
     size = len(examples)

@@ -13,7 +13,7 @@ from rpn_jax.data.canvases import rounded_up
 from rpn_jax.data.transforms import resized_hw
 
 # The purpose of a random stream, part of its seed.
-_OFFSETS, _SCHEDULE, _ORDER, _FLIPS = range(4)
+_OFFSETS, _SCHEDULE, _ORDER, _FLIPS, _SCALES = range(5)
 
 
 class Buckets(NamedTuple):
@@ -58,6 +58,38 @@ def choose_buckets(
     return Buckets(canvases, canvas_of_size.reshape(-1)[size_of_example].astype(np.int64))
 
 
+class Scale(NamedTuple):
+    """A length of the shorter side, in pixels, and the canvases of images resized to it."""
+
+    shorter_side: int
+    buckets: Buckets
+
+
+def rescaled(
+    buckets: Buckets,
+    heights: Int[np.ndarray, " N"],
+    widths: Int[np.ndarray, " N"],
+    *,
+    shorter_side: int,
+    longer_side: int,
+    multiple: int = 16,
+) -> Scale:
+    """Returns the same buckets of examples, with canvases for another shorter side."""
+    originals, original_of = np.unique(
+        np.stack([heights, widths], axis=1), axis=0, return_inverse=True
+    )
+    sides = dict(shorter_side=shorter_side, longer_side=longer_side)
+    resized = np.array([resized_hw(int(h), int(w), **sides) for h, w in originals])
+    of_example = rounded_up(resized, multiple)[original_of.reshape(-1)]
+    canvases = tuple(
+        (int(height), int(width))
+        for height, width in (
+            of_example[buckets.of_example == b].max(axis=0) for b in range(len(buckets.canvases))
+        )
+    )
+    return Scale(shorter_side, Buckets(canvases, buckets.of_example))
+
+
 def _cut_into_runs(
     sizes: Int[np.ndarray, "S 2"], weights: Int[np.ndarray, " S"], count: int
 ) -> Int[np.ndarray, "C 2"]:
@@ -77,11 +109,12 @@ def _cut_into_runs(
 
 
 class PlannedBatch(NamedTuple):
-    """The examples of one global batch, True where one is mirrored, and their common bucket."""
+    """The examples of one global batch, True where one is mirrored, their bucket and scale."""
 
     examples: Int[np.ndarray, " B"]
     flips: Bool[np.ndarray, " B"]
     bucket: int
+    scale: int = 0
 
 
 class BatchPlan:
@@ -104,12 +137,15 @@ class BatchPlan:
         seed: int,
         *,
         flip_probability: float = 0.5,
+        num_scales: int = 1,
     ):
+        """`num_scales` is how many sizes of images there are, one of which each step draws."""
         if len(bucket_of_example) == 0:
             raise ValueError("a BatchPlan needs at least one example")
         self.batch_size = batch_size
         self._seed = seed
         self._flip_probability = flip_probability
+        self._num_scales = num_scales
         self._buckets = np.unique(bucket_of_example)
         self._members = [np.flatnonzero(bucket_of_example == b) for b in self._buckets]
         self._sizes = [len(members) for members in self._members]
@@ -136,7 +172,9 @@ class BatchPlan:
             [self._pass(b, int(p))[i] for p, i in zip(passes, within, strict=True)], np.int64
         )
         draws = self._rng(_FLIPS, step).random(self.batch_size)
-        return PlannedBatch(examples, draws < self._flip_probability, int(self._buckets[b]))
+        scale = self._rng(_SCALES, step).integers(self._num_scales) if self._num_scales > 1 else 0
+        flips = draws < self._flip_probability
+        return PlannedBatch(examples, flips, int(self._buckets[b]), int(scale))
 
     def _batches_before(self, b: int, epoch: int) -> int:
         return (epoch * self._sizes[b] + self._offsets[b]) // self.batch_size

@@ -94,6 +94,12 @@ FIELDS: Mapping[str, Field] = {
     "data.shorter_side": Field(
         600, whole(1), "pixels that an image's shorter side is resized to, section 3.3"
     ),
+    "data.shorter_sides": Field(
+        (),
+        several(whole(1), "whole numbers from 1 up", range(1000)),
+        "of which each step of the training draws one in place of shorter_side, which evaluations "
+        "keep; each has num_buckets canvases; (): shorter_side always",
+    ),
     "data.longer_side": Field(
         1000,
         whole(1),

@@ -9,14 +9,14 @@ import contextlib
 import errno
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 from ml_collections import ConfigDict
 
 from rpn_jax.data.datasets import Dataset
 from rpn_jax.data.loader import train_batches
-from rpn_jax.data.plan import BatchPlan, Buckets
+from rpn_jax.data.plan import BatchPlan, Scale, rescaled
 from rpn_jax.errors import StoppedError, UserError, first_line
 from rpn_jax.evaluation.figures import Figures
 from rpn_jax.progress import progress_bar
@@ -85,7 +85,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
         eval_step = devices.parallel_map(make_eval_step(detector))
 
         checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-        plan, canvases = training_plan(config, train_set)
+        plan, scales = training_plan(config, train_set)
         at_end.enter_context(_explained(config, workdir, checkpoints, plan))
         at_end.callback(checkpoints.close)
         state = checkpoints.restore_newest(state) or state
@@ -116,7 +116,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
         if start and is_validated(start) and not progress.has_validation(start):
             validate(state, start)  # the earlier start was cut off before it
         stop.steps_begin()
-        steps = progress.watch(batches(config, train_set, plan, canvases, features, start))
+        steps = progress.watch(batches(config, train_set, plan, scales, features, start))
         for step, on_device in enumerate(steps, start + 1):
             # The host runs ahead of the devices and waits for them only to log and to save.
             state, metrics = profiler.run(step, train_step, state, on_device, key)
@@ -180,34 +180,48 @@ def _explained(
         ) from error
 
 
-def training_plan(config: ConfigDict, dataset: Dataset) -> tuple[BatchPlan, Buckets]:
-    """Returns the images of each step, and the canvases."""
+def training_plan(config: ConfigDict, dataset: Dataset) -> tuple[BatchPlan, list[Scale]]:
+    """Returns the images of each step, and the canvases of each length of their shorter side."""
+    data = config.data
     canvases = buckets(config, dataset)
+    scales = [
+        rescaled(
+            canvases,
+            dataset.heights,
+            dataset.widths,
+            shorter_side=shorter_side,
+            longer_side=data.longer_side,
+        )
+        for shorter_side in data.shorter_sides
+    ] or [Scale(data.shorter_side, canvases)]
     plan = BatchPlan(
         canvases.of_example,
         config.batch_size,
         config.seed,
-        flip_probability=config.data.flip_probability,
+        flip_probability=data.flip_probability,
+        num_scales=len(scales),
     )
-    return plan, canvases
+    return plan, scales
 
 
 def batches(
     config: ConfigDict,
     dataset: Dataset,
     plan: BatchPlan,
-    canvases: Buckets,
+    scales: Sequence[Scale],
     features: FeatureCache,
     start: int,
 ) -> Iterator[Images]:
     """Yields this process's share of the batches from step `start` to the last, on its devices."""
+    shorter_side, canvases = scales[0]
     host_batches = train_batches(
         dataset,
         plan,
         canvases,
         start_step=start,
         num_steps=config.steps - start,
-        **loader_fields(config),
+        more_scales=scales[1:],
+        **{**loader_fields(config), "shorter_side": shorter_side},
     )
     return devices.prefetch(
         (features.add(device_batch(batch)) for batch in host_batches), devices.shard

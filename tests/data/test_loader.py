@@ -7,7 +7,8 @@ from damage import flip_a_byte
 
 from rpn_jax.data.datasets import open_dataset, prepare_dataset
 from rpn_jax.data.loader import Batch, eval_batches, load_example, train_batches
-from rpn_jax.data.plan import BatchPlan, choose_buckets
+from rpn_jax.data.plan import BatchPlan, choose_buckets, rescaled
+from rpn_jax.data.transforms import resized_hw
 from rpn_jax.errors import UserError
 
 SIDES = dict(shorter_side=48, longer_side=64)
@@ -54,7 +55,45 @@ def test_a_batch_holds_its_planned_examples(voc_dataset, buckets):
             np.testing.assert_array_equal(batch.gt_boxes[i, :count], boxes)
             np.testing.assert_array_equal(batch.gt_valid[i], np.arange(8) < count)
             np.testing.assert_array_equal(batch.gt_ignore[i, :count], record.ignore)
+            np.testing.assert_array_equal(batch.gt_labels[i, :count], record.labels + 1)
+            assert not batch.gt_labels[i, count:].any()
             assert not batch.gt_ignore[i, count:].any()
+
+
+def test_each_step_draws_a_scale_and_all_its_images_have_it(voc_dataset, buckets):
+    sizes = voc_dataset.heights, voc_dataset.widths
+    sides = (32, 48, 64)
+    scales = [rescaled(buckets, *sizes, shorter_side=s, longer_side=96) for s in sides]
+    plan = BatchPlan(buckets.of_example, 2, seed=0, num_scales=3)
+    batches = train_batches(
+        voc_dataset,
+        plan,
+        scales[0].buckets,
+        shorter_side=32,
+        longer_side=96,
+        num_steps=12,
+        more_scales=scales[1:],
+    )
+    seen = set()
+    for step, batch in enumerate(batches):
+        planned = plan.batch(step)
+        shorter_side, of_scale = scales[planned.scale]
+        assert batch.images.shape[1:3] == of_scale.canvases[planned.bucket]
+        for image_hw, example in zip(batch.image_hw, planned.examples, strict=True):
+            record = voc_dataset[example]
+            expected = resized_hw(
+                record.height, record.width, shorter_side=shorter_side, longer_side=96
+            )
+            assert tuple(image_hw) == expected
+        seen.add(planned.scale)
+    assert seen == {0, 1, 2}
+
+
+def test_scales_leave_the_order_and_the_mirroring_as_they_are(buckets):
+    one, three = (BatchPlan(buckets.of_example, 2, seed=0, num_scales=n) for n in (1, 3))
+    for step in range(10):
+        for a, b in zip(one.batch(step)[:3], three.batch(step)[:3], strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_an_example_is_scaled_and_mirrored_with_its_boxes(voc_dataset):
