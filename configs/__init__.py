@@ -25,7 +25,7 @@ class _ConfigFile(types.ModuleType):
 
 
 def __dir__():
-    return sorted(path.stem for path in _FOLDER.glob("*.py") if path != pathlib.Path(__file__))
+    return sorted(path.stem for path in _FOLDER.glob("[!_]*.py"))
 
 
 def __getattr__(name):
