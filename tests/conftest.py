@@ -8,10 +8,18 @@ FLAGS = os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
-        "--xla_llvm_disable_expensive_passes=true",  # tests compile for longer than they compute
+        # Tests compile for longer than they compute.
+        "--xla_llvm_disable_expensive_passes=true",
+        "--xla_backend_optimization_level=1",
     ]
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# One persistent cache for the whole run, pytest's workers and the processes that tests start: the
+# same small programs are compiled by many tests. The first process makes it, before its workers.
+if "RPN_JAX_TEST_CACHE" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="rpn_jax_test_cache_")
+    os.environ["RPN_JAX_TEST_CACHE"] = _cache.name
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["RPN_JAX_TEST_CACHE"]
 
 import jax
 import numpy as np
@@ -21,9 +29,7 @@ from folders import CocoFolder, VocFolder
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # What the processes that a test starts import from: the package that is tested here.
 PATHS = [str(pathlib.Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")]
-# One persistent cache for the whole run: the same small programs are compiled by many tests.
-_cache = tempfile.TemporaryDirectory(prefix="rpn_jax_test_cache_")
-jax.config.update("jax_compilation_cache_dir", _cache.name)
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 

@@ -6,8 +6,8 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from training.small import over_devices
 
+from rpn_jax.runs import devices
 from rpn_jax.runs.config_files import load_config
 from rpn_jax.training.build import build_detector, build_train_step, state_shapes
 from rpn_jax.training.optimizer import build_optimizer
@@ -38,9 +38,10 @@ def test_config_builds_and_its_steps_trace(path):
         ),
     )
     state = state_shapes(config, detector.network, optimizer)
-    train_step = over_devices(build_train_step(config, detector, optimizer, schedule))
-    key, rows = jax.random.key(0), jax.tree.map(lambda x: x[None], batch)
-    after, metrics = jax.eval_shape(train_step, state, rows, key)
+    train_step = build_train_step(config, detector, optimizer, schedule)
+    key = jax.random.key(0)
+    traced = jax.make_jaxpr(train_step, axis_env=[(devices.AXIS, 1)], return_shape=True)
+    _, (after, metrics) = traced(state, batch, key)
     same = functools.partial(jax.tree.map, lambda x: (x.shape, x.dtype))
     assert same(after) == same(state)
     assert all(value.shape == () for value in metrics.values())
