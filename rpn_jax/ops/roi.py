@@ -12,9 +12,11 @@ All functions are of one image. The gradient is that of the features; a box has 
 NaN gives zeros. How the sums and maxima are computed is in `roi_forms`.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -59,9 +61,10 @@ def roi_align(
     >>> roi_align(features, [[0, 0, 32, 32]], size=1, scale=1 / 16)[0, 0, 0]
     Array([5.], dtype=float32)
     """
-    boxes = jnp.asarray(as_boxes(boxes))
+    levels, boxes = (jnp.asarray(features),), jnp.asarray(as_boxes(boxes))
     level = jnp.zeros(len(boxes), jnp.int32)
-    return _align((features,), boxes, level, size, (scale,), sampling_ratio, aligned, max_samples)
+    options = _pair(size), (scale,), sampling_ratio, aligned, max_samples
+    return _align(levels, boxes, level, *options)
 
 
 def pyramid_roi_align(
@@ -111,8 +114,10 @@ def pyramid_roi_align(
         canonical_level=canonical_level,
         eps=eps,
     )
-    scales = [1 / stride for stride in strides]
-    return _align(levels, boxes, level, size, scales, sampling_ratio, aligned, max_samples)
+    levels = tuple(jnp.asarray(features) for features in levels)
+    scales = tuple(1 / stride for stride in strides)
+    options = _pair(size), scales, sampling_ratio, aligned, max_samples
+    return _align(levels, boxes, level, *options)
 
 
 def assign_levels(
@@ -175,25 +180,30 @@ def roi_pool(
     Array([[ 5.,  6.],
            [ 9., 10.]], dtype=float32)
     """
-    height, width = _pair(size)
-    boxes = lax.stop_gradient(jnp.asarray(as_boxes(boxes)))
+    return _pool(jnp.asarray(features), jnp.asarray(as_boxes(boxes)), _pair(size), scale)
+
+
+# Compiled even where the caller is not: one by one their many small operations take seconds.
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _pool(features, boxes, size, scale):
     if not len(boxes):
-        return jnp.zeros((0, height, width, features.shape[2]), features.dtype)
+        return jnp.zeros((0, *size, features.shape[2]), features.dtype)
+    boxes = lax.stop_gradient(boxes)
     is_box = ~jnp.any(jnp.isnan(boxes), axis=1)
     x1, y1, x2, y2 = _nearest_cell(jnp.where(is_box[:, None], boxes, 0) * scale).T
-    rows = _bins(y1, y2, height, features.shape[0], is_box)
-    columns = _bins(x1, x2, width, features.shape[1], is_box)
-    return max_of_bins(jnp.asarray(features), rows, columns)
+    rows = _bins(y1, y2, size[0], features.shape[0], is_box)
+    columns = _bins(x1, x2, size[1], features.shape[1], is_box)
+    return max_of_bins(features, rows, columns)
 
 
+@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6, 7))
 def _align(levels, boxes, level, size, scales, sampling_ratio, aligned, max_samples):
-    height, width = _pair(size)
     if sampling_ratio < 0 or max_samples < 1:
         raise ValueError(
             f"sampling_ratio {sampling_ratio} is negative or max_samples {max_samples} not positive"
         )
     if not len(boxes):
-        return jnp.zeros((0, height, width, levels[0].shape[2]), levels[0].dtype)
+        return jnp.zeros((0, *size, levels[0].shape[2]), levels[0].dtype)
     extents = jnp.array([features.shape[:2] for features in levels], jnp.int32)
     rows, columns = extents[level].T
     boxes = lax.stop_gradient(boxes) * jnp.asarray(scales, jnp.float32)[level][:, None]
@@ -204,9 +214,9 @@ def _align(levels, boxes, level, size, scales, sampling_ratio, aligned, max_samp
         return _samples(start, length, bins, extent, sampling_ratio, max_samples)
 
     return sum_of_samples(
-        [jnp.asarray(features) for features in levels],
-        samples(y1, y2, height, rows),
-        samples(x1, x2, width, columns),
+        levels,
+        samples(y1, y2, size[0], rows),
+        samples(x1, x2, size[1], columns),
         level,
     )
 
@@ -251,4 +261,4 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 1:
         raise ValueError(f"size {size} is not positive")
-    return height, width
+    return int(height), int(width)
