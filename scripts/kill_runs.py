@@ -2,6 +2,7 @@
 
     python scripts/kill_runs.py --runs=25 --out=DIR
     python scripts/kill_runs.py --runs=25 --processes=2 --out=DIR
+    python scripts/kill_runs.py --runs=10 --config=shapes_faster_rcnn --out=DIR
 
 One run is left alone. Each of the others is killed by SIGKILL one to three times, started again
 after each kill, and must end with the same bits: every array of the state and every row of the
@@ -35,6 +36,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rpn_jax.progress import progress_bar
+from rpn_jax.runs.config_files import load_config
 from rpn_jax.runs.metrics import read_metrics
 from rpn_jax.training.checkpoint import damage
 
@@ -62,6 +64,17 @@ OVERRIDES = {
     "batch_size": 4,
     "steps": STEPS,
     "log_every": 1,
+}
+# Further ones of a config whose detector has a second stage.
+BOX_OVERRIDES = {
+    "rpn.proposals.train.pre_nms_top_n": 100,
+    "rpn.proposals.train.post_nms_top_n": 40,
+    "box.channels": 16,
+    "box.dropout": 0.5,
+    "box.pooling.size": 3,
+    "box.targets.batch_size_per_image": 16,
+    "box.detections.top_n": 10,
+    "box.detections.max_candidates": 60,
 }
 STARTING, COMPILING, STEPPING, EVALUATING, WRITING, ENDING = PHASES = (
     "starting",
@@ -161,7 +174,8 @@ class Run:
 
 
 def _flags(config: str, out: pathlib.Path) -> list[str]:
-    overrides = {**OVERRIDES, "data.data_dir": out / "datasets"}
+    more = BOX_OVERRIDES if "box" in load_config(config) else {}
+    overrides = {**OVERRIDES, **more, "data.data_dir": out / "datasets"}
     return [
         f"--config={config}",
         *(f"--config.{field}={value}" for field, value in overrides.items()),

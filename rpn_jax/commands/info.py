@@ -5,7 +5,8 @@
   rpn-jax info --fields
   rpn-jax info --fields=rpn.targets
 
-Needs no data and no weights, and runs no network. Prints, for one image, each stage's output shape,
+Needs no data and no weights, and runs no network; a detector's data must be prepared for their
+classes, unless config.box.class_names has them. Prints, for one image, each stage's output shape,
 stride, receptive field, parameters and FLOPs, the anchors of each level, and the number of weights
 of the output layers beside the paper's (section 3.1.1).
 

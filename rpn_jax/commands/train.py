@@ -1,7 +1,8 @@
-"""Train a Region Proposal Network on all devices of one machine or of many.
+"""Train an RPN, or a whole Faster R-CNN, on all devices of one machine or of many.
 
   rpn-jax train --config=shapes --workdir=runs/shapes
   rpn-jax train --config=bccd --workdir=runs/bccd --config.seed=1
+  rpn-jax train --config=shapes_faster_rcnn --workdir=runs/detector
 
 Any field of the config can be changed with --config.FIELD=VALUE; `rpn-jax info --fields` lists
 them. The dataset must be prepared (see `prepare`). A run that was cut off goes on from its last

@@ -16,13 +16,16 @@ _PARTS = ("backbone", "neck", "rpn")
 
 
 class Layer(NamedTuple):
-    """One map that a stage of the backbone or a convolution of the neck or head puts out.
+    """One map that a stage of the backbone or a layer of the neck or of a head puts out.
 
     A layer that serves several levels has an entry for each; its parameters stand at the first.
     The receptive field is the side of the square of input pixels that a cell depends on, away from
     the border and but for the statistics that normalisations take of a whole map. `flops` is twice
     the multiply-adds of the convolutions, by their definition, for one image; biases, norms,
     activations and pools are not counted.
+
+    A layer of the box head puts out a map, or a vector, of each region: `shape` is that of one, and
+    `flops` are those of all. It has neither stride nor receptive field: both are 0.
     """
 
     name: str  # such as "backbone/c1"
@@ -35,8 +38,17 @@ class Layer(NamedTuple):
     frozen: bool
 
 
-def summarize(network: RCNN, height: int, width: int, frozen_stages: int = 0) -> tuple[Layer, ...]:
+def summarize(
+    network: RCNN, height: int, width: int, frozen_stages: int = 0, regions: int = 1
+) -> tuple[Layer, ...]:
     """Returns the layers, by part and name, for a canvas of `height` x `width` pixels.
+
+    Args:
+        network: network to describe.
+        height: rows of the canvas.
+        width: columns of the canvas.
+        frozen_stages: so many of the backbone's first stages are not trained.
+        regions: number of regions that a box head classifies in an image.
 
     Raises:
         NotImplementedError: see `receptive_field.rows_seen`.
@@ -63,8 +75,21 @@ def summarize(network: RCNN, height: int, width: int, frozen_stages: int = 0) ->
                 level = i * len(maps[layer]) // len(maps[module])
                 flops[layer, level] += 2 * math.prod(output.shape[:-1]) * leaf.size
 
+    def of_region(layer):
+        (output,) = maps[layer]
+        return Layer(
+            name="/".join(layer),
+            shape=(1, 1, *output.shape[1:])[-3:],
+            stride=0,
+            receptive_field=0,
+            parameters=parameters[layer],
+            weights=weights[layer],
+            flops=regions * flops[layer, 0],
+            frozen=learning[layer] < parameters[layer],
+        )
+
     seen = _rows_of_layers(variables, _CANVAS)
-    return tuple(
+    of_image = tuple(
         Layer(
             name="/".join(layer),
             shape=output.shape[1:],
@@ -78,6 +103,8 @@ def summarize(network: RCNN, height: int, width: int, frozen_stages: int = 0) ->
         for layer in sorted(seen, key=lambda layer: (_PARTS.index(layer[0]), layer))
         for level, (output, rows) in enumerate(zip(maps[layer], seen[layer], strict=True))
     )
+    in_box = sorted(layer for layer in maps if len(layer) == 2 and layer[0] == "box")
+    return of_image + tuple(map(of_region, in_box))
 
 
 def _images(height: int, width: int) -> jax.ShapeDtypeStruct:
@@ -96,6 +123,8 @@ def _by_module(intermediates) -> dict[tuple[str, ...], list]:
 def _rows_of_layers(variables, canvas: int) -> dict[tuple[str, str], list[Rows]]:
     """Returns the rows that the layers see of an image large enough for the widest of them."""
     by_module = _by_module(rows_seen(variables, _images(canvas, canvas))["intermediates"])
-    layers = {path: outputs for path, outputs in by_module.items() if len(path) == 2}
+    layers = {
+        path: outputs for path, outputs in by_module.items() if len(path) == 2 and path[0] != "box"
+    }
     widest = max(rows.extent for outputs in layers.values() for rows in outputs)
     return layers if widest <= canvas // 2 else _rows_of_layers(variables, 2 * canvas)

@@ -155,9 +155,10 @@ def _apply_override(config: ConfigDict, override: str) -> None:
                 raise TypeError
         group[name] = value
     except (TypeError, ValueError, SyntaxError) as error:
-        raise UserError(
-            f"{override}: give a value of type {kind.__name__}, such as {known[field]!r}"
-        ) from error
+        example = f"a value of type {kind.__name__}, such as {group[name]!r}"
+        if kind is tuple and not group[name]:
+            example = f"a tuple of {FIELDS[field].rule.words}"
+        raise UserError(f"{override}: give {example}") from error
 
 
 def _literal(text: str) -> Any:
@@ -169,12 +170,17 @@ def _literal(text: str) -> Any:
 
 
 def differences(ours: ConfigDict, saved: ConfigDict) -> list[str]:
-    """Returns a line for each field that differs, such as `batch_size: 2 here, 1 there`."""
+    """Returns a line for each field that differs, such as `batch_size: 2 here, 1 there`.
+
+    Of two kinds of detectors it leaves out the fields that only one has.
+    """
     ours, saved = flatten(located(ours)), flatten(located(saved))
     absent = "(absent)"
+    same_kind = ours["detector"] == saved["detector"]
+    fields = ours.keys() | saved.keys() if same_kind else ours.keys() & saved.keys()
     return [
         f"{field}: {ours.get(field, absent)} here, {saved.get(field, absent)} there"
-        for field in sorted(ours.keys() | saved.keys())
+        for field in sorted(fields)
         if ours.get(field, absent) != saved.get(field, absent)
     ]
 

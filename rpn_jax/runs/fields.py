@@ -5,6 +5,7 @@ torchvision's. `default_config` makes a config of this table, `check_config` hol
 against it, and `rpn-jax info --fields` prints it: a new field is one more entry here.
 """
 
+import collections
 import difflib
 import textwrap
 from collections.abc import Mapping
@@ -224,14 +225,16 @@ FIELDS: Mapping[str, Field] = {
     # The second stage; only a config of a detector that has one has these fields.
     "box.class_names": Field(
         (),
-        several(NAME, "names", range(10_000)),
+        several(NAME, "names, such as ('cat', 'dog')", range(10_000)),
         "of the classes, without background; (): those of the dataset, which a run's config.json "
         "then lists",
     ),
     "box.category_ids": Field(
         (),
         several(
-            Rule(str, lambda x: isinstance(x, int | str), ""), "numbers or names", range(10_000)
+            Rule(str, lambda x: isinstance(x, int | str) and not isinstance(x, bool), ""),
+            "numbers or names, such as (17, 18)",
+            range(10_000),
         ),
         "the source's own id of each class, for results in COCO's format; (): the dataset's, or "
         "1, 2, … where it has none",
@@ -371,6 +374,22 @@ def check_config(config: Any) -> None:
             raise UserError(
                 f"config.{lower}={flat[lower]}: give at most config.{upper}, which is {flat[upper]}"
             )
+    if "box.class_names" in flat:
+        _check_classes(flat["box.class_names"], flat["box.category_ids"])
+
+
+def _check_classes(names: tuple[str, ...], ids: tuple[int | str, ...]) -> None:
+    """Raises a `UserError` unless names and ids tell the classes apart, and fit each other."""
+    for field, values in {"class_names": names, "category_ids": ids}.items():
+        if twice := [value for value, count in collections.Counter(values).items() if count > 1]:
+            raise UserError(
+                f"config.box.{field}: has {twice[0]!r} twice; give each class one of its own"
+            )
+    if ids and len(ids) != len(names):
+        raise UserError(
+            f"config.box.category_ids: number of ids is {len(ids)}, but that of "
+            f"config.box.class_names is {len(names)}; give one id for each name, or ()"
+        )
 
 
 def check_names(config: Any) -> None:
@@ -397,6 +416,15 @@ def flatten(config: Any) -> dict[str, Any]:
 def no_such_field(where: str, name: str, prefix: str = "config.") -> str:
     """Returns a line about a field that there is not, with the nearest that there is."""
     near = nearest_field(name)
+    if name == "data.options":
+        return f"{where}: give its fields one by one, {prefix}data.options.NAME=…"
+    stage = name.split(".")[0]
+    if stage in _OPTIONAL and (name in FIELDS or name == stage):
+        having = " or ".join(f'"{kind}"' for kind, stages in STAGES.items() if stage in stages)
+        return (
+            f"{where}: this detector has no such field; begin with default_config({having}), "
+            "which has it"
+        )
     hint = (
         f"did you mean {prefix}{near}{'=…' if prefix.startswith('-') else ''}?"
         if near

@@ -32,14 +32,15 @@ def describe(config: ConfigDict, image_hw: tuple[int, int] | None = None) -> str
             f"{max(network.strides)}; give a larger --image_size or config.data.shorter_side"
         )
     anchors = _anchor_table(config, network, height, width)
-    layers = summarize(network, height, width, config.model.frozen_stages)
+    regions = config.rpn.proposals.test.post_nms_top_n
+    layers = summarize(network, height, width, config.model.frozen_stages, regions)
     origin = "as given" if image_hw else "shorter_side by 4/3 of it, at most longer_side"
     neck = f" with {config.model.neck}" if config.model.neck else ""
     return "\n\n".join(
         [
             f"{config.model.backbone}{neck} on an image of {height} x {width} pixels "
             f"(height x width; {origin})",
-            _network_table(layers),
+            _network_table(layers, regions),
             anchors,
             _output_layers(config.rpn.objectness, layers),
         ]
@@ -51,14 +52,14 @@ def _typical_hw(config: ConfigDict) -> tuple[int, int]:
     return min(shorter, longer), min(round(shorter * 4 / 3), longer)
 
 
-def _network_table(layers: Sequence[Layer]) -> str:
+def _network_table(layers: Sequence[Layer], regions: int) -> str:
     columns = "layer", "output (H x W x C)", "stride", "field", "parameters", "GFLOP", "frozen"
     rows = [
         (
             layer.name,
             " x ".join(map(str, layer.shape)),
-            str(layer.stride),
-            str(layer.receptive_field),
+            str(layer.stride or "-"),
+            str(layer.receptive_field or "-"),
             f"{layer.parameters:,}",
             f"{layer.flops / 1e9:.3f}",
             "yes" if layer.frozen else "no",
@@ -69,6 +70,12 @@ def _network_table(layers: Sequence[Layer]) -> str:
     frozen = sum(layer.parameters for layer in layers if layer.frozen)
     flops = sum(layer.flops for layer in layers)
     total = ("total", "", "", "", f"{parameters:,}", f"{flops / 1e9:.3f}", f"{frozen:,}")
+    of_regions = []
+    if any(layer.name.startswith("box/") for layer in layers):
+        of_regions = [
+            "box: the output of one region, and the GFLOP of the "
+            f"{regions} of config.rpn.proposals.test.post_nms_top_n"
+        ]
     return "\n".join(
         [
             format_table([columns, *rows, total]),
@@ -76,6 +83,7 @@ def _network_table(layers: Sequence[Layer]) -> str:
             "GFLOP: 1e9 multiply-adds x 2 of the convolutions, forward, for one image",
             "parameters: without the constants of batch normalisation",
             "frozen: not trained; in the total, how many parameters",
+            *of_regions,
         ]
     )
 

@@ -181,8 +181,11 @@ def _pool_level(levels: tuple[Array, ...], boxes: Array, *, size: int, scale: fl
 
 
 def with_classes(config: ConfigDict, dataset: Dataset) -> ConfigDict:
-    """Returns the config with the dataset's classes, where it has a second stage and none yet."""
-    if "box" not in config or config.box.class_names:
+    """Returns the config with the dataset's classes and ids, as far as a second stage lacks them.
+
+    `dataset` is as `open_split` returns it: in the order of the config's classes, if it has some.
+    """
+    if "box" not in config or (config.box.class_names and config.box.category_ids):
         return config
     config = config.copy_and_resolve_references()
     config.box.class_names = dataset.class_names

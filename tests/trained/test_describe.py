@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from training.small import PYRAMID, small_config
+from training.small import PYRAMID, small_config, small_detector_config
 
 from rpn_jax.errors import UserError
 from rpn_jax.runs.config import default_config
@@ -104,3 +104,15 @@ def test_strides_are_those_of_the_anchors():
     assert cells(text, "0")[1] == "3"
     assert cells(text, "1")[1] == "7"
     assert cells(text, "4")[1] == "61 x 37"
+
+
+def test_a_second_stage_has_its_layers():
+    text = describe(small_detector_config("--config.box.channels=24"), (48, 64))
+    # 3 x 3 cells of 64 channels, then 24, then three classes with background, and a box for each.
+    assert cells(text, "box/fc6")[1:5] == ["1 x 1 x 24", "-", "-", f"{3 * 3 * 64 * 24 + 24:,}"]
+    assert cells(text, "box/fc7")[4] == f"{24 * 24 + 24}"
+    assert cells(text, "box/scores")[1:5] == ["1 x 1 x 3", "-", "-", f"{24 * 3 + 3}"]
+    assert cells(text, "box/deltas")[4] == f"{24 * 12 + 12}"
+    # Of the 20 proposals: 2 * 20 * 576 * 24.
+    assert cells(text, "box/fc6")[5] == f"{2 * 20 * 576 * 24 / 1e9:.3f}"
+    assert "GFLOP of the 20 of config.rpn.proposals.test.post_nms_top_n" in text

@@ -24,6 +24,8 @@ from rpn_jax.errors import UserError
 from rpn_jax.files import replacing
 
 _INDEX = "rpn_jax_index.json"  # our file beside TFDS's
+# COCO's own ids of its 80 classes, which TFDS leaves out; ten ids up to 90 have no objects.
+_COCO_IDS = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 
 
 def voc_example(features: Mapping[str, Any], height: int, width: int) -> Example:
@@ -135,7 +137,7 @@ def index(name: str, directory: pathlib.Path) -> tuple[pathlib.Path, dict[str, A
     """
     file = directory / _INDEX
     try:
-        return file, load_index(file)
+        return file, _with_ids(name, load_index(file))
     except DamagedError:
         audit = Audit(name, None, _class_names(directory))
         for split in open_builder(directory).info.splits:
@@ -145,7 +147,14 @@ def index(name: str, directory: pathlib.Path) -> tuple[pathlib.Path, dict[str, A
                 pass
         with contextlib.suppress(OSError), replacing(file) as content:
             content.write(json.dumps(audit.index()).encode())
-        return file, audit.index()
+        return file, _with_ids(name, audit.index())
+
+
+def _with_ids(name: str, content: dict[str, Any]) -> dict[str, Any]:
+    """Returns the index with the source's own ids of the classes, where they are known."""
+    if name.startswith("coco/") and len(content.get("class_names", ())) == len(_COCO_IDS):
+        return {**content, "category_ids": list(_COCO_IDS)}
+    return content
 
 
 def _class_names(directory: pathlib.Path) -> list[str]:

@@ -167,6 +167,16 @@ def test_records_without_random_access_are_refused(voc_2007):
         open_dataset("voc/2007", "train", data_dir=voc_2007)
 
 
+def test_coco_has_its_own_ids_of_its_classes(tmp_path):
+    content = {"splits": {}, "class_names": list(map(str, range(80)))}
+    (tmp_path / "rpn_jax_index.json").write_text(json.dumps(content))
+    ids = tfds_catalogue.index("coco/2017", tmp_path)[1]["category_ids"]
+    # person, traffic light, stop sign, toothbrush in instances_val2017.json.
+    assert [ids[i] for i in (0, 9, 11, 79)] == [1, 10, 13, 90]
+    assert len(ids) == 80
+    assert "category_ids" not in tfds_catalogue.index("voc/2007", tmp_path)[1]
+
+
 def test_the_newest_version_is_taken(tmp_path):
     for version in ("4.0.0", "10.0.0", "5.0.0"):
         (tmp_path / "coco/2017" / version).mkdir(parents=True)

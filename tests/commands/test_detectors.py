@@ -1,0 +1,290 @@
+"""Detectors on the command line and in Python: what a user gets, and one line for what is wrong."""
+
+import json
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from training.small import BOX, FIELDS, PYRAMID, small_config, small_detector_config
+
+import rpn_jax
+from rpn_jax.__main__ import main
+from rpn_jax.errors import UserError
+from rpn_jax.models.rcnn import variable_shapes
+from rpn_jax.runs.config import default_config
+from rpn_jax.runs.config_files import load_config
+from rpn_jax.runs.workdir import claim_workdir
+from rpn_jax.sweeps.definition import load_sweep
+from rpn_jax.training.build import build_detector, build_network, open_split, with_classes
+from rpn_jax.weights.model_file import write_model
+
+COMPILED = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **_: "backend_compile" in event and COMPILED.append(event)
+)
+DATA = "car", "cat", "dog"  # classes of the folder `data`, in its order
+IDS = 3, 7, 18
+
+
+@pytest.fixture
+def fails(capsys):
+    """Runs a command that must fail before it compiles, and returns the one line that it says."""
+
+    def run(*argv: object) -> str:
+        capsys.readouterr()
+        COMPILED.clear()
+        assert main(list(map(str, argv))) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert COMPILED == []
+        return line.removeprefix("error: ")
+
+    return run
+
+
+@pytest.fixture
+def data(coco):
+    """A COCO folder with an image without objects, and a class of which there is no object."""
+    coco.content["categories"].append({"id": 7, "name": "cat"})
+    coco.content["images"].append({"id": 60, "file_name": "r.jpg", "height": 30, "width": 40})
+    coco.image("r.jpg").write_bytes(coco.image("p.jpg").read_bytes())
+    coco.write()
+    return coco
+
+
+@pytest.fixture
+def flags(data, tmp_path):
+    """The flags of `train` for a small detector of the folder's classes."""
+    file = tmp_path / "detector.py"
+    file.write_text(
+        "from rpn_jax.runs.config import default_config\n"
+        "def get_config():\n    return default_config('faster_rcnn')\n"
+    )
+    small = [flag for flag in (*FIELDS, *BOX) if "class_names" not in flag]
+    return (
+        f"--config={file}",
+        "--config.data.dataset=coco_json",
+        f"--config.data.source={data.root}",
+        f"--config.data.data_dir={tmp_path / 'prepared'}",
+        "--config.data.train_split=val",
+        "--config.data.eval_split=val",
+        *small,
+        "--config.data.longer_side=48",  # one canvas for all, so that little is compiled
+        "--config.batch_size=8",
+        "--config.steps=2",
+        "--config.evaluation.every=0",
+    )
+
+
+def model_file(config, path):
+    """Writes a model file whose arrays are zeros."""
+    shapes = variable_shapes(build_network(config))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    write_model(path, config, zeros, source="a test", step=5)
+    return path
+
+
+@pytest.mark.compiles
+def test_from_annotations_to_detections(data, flags, tmp_path, capsys):
+    workdir, out, photos = tmp_path / "run", tmp_path / "out", data.root / "val"
+    assert main(["prepare", *flags]) == 0
+    assert main(["train", *flags, f"--workdir={workdir}"]) == 0
+    box = json.loads((workdir / "config.json").read_text())["box"]
+    assert (box["class_names"], box["category_ids"]) == ([*DATA], [*IDS])
+    capsys.readouterr()
+
+    assert main(["evaluate", f"--workdir={workdir}"]) == 0
+    table = capsys.readouterr().out
+    for text in ("AP", "VOC", "pycocotools", *DATA):
+        assert text in table
+    figures = json.loads((workdir / "evaluation" / "val" / "figures.json").read_text())
+    assert figures["headline"] == "AP"
+    assert main(["status", str(workdir)]) == 0
+    assert main(["report", str(workdir), f"--out={out / 'report'}"]) == 0
+    assert "AP50" in next((out / "report").glob("*.md")).read_text()
+
+    # What `detect` writes of a run and of its model file are the source's own ids and names.
+    weights = tmp_path / "model.safetensors"
+    assert main(["export-weights", f"--workdir={workdir}", f"--out={weights}"]) == 0
+    for place in (f"--workdir={workdir}", f"--weights={weights}"):
+        drawn = f"--folder={photos}", f"--out={out / place[2:9]}", "--draw_above=0.1"
+        assert main(["detect", place, *drawn]) == 0
+    rows, again = (
+        json.loads((out / name / "detections.json").read_text()) for name in ("workdir", "weights")
+    )
+    assert rows == again
+    assert rows
+    name_of = dict(zip(IDS, DATA, strict=True))
+    assert all(name_of[row["category_id"]] == row["category"] for row in rows)
+    pictures = {path.stem for path in (out / "workdir" / "pictures").iterdir()}
+    assert pictures == {"p", "q", "r"}
+
+    # Python finds the same in a file, an array, a list and a folder.
+    model = rpn_jax.load(workdir)
+    assert model.class_names == DATA
+    path = data.image("p.jpg")
+    pixels = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    found = model.detect(path)
+    assert isinstance(found, rpn_jax.Detected)
+    expected = [row for row in rows if row["file_name"] == str(path)]
+    assert list(found.names) == [row["category"] for row in expected]
+    np.testing.assert_allclose(found.scores, [row["score"] for row in expected], atol=1e-5)
+    of_list = model.detect([path, pixels])
+    assert [each.path for each in of_list] == [path, None]
+    for each in (*of_list, model.detect(pixels), model.detect(photos)[0]):
+        np.testing.assert_allclose(each.boxes, found.boxes, atol=1e-3)
+        np.testing.assert_array_equal(each.labels, found.labels)
+
+    # The RPN of a detector proposes by itself.
+    assert main(["propose", f"--workdir={workdir}", str(path), f"--out={out}", "--draw=0"]) == 0
+    proposals = json.loads((out / "proposals.json").read_text())
+    assert [row["score"] for row in proposals] == pytest.approx(model.propose(path).scores)
+
+    exported = out / "detector.jax"
+    sizes = "--image_size=48x48", "--platforms=cpu"
+    assert main(["export", f"--workdir={workdir}", f"--out={exported}", *sizes]) == 0
+    names = json.loads((out / "detector.jax.classes.json").read_text())
+    assert names == {"1": "car", "2": "cat", "3": "dog"}
+    function = jax.export.deserialize(exported.read_bytes())
+    canvas, image_hw = np.zeros((1, 48, 48, 3), np.uint8), np.float32([[36, 48]])
+    found = function.call(canvas, image_hw)
+    assert set(found["labels"][found["valid"]].tolist()) <= {1, 2, 3}
+    assert found["boxes"].shape == (1, 10, 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("box.class_names=('dog','car')", "coco_json: has the class cat, but the detector knows"),
+        ("box.class_names=('dog','car','dog')", "config.box.class_names: has 'dog' twice"),
+        ("box.class_names=('dog','')", "give names, such as ('cat', 'dog')"),
+        ("box.class_names=dog,car", "give a tuple of names, such as ('cat', 'dog')"),
+        ("box.category_ids=(1,2,3)", "number of ids is 3, but that of config.box.class_names is 0"),
+        ("box.pooling.kind=pool", "RoIPool has no pyramid of levels; give"),
+        ("box.head=c5", 'config.box.head: "c5" is the last stage of a ResNet whose output is c4'),
+        ("box.targets.lowest_bg_iou=0.6", "give at most config.box.targets.bg_iou_threshold"),
+        ("box.chanels=3", "did you mean --config.box.channels=…?"),
+        ("data.data_dir=/nowhere", "run rpn-jax prepare --config="),
+    ],
+)
+def test_a_detectors_field_that_does_not_fit(given, said, flags, fails, tmp_path):
+    assert main(["prepare", *flags]) == 0
+    more = PYRAMID if "pool" in given else ()
+    workdir = tmp_path / "run"
+    line = fails("train", *flags, *more, f"--workdir={workdir}", f"--config.{given}")
+    assert said in line
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize("command", ["info", "anchors", "compile"])
+def test_a_detector_whose_data_are_not_prepared(command, flags, fails):
+    more = ["--topology=v5e:2x2"] if command == "compile" else []
+    assert "run rpn-jax prepare --config=" in fails(command, *flags, *more)
+
+
+def test_a_second_stages_field_in_the_config_of_an_rpn(fails, tmp_path):
+    said = 'this detector has no such field; begin with default_config("faster_rcnn"), which has it'
+    line = fails(
+        "train", "--config=shapes", f"--workdir={tmp_path / 'a'}", "--config.box.channels=8"
+    )
+    assert line == f"--config.box.channels: {said}"
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from rpn_jax.runs.config import default_config\n"
+        "def get_config():\n    c = default_config()\n    c.box.channels = 8\n    return c\n"
+    )
+    line = fails("train", f"--config={file}", f"--workdir={tmp_path / 'a'}")
+    assert line.endswith(f"mine.py, line 4: c.box.channels = 8: {said}")
+
+
+def test_a_work_folder_of_an_rpn(flags, fails, tmp_path):
+    assert main(["prepare", *flags]) == 0
+    workdir = tmp_path / "run"
+    rpn = small_config(*(flag for flag in flags[1:] if ".box." not in flag))
+    with claim_workdir(workdir, rpn):
+        pass
+    line = fails("train", *flags, f"--workdir={workdir}")
+    assert "was begun with another config (detector: faster_rcnn here, rpn there); give" in line
+
+
+def test_an_unknown_kind_of_detector():
+    with pytest.raises(UserError, match="'nonsense' is unknown; use rpn or faster_rcnn"):
+        default_config("nonsense")
+
+
+def test_ids_come_from_the_data_where_the_config_has_names_alone(flags):
+    assert main(["prepare", *flags]) == 0
+    names = "car", "bus", "cat", "dog"
+    config = load_config(
+        flags[0].partition("=")[2], [*flags[1:], f"--config.box.class_names={names}"]
+    )
+    dataset = open_split(config, "val")
+    config = with_classes(config, dataset)
+    assert config.box.class_names == names
+    assert config.box.category_ids == (3, "bus", 7, 18)
+    assert dataset[0].labels.tolist() == [3, 0]
+    assert len(dataset[2].labels) == 0 or len(dataset[1].labels) == 0
+
+
+def test_a_network_without_classes_does_not_detect(fails, tmp_path):
+    image = tmp_path / "a.jpg"
+    image.touch()
+    weights = model_file(small_config(), tmp_path / "rpn.safetensors")
+    line = fails("detect", f"--weights={weights}", image, f"--out={tmp_path / 'out'}")
+    said = f"{weights}: holds an RPN, which proposes boxes and knows no classes"
+    assert line.startswith(said)
+    with pytest.raises(UserError, match=said):
+        rpn_jax.load(weights).detect(image)
+
+
+def test_an_overridden_class_name_of_a_trained_detector(flags, fails, tmp_path):
+    assert main(["prepare", *flags]) == 0
+    weights = model_file(small_detector_config(), tmp_path / "detector.safetensors")
+    trained = "evaluate", f"--weights={weights}", f"--out={tmp_path / 'out'}", *flags[1:5]
+    line = fails(*trained, "--config.data.eval_split=val", "--config.evaluation.batch_size=8")
+    assert line.startswith(
+        "coco_json: has the class car, cat, dog, but the detector knows only dark"
+    )
+    more = "--config.box.class_names=('dog','car','cat')"
+    line = fails(*trained, "--config.data.eval_split=val", more, "--config.evaluation.batch_size=8")
+    assert line.startswith(f"{weights}: does not fit config.model: of another shape: ")
+    assert "params/box/deltas/bias (12,) instead of (16,)" in line
+
+
+def test_a_detector_as_pretrained_weights_of_an_rpn_and_the_reverse(tmp_path):
+    from rpn_jax.training.build import load_pretrained
+
+    detector = model_file(small_detector_config(), tmp_path / "detector.safetensors")
+    rpn = model_file(small_config(), tmp_path / "rpn.safetensors")
+    config = small_config(f"--config.model.pretrained={detector}")
+    parts = load_pretrained(config, build_network(config)).collections["params"]
+    assert parts.keys() == {"backbone", "rpn"}
+    config = small_detector_config(f"--config.model.pretrained={rpn}")
+    parts = load_pretrained(config, build_network(config)).collections["params"]
+    assert parts.keys() == {"backbone", "rpn"}
+
+
+def test_a_sweep_over_fields_of_the_second_stage(tmp_path):
+    file = tmp_path / "sweep.py"
+    file.write_text(
+        "from rpn_jax.sweeps.definition import Sweep, grid\n"
+        "def get_sweep():\n"
+        "    return Sweep('shapes_faster_rcnn', [grid({'box.loss.balance': (1.0, 2.0)})])\n"
+    )
+    plan = load_sweep(str(file))
+    assert [run.folder for run in plan.runs] == ["box.loss.balance=1", "box.loss.balance=2"]
+    assert [config.box.loss.balance for config in plan.configs] == [1.0, 2.0]
+    file.write_text(file.read_text().replace("shapes_faster_rcnn", "shapes"))
+    with pytest.raises(UserError, match="this detector has no such field"):
+        load_sweep(str(file))
+
+
+def test_roi_pool_and_c5_of_the_networks_that_have_them():
+    for given in (
+        ["model.backbone=vgg16", "model.norm=None", "model.output_stage=None", "box.head=c5"],
+        ["model.output_stage=c5", "box.head=c5"],
+    ):
+        flags = [f"--config.{field}" for field in given]
+        with pytest.raises(UserError, match='config.box.head: "c5" is the last stage of a ResNet'):
+            build_detector(small_detector_config(*flags))
+    build_detector(small_detector_config("--config.model.output_stage=c4", "--config.box.head=c5"))
