@@ -6,7 +6,7 @@ from rpn_jax.__main__ import main
 from rpn_jax.errors import UserError
 from rpn_jax.runs.config import default_config, flatten
 from rpn_jax.runs.config_files import apply_overrides, load_config
-from rpn_jax.runs.fields import FIELDS, list_fields, nearest_field
+from rpn_jax.runs.fields import FIELDS, STAGES, fields_of, list_fields, nearest_field
 
 START = (
     "from rpn_jax.runs.config import default_config\ndef get_config():\n  c = default_config()\n"
@@ -14,9 +14,10 @@ START = (
 
 
 def test_every_field_has_an_entry_whose_default_it_accepts():
-    config = default_config()
-    assert flatten(config).keys() == FIELDS.keys() - {"data.options"}
-    assert flatten(config) == flatten(apply_overrides(config, []))
+    for detector in STAGES:
+        config = default_config(detector)
+        assert flatten(config).keys() == fields_of(detector).keys() - {"data.options"}
+        assert flatten(config) == flatten(apply_overrides(config, []))
     for name, (default, rule, meaning) in FIELDS.items():
         assert meaning, name
         assert default is None or rule.accepts(default), name
