@@ -14,6 +14,7 @@ import torch
 import torchvision
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
@@ -279,6 +280,33 @@ def write_fasterrcnn():
     write_answers("fasterrcnn", arrays)
 
 
+def write_stage():
+    """What RoIHeads makes of proposals: labels, losses with their gradients, detections."""
+    heads = RoIHeads(
+        *(None, None, None, 0.5, 0.5, 512, 0.25, (10.0, 10.0, 5.0, 5.0), 0.05, 0.5, 100),
+    )
+    arrays = {}
+    for name in peer_cases.STAGE_CASES:
+        case = peer_cases.stage_case(name)
+        proposals, logits, deltas, objects, labels = tensors(*case.values())
+        matched, classes = heads.assign_targets_to_proposals([proposals], [objects], [labels])
+        arrays[f"{name}/labels"], arrays[f"{name}/gt_index"] = classes[0], matched[0]
+        targets = heads.box_coder.encode([objects[matched[0]]], [proposals])
+        logits.requires_grad_()
+        flat = deltas.reshape(len(deltas), -1).requires_grad_()
+        losses = fastrcnn_loss(logits, flat, classes, targets)
+        for loss, of in zip(losses, ("class", "box"), strict=True):
+            arrays[f"{name}/loss_{of}"] = loss.detach()
+        sum(losses).backward()
+        arrays[f"{name}/d_logits"], arrays[f"{name}/d_deltas"] = logits.grad, flat.grad
+        boxes, scores, found = heads.postprocess_detections(
+            logits.detach(), flat.detach(), [proposals], [peer_cases.STAGE_HW]
+        )
+        arrays[f"{name}/boxes"], arrays[f"{name}/scores"] = boxes[0], scores[0]
+        arrays[f"{name}/found"] = found[0]
+    write_answers("stage", arrays)
+
+
 WRITERS = {
     "state_dicts": write_state_dicts,
     "features": write_features,
@@ -289,6 +317,7 @@ WRITERS = {
     "losses": write_losses,
     "nms": write_nms,
     "roi": write_roi,
+    "stage": write_stage,
     "proposals": write_proposals,
     "fasterrcnn": write_fasterrcnn,
 }

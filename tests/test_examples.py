@@ -6,7 +6,7 @@ import sys
 
 MODULES = (
     *("boxes", "anchors", "matching", "sampling", "losses", "nms", "roi"),
-    *("detectors.proposals", "detectors.targets"),
+    *("detectors.proposals", "detectors.targets", "detectors.box"),
 )
 PROGRAM = """
 import doctest, importlib, sys

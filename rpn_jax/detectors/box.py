@@ -213,7 +213,7 @@ def detect(
 
     >>> found = detect(
     ...     jnp.array([[0.0, 3.0, 0.0]]), jnp.zeros((1, 3, 4)), jnp.array([[0.0, 0, 9, 9]]),
-    ...     jnp.array([True]), jnp.array([20, 20]), top_n=2, box_weights=(1, 1, 1, 1))
+    ...     jnp.array([True]), jnp.array([20.0, 20.0]), top_n=2, box_weights=(1, 1, 1, 1))
     >>> found.labels.tolist(), found.valid.tolist(), round(float(found.scores[0]), 3)
     ([1, 0], [True, False], 0.909)
     """

@@ -304,3 +304,30 @@ def fasterrcnn_state_dict() -> dict[str, np.ndarray]:
         for name, shape in zip(answers["names"], answers["shapes"], strict=True)
         if not name.startswith("roi_heads.box_head")
     }
+
+
+# The second stage: proposals, logits and deltas of one image, and its objects.
+STAGE_HW = (120, 160)
+STAGE_CLASSES = 6  # background included
+STAGE_CASES = ("crowd", "few", "empty")
+
+
+def stage_case(name: str) -> dict[str, np.ndarray]:
+    """Returns proposals, class logits, box deltas, objects and their labels."""
+    rng = np.random.default_rng(STAGE_CASES.index(name))
+    count = {"crowd": 200, "few": 20, "empty": 50}[name]
+    objects = random_boxes(rng, 8, extent=110, largest=60)
+    near = objects[rng.integers(8, size=count)] + rng.normal(scale=5, size=(count, 4))
+    proposals = np.where(rng.random((count, 1)) < 0.6, near, random_boxes(rng, count, 110, 60))
+    corners = np.sort(np.clip(proposals, 0, (160, 120, 160, 120)).reshape(count, 2, 2), axis=1)
+    return {
+        "proposals": corners.reshape(count, 4).astype(np.float32),
+        "logits": rng.normal(
+            loc=np.where(np.arange(STAGE_CLASSES) == 0, 15.0 if name == "empty" else 0.0, 0.0),
+            scale=2,
+            size=(count, STAGE_CLASSES),
+        ).astype(np.float32),
+        "deltas": rng.normal(size=(count, STAGE_CLASSES, 4)).astype(np.float32),
+        "objects": objects.astype(np.float32),
+        "labels": rng.integers(1, STAGE_CLASSES, size=8),
+    }
