@@ -7,8 +7,7 @@
 `vgg16.pth` is torchvision's. The features of each image and its mirror image are computed once
 (1800 forward passes); a step then trains the head alone, in 0.13 seconds of one core.
 
-On the 198 images (509 objects) of the test list, trained on 793, in per cent; seed 0 alone was run
-to its end:
+On the 198 images (509 objects) of the test list, trained on 793, in per cent, seed 0:
 
     top N  0.50  0.55  0.60  0.65  0.70  0.75  0.80  0.85  0.90  0.95    AR  small  medium  large
        10  49.1  45.2  39.7  29.5  20.8  14.7   8.4   2.4   0.8   0.0  21.1    1.9     5.1   33.2
@@ -18,6 +17,9 @@ to its end:
      1000  91.7  88.8  84.7  76.2  64.0  46.6  27.1   8.4   2.2   0.2  49.0    2.8    40.9   59.1
 
 The features of these figures were computed in bfloat16 and differ from float32 by 1 to 2.5 %.
+torchvision's network from the same weights, tuned from conv3_1 up for as many steps by its own
+recipe (SGD 1e-3, three sizes), in mixed precision, has AR@100, 300 and 1000 of 33.0, 41.0 and 45.8
+with seed 0 and 30.8, 38.8 and 44.1 with seed 1: 31.9, 39.9 and 44.9 on average.
 
 Settings were compared on a fifth of trainval held out for that, by a stand-in in torch with the
 same targets and losses and the head alone; average recall in per cent, one seed, noise 1 to 1.5:
