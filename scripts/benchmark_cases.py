@@ -153,6 +153,24 @@ def part_cases() -> list[Case]:
     for crowd in ("scattered", "crowded"):
         for n in (1000, 2000, 6000, 12_000):
             found.append(Case(f"nms/{crowd}/{n}", "nms", {"boxes": n, "crowd": crowd}))
+    return found + roi_cases()
+
+
+def roi_cases() -> list[Case]:
+    """Features of regions: of VGG-16's stage 5, and of a pyramid, for boxes and for masks."""
+    found = []
+    for levels, pool, regions, bins in (
+        ("one_level", "pool", 128, 7),
+        ("one_level", "align", 128, 7),
+        ("pyramid", "align", 512, 7),
+        ("pyramid", "align", 1000, 7),
+        ("pyramid", "align", 128, 14),
+    ):
+        for gradient in (False, True):
+            options = {"levels": levels, "hw": (600, 800), "pool": pool}
+            options |= {"regions": regions, "bins": bins, "gradient": gradient}
+            end = f"{regions}x{bins}x{bins}/{'both' if gradient else 'forward'}"
+            found.append(Case(f"roi/{levels}/{pool}/{end}", "roi", options))
     return found
 
 
@@ -266,6 +284,15 @@ def draw_candidates(count: int, crowd: str) -> tuple[np.ndarray, np.ndarray]:
         boxes = boxes + (rng.normal(scale=0.12, size=boxes.shape) * sides)
         boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 4)
     return boxes.astype(np.float32), rng.normal(size=count).astype(np.float32)
+
+
+def draw_regions(levels: str, hw: tuple[int, int], count: int) -> tuple[list, np.ndarray]:
+    """Returns feature maps (rows, columns, channels), finest first, and boxes (count, 4)."""
+    rng = np.random.default_rng(5)
+    grids = LEVELS[levels](*hw).grids[:4]
+    channels = 256 if levels == "pyramid" else 512
+    maps = [rng.normal(size=(*grid, channels)).astype(np.float32) for grid in grids]
+    return maps, draw_objects(count, hw, 1)[0]
 
 
 def draw_images(batch: int, hw: tuple[int, int]) -> np.ndarray:

@@ -36,6 +36,7 @@ from rpn_jax.ops.anchors import cell_anchors, grid_anchors
 from rpn_jax.ops.losses import rpn_loss
 from rpn_jax.ops.matching import Label
 from rpn_jax.ops.nms import nms
+from rpn_jax.ops.roi import pyramid_roi_align, roi_align, roi_pool
 from rpn_jax.runs import devices
 from rpn_jax.runs.config import random_key
 from rpn_jax.runs.config_files import load_config
@@ -183,6 +184,25 @@ def nms_alone(boxes: int, crowd: str) -> Timed:
         *benchmark_cases.draw_candidates(boxes, crowd),
         work=lambda found: {"boxes": int(found[1].sum())},
     )
+
+
+def roi(levels: str, hw, pool: str, regions: int, bins: int, gradient: bool) -> Timed:
+    """Features of regions of one image, and the gradient of the maps."""
+    maps, boxes = benchmark_cases.draw_regions(levels, hw, regions)
+    pool_one_level = roi_pool if pool == "pool" else roi_align
+
+    def pooled(maps, boxes):
+        if levels == "pyramid":
+            return pyramid_roi_align(maps, boxes, size=bins, strides=(4, 8, 16, 32))
+        return pool_one_level(maps[0], boxes, size=bins, scale=1 / 16)
+
+    def with_gradient(maps, boxes, d_pooled):
+        features, d_maps = jax.vjp(lambda maps: pooled(maps, boxes), maps)
+        return features, d_maps(d_pooled)
+
+    if not gradient:
+        return _timed(pooled, maps, boxes)
+    return _timed(with_gradient, maps, boxes, np.ones((regions, bins, bins, maps[0].shape[2]), "f"))
 
 
 def _config(network: str, precision: str = "float32", *overrides: str):
@@ -414,6 +434,7 @@ KINDS = {
     "loss": loss,
     "proposals": proposals,
     "nms": nms_alone,
+    "roi": roi,
     "train": train,
     "infer": infer,
     "rest": rest,

@@ -27,7 +27,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import (
-    RCNN,
+    RegionProposalNetwork,
     RPNHead,
     concat_box_prediction_layers,
 )
@@ -81,10 +81,11 @@ def _allow_tf32(precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
-def _rpn(field: Field, head=None, pre: int = 1000, post: int = 1000) -> RCNN:
+def _rpn(field: Field, head=None, pre: int = 1000, post: int = 1000) -> RegionProposalNetwork:
     counts = {"training": pre, "testing": pre}, {"training": post, "testing": post}
     anchors = AnchorGenerator(field.sizes, (RATIOS,) * len(field.sizes))
-    return RCNN(anchors, head, 0.7, 0.3, 256, 0.5, *counts, 0.7).to(DEVICE)
+    rpn = RegionProposalNetwork(anchors, head, 0.7, 0.3, 256, 0.5, *counts, 0.7)
+    return rpn.to(DEVICE)
 
 
 def _anchors(field: Field, batch: int):
@@ -163,6 +164,29 @@ def nms(boxes: int, crowd: str) -> Timed:
     """Non-maximum suppression of one image's boxes, all that survive."""
     candidates = _tensors(*benchmark_cases.draw_candidates(boxes, crowd))
     return _timed(lambda: torchvision.ops.nms(*candidates, 0.7), lambda kept: {"boxes": len(kept)})
+
+
+def roi(levels: str, hw, pool: str, regions: int, bins: int, gradient: bool) -> Timed:
+    """Features of regions of one image, and the gradient of the maps."""
+    maps, boxes = benchmark_cases.draw_regions(levels, hw, regions)
+    maps = [x.permute(2, 0, 1)[None].contiguous().requires_grad_() for x in _tensors(*maps)]
+    boxes = _tensors(boxes)
+    if levels == "pyramid":
+        names = [str(index) for index in range(len(maps))]
+        pooler = torchvision.ops.MultiScaleRoIAlign(names, bins, 2)
+        pooled = lambda: pooler(dict(zip(names, maps, strict=True)), boxes, [hw])  # noqa: E731
+    else:
+        kind = torchvision.ops.RoIPool if pool == "pool" else torchvision.ops.RoIAlign
+        pooler = kind(bins, 1 / 16, *(() if pool == "pool" else (2,)))
+        pooled = lambda: pooler(maps[0], boxes)  # noqa: E731
+    d_pooled = torch.ones_like(pooled())
+
+    def call():
+        with torch.set_grad_enabled(gradient):
+            features = pooled()
+            return torch.autograd.grad(features, maps, d_pooled) if gradient else features
+
+    return _timed(call)
 
 
 def _features(*children: nn.Module, out_channels: int, frozen: tuple[int, ...]) -> nn.Module:
@@ -371,6 +395,7 @@ KINDS = {
     "loss": loss,
     "proposals": proposals,
     "nms": nms,
+    "roi": roi,
     "train": train,
     "infer": infer,
     "memory": memory,
