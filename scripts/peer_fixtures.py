@@ -266,14 +266,18 @@ def write_proposals():
 
 @torch.no_grad()
 def write_fasterrcnn():
-    """The proposals of fasterrcnn_resnet50_fpn, and the names and shapes of its state dict."""
+    """What fasterrcnn_resnet50_fpn proposes and detects, and names and shapes of its state dict."""
     model = seed_weights(
         torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
     )
     images, image_hw = peer_cases.padded_images()
     images = ImageList(*tensors(images.transpose(0, 3, 1, 2)), list(image_hw))
-    boxes, _ = model.rpn(images, model.backbone(images.tensors))
+    features = model.backbone(images.tensors)
+    boxes, _ = model.rpn(images, features)
+    detections, _ = model.roi_heads(features, boxes, images.image_sizes)
     arrays = {f"boxes{index}": of_image for index, of_image in enumerate(boxes)}
+    for index, of_image in enumerate(detections):
+        arrays |= {f"detections{index}/{name}": array for name, array in of_image.items()}
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     arrays["names"] = list(shapes)
     arrays["shapes"] = [shape + (0,) * (4 - len(shape)) for shape in shapes.values()]

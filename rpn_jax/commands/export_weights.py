@@ -1,16 +1,18 @@
 """Write a trained network's weights to one file, for this project or for torchvision.
 
   rpn-jax export-weights --workdir=runs/voc --out=model.safetensors
-  rpn-jax export-weights --workdir=DIR --out=rpn.safetensors --format=torchvision
+  rpn-jax export-weights --workdir=DIR --out=detector.safetensors --format=torchvision
 
 --format=rpn_jax writes a model file, which holds the config too: `propose`, `evaluate` and `export`
 take it as --weights=FILE, `train` as config.model.pretrained. --format=torchvision writes the names
 of torchvision's fasterrcnn_resnet50_fpn; a network that differs from it is refused, with the fields
-that differ. The file lacks the second stage:
+that differ. num_classes counts the background; the file of an RPN lacks the second stage, and wants
+strict=False:
 
   from safetensors.torch import load_file
-  model = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
-  model.load_state_dict(load_file("rpn.safetensors"), strict=False)
+  model = torchvision.models.detection.fasterrcnn_resnet50_fpn(
+      weights=None, weights_backbone=None, num_classes=91)
+  model.load_state_dict(load_file("detector.safetensors"))
 """
 
 import argparse

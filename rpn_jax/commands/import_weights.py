@@ -1,13 +1,13 @@
 """Write a model file from the weights of torchvision, timm, Keras, Caffe or detectron2.
 
   rpn-jax import-weights resnet50.pth --model=resnet50 --out=resnet50.safetensors
-  rpn-jax import-weights model_final.pkl --model=detectron2/r50_fpn --out=rpn.safetensors
-  rpn-jax propose --weights=rpn.safetensors photo.jpg --out=proposals
+  rpn-jax import-weights model_final.pkl --model=detectron2/r50_fpn --out=detector.safetensors
+  rpn-jax detect --weights=detector.safetensors photo.jpg --out=detections
 
 SOURCE is a .safetensors, .pth, .pkl, .h5 or .npz file; the names in it tell its project. Code in a
 file is never run. --model is the name of a backbone, imported from a classifier for
 config.model.pretrained, or of a whole network, imported with the config that makes it propose as in
-its project:
+its project; with both stages, if the file has them, unless --detector=rpn is given:
 
   torchvision/fasterrcnn_resnet50_fpn   its state dict. The norms of torchvision's COCO_V1 weights
                                         have an epsilon of 0. The published file is recognised; for
@@ -15,8 +15,9 @@ its project:
                                         weights, 1e-5 if not
   detectron2/r50_c4, detectron2/r50_fpn RPN and Faster R-CNN of the model zoo
 
-Unused arrays, such as those of a classifier or of a second stage, are listed. A file that does not
-fit is refused, and nothing is written.
+A file names no classes: 90 and 80 of them are taken for COCO's, 20 for VOC's; others are named by
+--config.box.class_names="('cat', 'dog')". Unused arrays, such as those of a classifier, are listed.
+A file that does not fit is refused, and nothing is written.
 """
 
 import argparse
@@ -40,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="EPSILON",
         help="of the source's batch normalisation; by default what its project uses",
     )
+    parser.add_argument(
+        "--detector",
+        choices=("rpn", "faster_rcnn"),
+        help="of a whole network: rpn takes the first stage alone; by default all that there is",
+    )
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -48,6 +54,11 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     print(
         import_weights(
-            arguments.source, arguments.model, arguments.out, overrides, arguments.bn_eps
+            arguments.source,
+            arguments.model,
+            arguments.out,
+            overrides,
+            arguments.bn_eps,
+            arguments.detector,
         )
     )

@@ -12,7 +12,8 @@ from rpn_jax.runs.config_files import apply_overrides
 from rpn_jax.text import printable
 from rpn_jax.training.build import build_network
 from rpn_jax.weights.model_file import write_model
-from rpn_jax.weights.sources import WHOLE_NETWORKS, Source, load_source, read_source
+from rpn_jax.weights.networks import WHOLE_NETWORKS, source_config
+from rpn_jax.weights.sources import Source, load_source, read_source
 
 NAMES = (*BACKBONES, *WHOLE_NETWORKS)
 
@@ -23,6 +24,7 @@ def import_weights(
     out: pathlib.Path,
     overrides: Sequence[str] = (),
     bn_eps: float | None = None,
+    detector: str | None = None,
 ) -> str:
     """Converts another project's weights file to a model file; returns lines about the result.
 
@@ -33,6 +35,7 @@ def import_weights(
         overrides: `--config.field=value` for the model file's config.
         bn_eps: epsilon of the source's batch normalisation, if it differs from its project's. A
             Faster R-CNN of torchvision needs it, unless it is a published file.
+        detector: "rpn" for the first stage of a whole network alone; by default all that there is.
 
     Raises:
         UserError: the file cannot be read, is not of that network, or does not fit the config; or
@@ -45,26 +48,59 @@ def import_weights(
         if not 0 <= bn_eps < 1:
             raise UserError(f"--bn_eps={bn_eps}: give a small number that is not negative")
         source = source._replace(layout=source.layout._replace(epsilon=bn_eps), knows_epsilon=True)
-    if name in WHOLE_NETWORKS:
-        if name != source.layout.name:
-            raise UserError(
-                f"--model={name}: {path} holds something else, {source.layout.title}; "
-                "give the file of that model, or the model of that file"
-            )
-        config = source.config
-    else:
+    config = _network_config(name, source, detector) if name in WHOLE_NETWORKS else None
+    if config is None:
         config = _backbone_config(name, source)
     if not source.knows_epsilon:
         raise UserError(
             f"{path}: does not say the epsilon of its norms; give --bn_eps=0 for torchvision's "
             "COCO_V1 weights and for what was trained on from them, --bn_eps=1e-5 for others"
         )
-    config = apply_overrides(config, overrides)
+    source, config = _with_overrides(source, config, overrides)
     pretrained = load_source(config, build_network(config), source)
     write_model(
         out, config, pretrained.collections, source=f"{source.layout.title}, {source.path.name}"
     )
     return printable(f"{out}: {pretrained}")
+
+
+def _network_config(name: str, source: Source, detector: str | None) -> ConfigDict | None:
+    """Returns the config of a whole network, or of its first stage alone."""
+    if name != source.layout.name or source.config is None:
+        raise UserError(
+            f"--model={name}: {source.path} holds something else, {source.layout.title}; "
+            "give the file of that model, or the model of that file"
+        )
+    if detector in (None, source.config.detector):
+        return source.config.copy_and_resolve_references()
+    if detector == "rpn":
+        return source_config(name)
+    raise UserError(f"--detector={detector}: {source.path} holds no second stage; give rpn")
+
+
+def _with_overrides(
+    source: Source, config: ConfigDict, overrides: Sequence[str]
+) -> tuple[Source, ConfigDict]:
+    """Returns the config with overrides, and the source with the names that they give its classes.
+
+    Raises:
+        UserError: see `apply_overrides`; or there are more names than classes, or fewer.
+    """
+    theirs = config.box.to_dict() if "box" in config else None
+    config = apply_overrides(config, overrides)
+    if theirs is None or config.box.class_names == theirs["class_names"]:
+        return source, config
+    names, count = config.box.class_names, len(theirs["class_names"])
+    if len(names) != count:
+        raise UserError(
+            f"--config.box.class_names: are {len(names)}, but {source.path} has {count} classes; "
+            "name them all, in its order"
+        )
+    if config.box.category_ids == theirs["category_ids"]:
+        config.box.category_ids = ()
+    renamed = source.config.copy_and_resolve_references()
+    renamed.box.class_names = names
+    return source._replace(config=renamed), config
 
 
 def _backbone_config(name: str, source: Source) -> ConfigDict:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from rpn_jax.data.datasets import Dataset, open_dataset
@@ -250,14 +251,14 @@ def initial_variables(config: ConfigDict, network: RCNN, pretrained: Pretrained 
     init, key = functools.partial(init_variables, network), random_key(config)
     if pretrained is None:
         return jax.jit(init)(key)
-    loaded = pretrained.collections
+    loaded = traverse_util.flatten_dict(pretrained.collections)
 
     def drawn(key):
-        params = init(key)["params"]
-        return {part: tree for part, tree in params.items() if part not in loaded["params"]}
+        variables = traverse_util.flatten_dict(init(key))
+        return {path: leaf for path, leaf in variables.items() if path not in loaded}
 
-    # XLA does not compute what is not returned: only parts missing in the file are drawn.
-    return {**loaded, "params": {**loaded["params"], **jax.jit(drawn)(key)}}
+    # XLA does not compute what is not returned: only what is missing in the file is drawn.
+    return traverse_util.unflatten_dict({**loaded, **jax.jit(drawn)(key)})
 
 
 def anchors_at_origin(config: ConfigDict) -> tuple[np.ndarray, ...]:
@@ -327,6 +328,7 @@ def load_pretrained(config: ConfigDict, network: RCNN) -> Pretrained | None:
     drawn = [
         part for part in ("neck", "rpn", "box") if getattr(network, part) and part not in loaded
     ]
+    drawn += [module for module in pretrained.missing if module.partition("/")[0] not in drawn]
     if is_first():
         rest = f"; drawn from the seed: {' and '.join(drawn)}" if drawn else ""
         print(printable(f"{source.path}: {pretrained}{rest}"))

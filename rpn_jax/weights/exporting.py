@@ -8,10 +8,23 @@ from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError, list_some
 from rpn_jax.runs.config import flatten
+from rpn_jax.weights.forms import to_theirs
 from rpn_jax.weights.layouts import LAYOUTS
 from rpn_jax.weights.loading import reorder_anchors
-from rpn_jax.weights.sources import TORCHVISION, meaning_of_head, source_config
+from rpn_jax.weights.networks import TORCHVISION, source_config
+from rpn_jax.weights.sources import meaning_of_head
 
+_POOLED_HW = (7, 7)
+_BOX = {
+    "box.head": ("fc",),
+    "box.channels": (1024,),
+    "box.class_agnostic": (False,),
+    "box.pooling.kind": ("align",),
+    "box.pooling.size": (7,),
+    "box.pooling.sampling_ratio": (2,),
+    "box.pooling.aligned": (False,),
+    "box.box_weights": ([10.0, 10.0, 5.0, 5.0],),
+}
 # What that network is. None is what a field that concerns few backbones is by default.
 _TORCHVISION_MODEL = {
     "model.backbone": ("resnet50",),
@@ -33,9 +46,10 @@ def check_torchvision(config: ConfigDict) -> None:
     kept, and of what size images are, is for whoever builds the model there.
     """
     fields = flatten(config)
+    wanted = _TORCHVISION_MODEL | (_BOX if "box" in config else {})
     differing = [
         f"config.{field} is {fields[field]!r} instead of {known[-1]!r}"
-        for field, known in _TORCHVISION_MODEL.items()
+        for field, known in wanted.items()
         if fields[field] not in known
     ]
     theirs = source_config(TORCHVISION)
@@ -57,10 +71,10 @@ def torchvision_arrays(variables, aspect_ratios: Sequence[float]) -> dict[str, n
 
     `variables` are trees of NumPy arrays, of a network that `check_torchvision` lets pass. The
     anchors at a position, and the head's channels with them, change from the order of
-    `aspect_ratios` to torchvision's. There are no `roi_heads` and no counters of batches.
+    `aspect_ratios` to torchvision's. Of an RPN there are no `roi_heads`. Each norm has its counter
+    of batches, 0, which torchvision's learning norms ask for, and its frozen ones pass over.
     """
     (layout,) = (layout for layout in LAYOUTS if layout.name == TORCHVISION)
-    to_their_axes = np.argsort(layout.dialect.kernel_axes)
     ratios = source_config(TORCHVISION).rpn.anchors.aspect_ratios
     order = [list(aspect_ratios).index(ratio) for ratio in ratios]
     arrays = {}
@@ -68,7 +82,10 @@ def torchvision_arrays(variables, aspect_ratios: Sequence[float]) -> dict[str, n
         for leaf, array in traverse_util.flatten_dict(tree).items():
             if leaf[0] == "rpn":
                 array = reorder_anchors(leaf[1], array, order)
-            if array.ndim == 4:
-                array = array.transpose(to_their_axes)
-            arrays[layout.array_name(leaf)] = np.asarray(array, np.float32, order="C")
+            array = to_theirs(layout, leaf, array, _POOLED_HW)
+            name = layout.array_name(leaf)
+            arrays[name] = np.asarray(array, np.float32, order="C")
+            if name.endswith("running_mean"):
+                counter = name.replace("running_mean", "num_batches_tracked")
+                arrays[counter] = np.array(0, np.int64)
     return arrays

@@ -22,7 +22,7 @@ class Dialect(NamedTuple):
     Fields:
       separator: between the module's name and the array's.
       kernel_axes: the file's axes in the order height, width, in, out.
-      of_convolution: its names for "kernel" and "bias".
+      of_convolution: its names for "kernel" and "bias", also of fully connected layers.
       of_norm: its names for "scale", "bias", "mean" and "var".
     """
 
@@ -37,21 +37,23 @@ def _arrays(*names: str) -> dict[str, str]:
     return dict(zip(ours, names, strict=True))
 
 
-_HWIO, _OIHW = (0, 1, 2, 3), (2, 3, 1, 0)
-_CAFFE = Dialect("_", _HWIO, _arrays("w", "b"), {})
+HWIO, OIHW = (0, 1, 2, 3), (2, 3, 1, 0)
+# What a detector that is trained on other classes has to learn anew.
+LAST_LAYERS = (("box", "scores"), ("box", "deltas"))
+_CAFFE = Dialect("_", HWIO, _arrays("w", "b"), {})
 _TORCH = Dialect(
     ".",
-    _OIHW,
+    OIHW,
     _arrays("weight", "bias"),
     _arrays("weight", "bias", "running_mean", "running_var"),
 )
 _KERAS = Dialect(
     "/",
-    _HWIO,
+    HWIO,
     _arrays("kernel", "bias"),
     _arrays("gamma", "beta", "moving_mean", "moving_variance"),
 )
-_OWN = Dialect("/", _HWIO, _arrays("kernel", "bias"), _arrays("scale", "bias", "mean", "var"))
+_OWN = Dialect("/", HWIO, _arrays("kernel", "bias"), _arrays("scale", "bias", "mean", "var"))
 
 
 class Layout(NamedTuple):
@@ -237,6 +239,7 @@ LAYOUTS = (
             "backbone": _behind("backbone.body.", modules.torchvision_resnet),
             "neck": modules.TORCHVISION_FPN.get,
             "rpn": modules.TORCHVISION_HEAD.get,
+            "box": modules.TORCHVISION_BOX.get,
         },
         convention="torchvision",
         former_names=(

@@ -6,7 +6,7 @@ The families of files are those of `layouts.LAYOUTS`.
 import functools
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from flax import traverse_util
 from rpn_jax.errors import UserError, list_some
 from rpn_jax.models.layers.norms import EPSILON
 from rpn_jax.models.rcnn import RCNN
+from rpn_jax.weights.forms import to_ours
 from rpn_jax.weights.layouts import LAYOUTS, Layout, Leaf
 
 _some = functools.partial(list_some, limit=3)
@@ -27,6 +28,7 @@ class Pretrained(NamedTuple):
     collections: dict[str, Any]  # "params", and "batch_stats" where the parts have them
     title: str  # of the family of the file
     unused: list[str]
+    missing: tuple[str, ...] = ()  # modules of the parts that were left out, such as "box/scores"
 
     def __str__(self) -> str:
         """Says what was read and what was not used, on one line."""
@@ -62,6 +64,7 @@ def load_parts(
     convention_name: str,
     parts: Sequence[str] = ("backbone",),
     anchor_order: Sequence[int] | None = None,
+    left_out: Collection[Leaf] = (),
 ) -> Pretrained:
     """Returns parts of a network, from the arrays of a file.
 
@@ -76,9 +79,10 @@ def load_parts(
         network: whose parts they are for.
         variables: of the network, or their shapes.
         convention_name: of the pixels that the model is configured for.
-        parts: which ones to load, "backbone", "neck", "rpn"; those that the network has.
+        parts: which ones to load, "backbone", "neck", "rpn", "box"; those that the network has.
         anchor_order: for each anchor at a position, the index that it has in the file's head; None
             where they are the same.
+        left_out: leaves of the parts that are not loaded.
 
     Raises:
         UserError: the weights were trained on other pixels, are of another network, or have other
@@ -86,14 +90,15 @@ def load_parts(
             not. Nothing is loaded then.
     """
     _check_model(path, layout, network, convention_name)
-    shapes = _shapes(variables, parts)
+    shapes = {
+        leaf: place for leaf, place in leaves_of(variables, parts).items() if leaf not in left_out
+    }
     names = _names(path, layout, shapes)
     biases = _biases_for_means(layout, arrays, shapes)
+    pooled_hw = network.box.pooled_hw if network.box else (1, 1)
     in_our_order = {
-        name: arrays[name].transpose(layout.dialect.kernel_axes)
-        if arrays[name].ndim == 4
-        else arrays[name]
-        for name in names.values()
+        name: to_ours(layout, leaf, arrays[name], pooled_hw)
+        for leaf, name in names.items()
         if name in arrays
     } | {name: arrays[name] for name in biases.values()}
     unused = [
@@ -116,10 +121,11 @@ def load_parts(
     collections = traverse_util.unflatten_dict(
         {(collection, *leaf): value(leaf) for leaf, (collection, _) in shapes.items()}
     )
-    return Pretrained(collections, layout.title, unused)
+    missing = dict.fromkeys("/".join(leaf[:2]) for leaf in left_out)
+    return Pretrained(collections, layout.title, unused, tuple(missing))
 
 
-def _shapes(variables: Any, parts: Sequence[str]) -> dict[Leaf, tuple[str, tuple[int, ...]]]:
+def leaves_of(variables: Any, parts: Sequence[str]) -> dict[Leaf, tuple[str, tuple[int, ...]]]:
     """Returns collection and shape of each leaf of the parts."""
     return {
         (part, *leaf): (collection, tuple(array.shape))

@@ -130,6 +130,12 @@ TORCHVISION_HEAD = {
     ("objectness",): "rpn.head.cls_logits",
     ("deltas",): "rpn.head.bbox_pred",
 }
+TORCHVISION_BOX = {
+    ("fc6",): "roi_heads.box_head.fc6",
+    ("fc7",): "roi_heads.box_head.fc7",
+    ("scores",): "roi_heads.box_predictor.cls_score",
+    ("deltas",): "roi_heads.box_predictor.bbox_pred",
+}
 DETECTRON2_FPN = {
     (f"{layer}{stage}",): f"backbone.fpn_{layer}{stage}"
     for layer in ("lateral", "output")

@@ -1,11 +1,12 @@
 """Where trained weights come from, and what a network must be like for them to mean the same.
 
 A file holds a backbone, or a whole network: one of another project, whose conventions
-`source_config` knows, or a model file of this one, which brings its config.
+`networks.source_config` knows, or a model file of this one, which brings its config.
 """
 
 import hashlib
 import pathlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,14 +14,14 @@ from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError
 from rpn_jax.models.rcnn import RCNN, variable_shapes
-from rpn_jax.runs.config import default_config, flatten, sizes_per_level
+from rpn_jax.runs.config import flatten, sizes_per_level
+from rpn_jax.weights.class_names import same_classes
 from rpn_jax.weights.files import read_arrays
-from rpn_jax.weights.layouts import LAYOUTS, Layout, own_layout
-from rpn_jax.weights.loading import Pretrained, load_parts, recognize
+from rpn_jax.weights.layouts import LAST_LAYERS, Layout, Leaf, own_layout
+from rpn_jax.weights.loading import Pretrained, leaves_of, load_parts, recognize
 from rpn_jax.weights.model_file import flat_names, is_model_file, read_model
+from rpn_jax.weights.networks import TORCHVISION, source_config
 
-WHOLE_NETWORKS = tuple(layout.name for layout in LAYOUTS if "rpn" in layout.parts)
-TORCHVISION = "torchvision/fasterrcnn_resnet50_fpn"
 # The COCO_V1 files that torchvision publishes, by the beginning of their SHA-256, which also stands
 # in their names: of Faster and of Mask R-CNN. It computes their norms with an epsilon of 0, and
 # those of other weights with 1e-5 (`overwrite_eps` in torchvision 0.28); no file says which.
@@ -54,7 +55,7 @@ def read_source(path: str | pathlib.Path) -> Source:
     path = pathlib.Path(path).expanduser()
     if not is_model_file(path):
         layout, arrays = recognize(path, read_arrays(path))
-        source = Source(path, layout, arrays, source_config(layout.name))
+        source = Source(path, layout, arrays, _config_of(layout, arrays))
         return _with_epsilon(source) if layout.name == TORCHVISION else source
     model = read_model(path)
     # Each leaf is in one collection alone, but which one depends on the kind of norm.
@@ -68,6 +69,15 @@ def read_source(path: str | pathlib.Path) -> Source:
     return Source(path, layout, arrays, model.config)
 
 
+def _config_of(layout: Layout, arrays: dict[str, np.ndarray]) -> ConfigDict | None:
+    """Returns the config of another project's network, with a second stage if the file has one."""
+    scores = ("box", "scores", "bias")
+    bias = arrays.get(layout.array_name(scores) or "")
+    if bias is None or bias.ndim != 1 or len(bias) < 2:
+        return source_config(layout.name)
+    return source_config(layout.name, "faster_rcnn", len(bias) - 1)
+
+
 def _with_epsilon(source: Source) -> Source:
     """Returns a Faster R-CNN of torchvision with the epsilon of a published file, if it is one."""
     with source.path.open("rb") as file:
@@ -77,77 +87,33 @@ def _with_epsilon(source: Source) -> Source:
     return source._replace(layout=source.layout._replace(epsilon=0.0))
 
 
-def source_config(name: str) -> ConfigDict | None:
-    """Returns the config with which a network of another project proposes what it does there.
-
-    `name` is that of a layout; None is returned for those of a classifier. The values are the
-    defaults of torchvision 0.28 and of detectron2 0.6's model zoo (Faster R-CNN; its RPN models
-    ask for more proposals). With `keep_padding`, as there, proposals also depend on the canvas.
-    """
-    if name not in WHOLE_NETWORKS:
-        return None
-    (layout,) = (layout for layout in LAYOUTS if layout.name == name)
-    config = default_config()
-    config.data.shorter_side, config.data.longer_side = 800, 1333
-    config.model.backbone = "resnet50"
-    config.model.frozen_stages = 2
-    config.model.input_convention = layout.convention
-    config.model.stride_in_1x1 = layout.stride_in_1x1
-    config.rpn.anchors.aspect_ratios = (2.0, 1.0, 0.5)  # theirs are height / width: 0.5, 1, 2
-    config.rpn.anchors.offset = 0.0
-    config.rpn.targets.drop_straddling = False
-    config.rpn.loss.normalizer = "sampled"
-    config.rpn.loss.balance = 1.0
-    config.rpn.proposals.train.pre_nms_top_n = 2000
-    config.rpn.proposals.train.post_nms_top_n = 2000
-    config.rpn.proposals.test.pre_nms_top_n = 1000
-    config.rpn.proposals.test.post_nms_top_n = 1000
-    config.rpn.proposals.keep_padding = True
-    sizes = (32.0, 64.0, 128.0, 256.0, 512.0)
-    if "neck" in layout.parts:
-        config.model.neck = "fpn"
-        config.rpn.channels = 256
-        config.rpn.anchors.sizes = tuple((size,) for size in sizes)
-    else:
-        config.rpn.channels = 1024
-        config.rpn.anchors.sizes = sizes
-        config.rpn.proposals.train.pre_nms_top_n = 12_000
-        config.rpn.proposals.test.pre_nms_top_n = 6000
-    if name == TORCHVISION:
-        config.rpn.anchors.rounding = "torchvision"
-        config.rpn.proposals.min_size = 1e-3
-    else:
-        config.rpn.loss.beta = 0.0
-        if "neck" in layout.parts:
-            config.rpn.proposals.train.post_nms_top_n = 1000
-    return config
-
-
 def load_source(config: ConfigDict, network: RCNN, source: Source) -> Pretrained:
     """Returns the parts of a network that a file has, brought to the config's order of anchors.
 
-    They are the backbone; the neck, if both have one; and the head, unless the file's has none or
-    `config.model.pretrained_head` is off. They are held against the network's shapes, for which
-    nothing is compiled.
+    They are the backbone; the neck, if both have one; and the heads, unless the file has none or
+    `config.model.pretrained_head` is off. Of a detector of other classes the last layers are left
+    out. The arrays are held against the network's shapes, for which nothing is compiled.
 
     Raises:
         UserError: as `load_pretrained`.
     """
-    has = source.layout.parts
-    parts = [
-        "backbone",
-        *(["neck"] if network.neck is not None and "neck" in has else []),
-        *(["rpn"] if config.model.pretrained_head and "rpn" in has else []),
+    has, shapes = source.layout.parts, variable_shapes(network)
+    heads = [
+        part
+        for part in ("rpn", "box")
+        if config.model.pretrained_head and part in has and getattr(network, part) is not None
     ]
+    neck = ["neck"] if network.neck is not None and "neck" in has else []
     pretrained = load_parts(
         source.path,
         source.layout,
         source.arrays,
         network,
-        variable_shapes(network),
+        shapes,
         config.model.input_convention,
-        parts,
-        _anchor_order(config, source) if "rpn" in parts else None,
+        ["backbone", *neck, *heads],
+        _anchor_order(config, source) if "rpn" in heads else None,
+        _left_out(config, source, leaves_of(shapes, ["box"])) if "box" in heads else (),
     )
     if source.layout.name == TORCHVISION:
         title = f"{pretrained.title}, norms with epsilon {source.layout.epsilon:g}"
@@ -155,17 +121,23 @@ def load_source(config: ConfigDict, network: RCNN, source: Source) -> Pretrained
     return pretrained
 
 
+def _left_out(config: ConfigDict, source: Source, leaves: Iterable[Leaf]) -> list[Leaf]:
+    """Returns the leaves of the box head that the file has not, or has for other classes."""
+    if source.config is None or "box" not in source.config:
+        return [leaf for leaf in leaves if source.layout.array_name(leaf) not in source.arrays]
+    if not same_classes(config.box.class_names, source.config.box.class_names):
+        return [leaf for leaf in leaves if leaf[:2] in LAST_LAYERS]
+    if config.box.box_weights != source.config.box.box_weights:
+        raise _other_meaning("box.box_weights", config, source)
+    return []
+
+
 def _anchor_order(config: ConfigDict, source: Source) -> list[int]:
     """Returns, for each of the config's anchors at a position, its index among the source's."""
     wanted = meaning_of_head(source.config)
     for field, value in meaning_of_head(config).items():
         if value != wanted[field]:
-            ours, theirs = (flatten(c)[field] for c in (config, source.config))
-            raise UserError(
-                f"config.{field}: is {ours}, but the head in {source.path} "
-                f"({source.layout.title}) was trained with {theirs}; set it to that, or "
-                "config.model.pretrained_head to False"
-            )
+            raise _other_meaning(field, config, source)
     orders = [
         [theirs.index(anchor) for anchor in ours]
         for ours, theirs in zip(
@@ -180,6 +152,14 @@ def _anchor_order(config: ConfigDict, source: Source) -> list[int]:
             f"from level to level; list them as {source.config.rpn.anchors.sizes}"
         )
     return orders[0]
+
+
+def _other_meaning(field: str, config: ConfigDict, source: Source) -> UserError:
+    ours, theirs = (flatten(c)[field] for c in (config, source.config))
+    return UserError(
+        f"config.{field}: is {ours}, but the head in {source.path} ({source.layout.title}) was "
+        f"trained with {theirs}; set it to that, or config.model.pretrained_head to False"
+    )
 
 
 def meaning_of_head(config: ConfigDict) -> dict[str, object]:

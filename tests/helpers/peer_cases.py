@@ -292,17 +292,13 @@ def padded_images():
 
 
 def fasterrcnn_state_dict() -> dict[str, np.ndarray]:
-    """Returns the seeded weights of torchvision's fasterrcnn_resnet50_fpn, as a file holds them.
-
-    All but the two large layers of its second stage, which no region proposal network uses.
-    """
+    """Returns the seeded weights of torchvision's fasterrcnn_resnet50_fpn, as a file holds them."""
     answers = peer_answers("fasterrcnn")
     return {
         str(name): np.array(0)
         if name.endswith("num_batches_tracked")
         else seeded_array(str(name), tuple(int(size) for size in shape if size))
         for name, shape in zip(answers["names"], answers["shapes"], strict=True)
-        if not name.startswith("roi_heads.box_head")
     }
 
 

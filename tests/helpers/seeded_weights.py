@@ -6,13 +6,19 @@ import numpy as np
 
 # The seeded features of a deep feature pyramid reach 10,000: these bring its objectness to about 1
 # and its deltas to about 0.2.
-LAST_LAYERS = {"rpn.head.cls_logits": 1e-4, "rpn.head.bbox_pred": 2e-5}
+# The class logits reach about 5, so that several classes are likely, and box deltas about 2.
+LAST_LAYERS = {
+    "rpn.head.cls_logits": 1e-4,
+    "rpn.head.bbox_pred": 2e-5,
+    "roi_heads.box_predictor.cls_score": 3e-4,
+    "roi_heads.box_predictor.bbox_pred": 1e-4,
+}
 
 
 def seeded_array(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Returns float32 values that keep the activations of a deep network near 1."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    if len(shape) == 4:  # a kernel, out, in, height, width
+    if len(shape) in (2, 4):  # a kernel, out, in, height, width
         values = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
     elif name.endswith(("running_var", "weight")):
         values = rng.uniform(0.6, 1.4, shape)

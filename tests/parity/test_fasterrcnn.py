@@ -7,7 +7,7 @@ from peer_cases import fasterrcnn_state_dict, padded_images, peer_answers
 
 from rpn_jax.detectors.rpn import Look
 from rpn_jax.training.build import build_detector, load_pretrained
-from rpn_jax.weights.sources import source_config
+from rpn_jax.weights.networks import source_config
 
 
 def test_proposals_are_torchvisions(tmp_path):

@@ -17,10 +17,11 @@ from rpn_jax.runs.config import default_config
 from rpn_jax.runs.config_files import apply_overrides
 from rpn_jax.trained.export import export_function, export_weights, predict_function
 from rpn_jax.training.build import build_detector, build_network
-from rpn_jax.weights.exporting import TORCHVISION, check_torchvision, torchvision_arrays
+from rpn_jax.weights.exporting import check_torchvision, torchvision_arrays
 from rpn_jax.weights.loading import recognize
 from rpn_jax.weights.model_file import write_model
-from rpn_jax.weights.sources import Source, load_source, source_config
+from rpn_jax.weights.networks import TORCHVISION, source_config
+from rpn_jax.weights.sources import Source, load_source
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 READER = """
@@ -93,31 +94,32 @@ TORCHVISION_FIELDS = (
 )
 
 
-def test_what_was_imported_from_torchvision_is_exported_as_it_was():
+@pytest.mark.parametrize("detector", ["rpn", "faster_rcnn"])
+def test_what_was_imported_from_torchvision_is_exported_as_it_was(detector):
     with np.load(FIXTURES / "fasterrcnn.npz") as fixture:
         shapes = {
             name: tuple(size for size in shape if size > 0)
             for name, shape in zip(fixture["names"].tolist(), fixture["shapes"], strict=True)
         }
     arrays = {
-        name: np.arange(math.prod(shape), dtype=np.float32).reshape(shape) + i
+        name: np.array(0)
+        if name.endswith("num_batches_tracked")
+        else np.arange(math.prod(shape), dtype=np.float32).reshape(shape) + i
         for i, (name, shape) in enumerate(shapes.items())
-        if not name.startswith("roi_heads.") and not name.endswith(".num_batches_tracked")
+        if detector != "rpn" or not name.startswith("roi_heads.")
     }
     path = pathlib.Path("state_dict.pth")
     layout, _ = recognize(path, arrays)
-    config = apply_overrides(default_config(), TORCHVISION_FIELDS)
+    theirs = source_config(TORCHVISION, detector)
+    config = theirs.copy_and_resolve_references()
+    ours = theirs.rpn.anchors.aspect_ratios[::-1]
+    config.rpn.anchors.aspect_ratios = ours  # so the head's channels change places, twice
     check_torchvision(config)
-    ours, theirs = (
-        config.rpn.anchors.aspect_ratios,
-        source_config(TORCHVISION).rpn.anchors.aspect_ratios,
-    )
-    assert ours == theirs[::-1]  # so the head's channels change places, twice
-    source = Source(path, layout, arrays, source_config(TORCHVISION))
-    loaded = load_source(config, build_network(config), source)
+    loaded = load_source(config, build_network(config), Source(path, layout, arrays, theirs))
     exported = torchvision_arrays(jax.device_get(loaded.collections), ours)
     assert exported.keys() == arrays.keys()
     for name, array in arrays.items():
+        assert exported[name].dtype == array.dtype
         np.testing.assert_array_equal(exported[name], array, err_msg=name)
 
 

@@ -24,7 +24,8 @@ from rpn_jax.training.build import (
 from rpn_jax.weights import sources
 from rpn_jax.weights.layouts import LAYOUTS, own_layout
 from rpn_jax.weights.model_file import read_model, write_model
-from rpn_jax.weights.sources import Source, load_source, source_config
+from rpn_jax.weights.networks import source_config
+from rpn_jax.weights.sources import Source, load_source
 
 C4, FPN = "detectron2/r50_c4", "detectron2/r50_fpn"
 TORCHVISION = "torchvision/fasterrcnn_resnet50_fpn"
