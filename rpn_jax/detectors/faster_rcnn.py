@@ -93,7 +93,8 @@ class FasterRCNN(RPN):
         dropout: Key[jax.Array, " B"] | None = None,
     ) -> tuple[Array, Array]:
         """Returns what the box head says of boxes; with the keys `dropout` it drops units out."""
-        pooled = jax.vmap(self.boxes.pool)(look.levels, boxes)
+        levels = look.levels[: len(self.network.pooled_strides)]
+        pooled = jax.vmap(self.boxes.pool)(levels, boxes)
         outputs: Any = self.network.apply(variables, pooled, dropout, method=RCNN.classify)
         return outputs
 

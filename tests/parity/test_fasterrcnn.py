@@ -1,36 +1,46 @@
-"""The region proposal network of torchvision's fasterrcnn_resnet50_fpn, from file to proposals."""
+"""torchvision's fasterrcnn_resnet50_fpn, from a file to proposals and detections."""
 
 import jax
 import numpy as np
+import pytest
 import safetensors.numpy
 from peer_cases import fasterrcnn_state_dict, padded_images, peer_answers
 
 from rpn_jax.detectors.rpn import Look
+from rpn_jax.models.rcnn import RCNN
 from rpn_jax.training.build import build_detector, load_pretrained
-from rpn_jax.weights.networks import source_config
+from rpn_jax.weights.sources import read_source
 
 
-def test_proposals_are_torchvisions(tmp_path):
-    path = tmp_path / "fasterrcnn.safetensors"
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What is found in two images: proposals and detections, and torchvision's answers."""
+    path = tmp_path_factory.mktemp("torchvision") / "fasterrcnn.safetensors"
     safetensors.numpy.save_file(fasterrcnn_state_dict(), path)
-    config = source_config("torchvision/fasterrcnn_resnet50_fpn")
+    config = read_source(path).config
     config.model.pretrained = str(path)
     detector = build_detector(config)
-    variables = load_pretrained(config, detector.network).collections
+    pretrained = load_pretrained(config, detector.network)
+    assert pretrained.unused == []
+    assert pretrained.missing == ()
     images, image_hw = padded_images()
 
     @jax.jit
     def run(variables, images, image_hw):
-        logits, deltas = detector.network.apply(variables, images)
-        look = Look(logits, deltas, detector.anchors(*images.shape[1:3]), {})
-        return detector.proposals_of(look, image_hw, detector.proposals.test)
+        # As `FasterRCNN.look`, of images that are normalised already.
+        levels, *outputs = detector.network.apply(variables, images, method=RCNN.look)
+        look = Look(*outputs, detector.anchors(*images.shape[1:3]), {}, levels)
+        proposals = detector.proposals_of(look, image_hw, detector.proposals.test)
+        return proposals, detector.detections_of(look, variables, proposals, image_hw)
 
-    proposals = run(variables, images, np.float32(image_hw))
+    return jax.device_get(run(pretrained.collections, images, np.float32(image_hw)))
+
+
+def test_proposals_are_torchvisions(found):
+    proposals, _ = found
     answers = peer_answers("fasterrcnn")
-    for index, valid in enumerate(np.asarray(proposals.valid)):
-        boxes, scores = (
-            np.asarray(of_images)[index][valid] for of_images in (proposals.boxes, proposals.scores)
-        )
+    for index, valid in enumerate(proposals.valid):
+        boxes, scores = proposals.boxes[index][valid], proposals.scores[index][valid]
         expected = answers[f"boxes{index}"]
         assert len(boxes) == len(expected) > 500
         # Rounding may exchange boxes whose scores, 0 to 1, are as good as equal.
@@ -39,3 +49,20 @@ def test_proposals_are_torchvisions(tmp_path):
         for i in moved:
             (place,) = moved[np.abs(boxes[i] - expected[moved]).max(axis=1) < 1e-2]
             assert abs(scores[place] - scores[i]) < 1e-5
+
+
+def test_detections_are_torchvisions(found):
+    _, detections = found
+    answers = peer_answers("fasterrcnn")
+    for index, valid in enumerate(detections.valid):
+        expected = {
+            name: answers[f"detections{index}/{name}"] for name in ("boxes", "scores", "labels")
+        }
+        assert valid.sum() == len(expected["labels"]) == 100
+        assert len(set(expected["labels"].tolist())) > 3
+        np.testing.assert_allclose(detections.scores[index], expected["scores"], atol=1e-4)
+        # Those whose scores are as good as equal may be exchanged.
+        near = np.abs(expected["scores"][:, None] - expected["scores"]) < 1e-5
+        same = expected["labels"] == detections.labels[index][:, None]
+        apart = np.abs(expected["boxes"] - detections.boxes[index][:, None]).max(axis=-1)
+        assert (near & same & (apart < 0.05)).any(axis=1).all()
