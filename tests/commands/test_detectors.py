@@ -155,7 +155,10 @@ def test_from_annotations_to_detections(data, flags, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("box.class_names=('dog','car')", "coco_json: has the class cat, but the detector knows"),
+        (
+            "box.class_names=('dog','car')",
+            "coco_json: has cat among its classes, but the detector knows",
+        ),
         ("box.class_names=('dog','car','dog')", "config.box.class_names: has 'dog' twice"),
         ("box.class_names=('dog','')", "give names, such as ('cat', 'dog')"),
         ("box.class_names=dog,car", "give a tuple of names, such as ('cat', 'dog')"),
@@ -243,7 +246,7 @@ def test_an_overridden_class_name_of_a_trained_detector(flags, fails, tmp_path):
     trained = "evaluate", f"--weights={weights}", f"--out={tmp_path / 'out'}", *flags[1:5]
     line = fails(*trained, "--config.data.eval_split=val", "--config.evaluation.batch_size=8")
     assert line.startswith(
-        "coco_json: has the class car, cat, dog, but the detector knows only dark"
+        "coco_json: has car, cat, dog among its classes, but the detector knows only dark"
     )
     more = "--config.box.class_names=('dog','car','cat')"
     line = fails(*trained, "--config.data.eval_split=val", more, "--config.evaluation.batch_size=8")

@@ -100,8 +100,9 @@ class Dataset:
         """
         if unknown := [name for name in self.class_names if name not in class_names]:
             raise UserError(
-                f"{self.name}: has the class {list_some(unknown)}, but the detector knows only "
-                f"{list_some(class_names)}; measure it on data of its classes, or train it on these"
+                f"{self.name}: has {list_some(unknown)} among its classes, but the detector knows "
+                f"only {list_some(class_names)}; measure it on data of its classes, or train it on "
+                "these"
             )
         dataset = copy.copy(self)
         place_of = {name: place for place, name in enumerate(class_names)}
