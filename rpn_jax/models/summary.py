@@ -63,48 +63,58 @@ def summarize(
     learns = traverse_util.flatten_dict(
         trainable_mask(shapes["params"], frozen_stages_of(frozen_stages))
     )
-    parameters, learning, weights, flops = (collections.Counter() for _ in range(4))
-    for path, leaf in params.items():
-        layer, module = path[:2], path[:-1]
-        parameters[layer] += leaf.size
-        learning[layer] += leaf.size if learns[path] else 0
-        if path[-1] == "kernel":
-            weights[layer] += leaf.size
-            for i, output in enumerate(maps[module]):
-                # The output of the layer that this call of the module was for.
-                level = i * len(maps[layer]) // len(maps[module])
-                flops[layer, level] += 2 * math.prod(output.shape[:-1]) * leaf.size
-
-    def of_region(layer):
-        (output,) = maps[layer]
-        return Layer(
-            name="/".join(layer),
-            shape=(1, 1, *output.shape[1:])[-3:],
-            stride=0,
-            receptive_field=0,
-            parameters=parameters[layer],
-            weights=weights[layer],
-            flops=regions * flops[layer, 0],
-            frozen=learning[layer] < parameters[layer],
-        )
-
+    costs = _costs(params, learns, maps)
     seen = _rows_of_layers(variables, _CANVAS)
-    of_image = tuple(
-        Layer(
-            name="/".join(layer),
-            shape=output.shape[1:],
-            stride=round(rows.step),
-            receptive_field=rows.extent,
-            parameters=0 if level else parameters[layer],
-            weights=0 if level else weights[layer],
-            flops=flops[layer, level],
-            frozen=learning[layer] < parameters[layer],
+    of_image = [
+        costs.layer(layer, output.shape[1:], level)._replace(
+            stride=round(rows.step), receptive_field=rows.extent
         )
         for layer in sorted(seen, key=lambda layer: (_PARTS.index(layer[0]), layer))
         for level, (output, rows) in enumerate(zip(maps[layer], seen[layer], strict=True))
-    )
-    in_box = sorted(layer for layer in maps if len(layer) == 2 and layer[0] == "box")
-    return of_image + tuple(map(of_region, in_box))
+    ]
+    of_regions = [
+        costs.layer(layer, (1, 1, *maps[layer][0].shape[1:])[-3:], 0, regions)
+        for layer in sorted(layer for layer in maps if len(layer) == 2 and layer[0] == "box")
+    ]
+    return (*of_image, *of_regions)
+
+
+class _Costs(NamedTuple):
+    """Numbers of each layer, and the FLOPs of each of its levels."""
+
+    parameters: collections.Counter
+    learning: collections.Counter
+    weights: collections.Counter
+    flops: collections.Counter
+
+    def layer(self, layer: tuple[str, ...], shape, level: int, times: int = 1) -> Layer:
+        """Returns the entry of a layer's level, which an image runs so many times."""
+        return Layer(
+            name="/".join(layer),
+            shape=shape,
+            stride=0,
+            receptive_field=0,
+            parameters=0 if level else self.parameters[layer],
+            weights=0 if level else self.weights[layer],
+            flops=times * self.flops[layer, level],
+            frozen=self.learning[layer] < self.parameters[layer],
+        )
+
+
+def _costs(params, learns, maps) -> _Costs:
+    """Counts; `params` and `learns` are by path, `maps` what each module puts out."""
+    costs = _Costs(*(collections.Counter() for _ in range(4)))
+    for path, leaf in params.items():
+        layer, module = path[:2], path[:-1]
+        costs.parameters[layer] += leaf.size
+        costs.learning[layer] += leaf.size if learns[path] else 0
+        if path[-1] == "kernel":
+            costs.weights[layer] += leaf.size
+            for i, output in enumerate(maps[module]):
+                # The output of the layer that this call of the module was for.
+                level = i * len(maps[layer]) // len(maps[module])
+                costs.flops[layer, level] += 2 * math.prod(output.shape[:-1]) * leaf.size
+    return costs
 
 
 def _images(height: int, width: int) -> jax.ShapeDtypeStruct:
