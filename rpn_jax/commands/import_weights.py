@@ -13,7 +13,10 @@ its project; with both stages, if the file has them, unless --detector=rpn is gi
                                         have an epsilon of 0. The published file is recognised; for
                                         any other give --bn_eps: 0 if its training began with those
                                         weights, 1e-5 if not
-  detectron2/r50_c4, detectron2/r50_fpn RPN and Faster R-CNN of the model zoo
+  detectron2/r50_c4, r50_dc5, r50_fpn   RPN and Faster R-CNN of the model zoo; and r101_c4 and so on
+  py-faster-rcnn/vgg16, zf              an .npz of NAME_w and NAME_b in Caffe's order, or of kernels
+                                        (height, width, in, out) and (in, out) behind (height,
+                                        width, channels)
 
 A file names no classes: 90 and 80 of them are taken for COCO's, 20 for VOC's; others are named by
 --config.box.class_names="('cat', 'dog')". Unused arrays, such as those of a classifier, are listed.

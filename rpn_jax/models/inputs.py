@@ -24,8 +24,10 @@ class InputConvention:
 
 
 CONVENTIONS = {
-    # The Caffe VGG and ResNet models (py-faster-rcnn takes off 102.9801, 115.9465, 122.7717).
+    # The Caffe VGG and ResNet models.
     "caffe": InputConvention("BGR", 1.0, (104.00699, 116.66877, 122.67892), (1.0, 1.0, 1.0)),
+    # As "caffe", with the means of other images: py-faster-rcnn's own models.
+    "py_faster_rcnn": InputConvention("BGR", 1.0, (102.9801, 115.9465, 122.7717), (1.0, 1.0, 1.0)),
     # As "caffe", with its means rounded: MSRA models as detectron2 uses them.
     "detectron2": InputConvention("BGR", 1.0, (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)),
     # As "caffe", with means rounded otherwise: the VGG and ResNet models of Keras Applications.

@@ -6,7 +6,7 @@ map is flattened with the channels last: (rows, columns, channels).
 
 import numpy as np
 
-from rpn_jax.weights.layouts import OIHW, Layout, Leaf
+from rpn_jax.weights.layouts import LAST_LAYERS, OIHW, Layout, Leaf
 
 _FLATTENED = ("box", "fc6", "kernel")  # the kernel behind the pooled features of a region
 
@@ -32,13 +32,24 @@ def to_ours(
         if leaf == _FLATTENED and array.shape[0] % cells == 0:
             maps = array.reshape(-1, *pooled_hw, array.shape[1])
             array = maps.transpose(1, 2, 0, 3).reshape(array.shape)
+    if layout.background_last and array.ndim and leaf[:2] in LAST_LAYERS:
+        return _background_first(leaf, array)
     return array
+
+
+def _background_first(leaf: Leaf, array: np.ndarray) -> np.ndarray:
+    """Returns the array with the outputs of background, of boxes zeros, in front."""
+    if leaf[1] == "scores":
+        return np.roll(array, 1, axis=-1)
+    if array.shape[-1] == 4:  # one box for all classes
+        return array
+    return np.concatenate([np.zeros_like(array[..., :4]), array], axis=-1)
 
 
 def to_theirs(
     layout: Layout, leaf: Leaf, array: np.ndarray, pooled_hw: tuple[int, int]
 ) -> np.ndarray:
-    """Returns the array of a network as the file has it; undoes `to_ours`."""
+    """Returns the array of a network as the file has it; undoes `to_ours`, of background first."""
     if array.ndim == 4:
         array = array.transpose(np.argsort(layout.dialect.kernel_axes))
     elif array.ndim == 2 and _channels_first(layout):

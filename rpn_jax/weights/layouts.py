@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from rpn_jax.models.layers.norms import EPSILON
 from rpn_jax.weights import modules
 from rpn_jax.weights.modules import Module
@@ -62,7 +64,8 @@ class Layout(NamedTuple):
     Fields:
       name: of the family; that of a whole network is what `import-weights --model` takes.
       title: of the family.
-      signature: an array that every such file has, and none of another family.
+      signature: arrays that every such file has, and none of the families below it has them all;
+        separated by spaces.
       dialect: how it writes down arrays.
       parts: for each part of a network that it has, the module's name in the file, None for a
         module that it has not.
@@ -73,6 +76,7 @@ class Layout(NamedTuple):
       stride_in_1x1: where its bottlenecks stride, see `resnet.ResidualBlock`.
       sizes_outside: whether the head's channels have the sizes of anchors as the outer loop and
         their ratios as the inner one.
+      background_last: whether the last class is background, for which there is no box then.
     """
 
     name: str
@@ -86,6 +90,7 @@ class Layout(NamedTuple):
     norm: str | None = None
     stride_in_1x1: bool = False
     sizes_outside: bool = False
+    background_last: bool = False
 
     def array_name(self, leaf: Leaf) -> str | None:
         """Returns the name that such a file has for a leaf, None if it has nothing of the kind."""
@@ -104,16 +109,27 @@ class Layout(NamedTuple):
         return name
 
 
+def with_axes(layout: Layout, arrays: Mapping[str, np.ndarray]) -> Layout:
+    """Returns the layout of a file, with Caffe's own order of axes if the arrays have that one."""
+    first = min((array for array in arrays.values() if array.ndim == 4), key=np.size, default=None)
+    if layout.dialect is not _CAFFE or first is None or first.shape[0] <= first.shape[-1]:
+        return layout
+    return layout._replace(dialect=_CAFFE._replace(kernel_axes=OIHW))
+
+
 def own_layout(
     title: str, parts: tuple[str, ...], convention: str, *, stride_in_1x1: bool
 ) -> Layout:
     """Returns the layout of this project's own arrays, named by their leaves with slashes."""
+    names = {part: _behind(f"{part}/", "/".join) for part in parts}
+    if "backbone" in names:  # its last stage may begin as a head
+        names.setdefault("box", _behind("backbone/", "/".join))
     return Layout(
         name="rpn_jax",
         title=title,
         signature="",
         dialect=_OWN,
-        parts={part: _behind(f"{part}/", "/".join) for part in parts},
+        parts=names,
         convention=convention,
         stride_in_1x1=stride_in_1x1,
     )
@@ -129,6 +145,8 @@ def _behind(
     return name
 
 
+# py-faster-rcnn's alternating training has another name, and a slash may have been replaced.
+_CAFFE_RPN_NAMES = ((r"^rpn_conv(1|_3x3)_", "rpn_conv/3x3_"),)
 _KERAS_EPSILON = 1.001e-5
 # Keras 3 numbers the arrays of a layer in its `.weights.h5`.
 _KERAS_3_NAMES = (
@@ -139,11 +157,37 @@ _KERAS_3_NAMES = (
 
 LAYOUTS = (
     Layout(
+        name="py-faster-rcnn/vgg16",
+        title="py-faster-rcnn's VGG-16",
+        signature="rpn_cls_score_w conv1_1_w",
+        dialect=_CAFFE,
+        parts={
+            "backbone": modules.CAFFE_VGG.get,
+            "rpn": modules.CAFFE_HEAD.get,
+            "box": modules.CAFFE_BOX.get,
+        },
+        convention="py_faster_rcnn",
+        former_names=_CAFFE_RPN_NAMES,
+    ),
+    Layout(
+        name="py-faster-rcnn/zf",
+        title="py-faster-rcnn's ZF",
+        signature="rpn_cls_score_w conv1_w",
+        dialect=_CAFFE,
+        parts={
+            "backbone": modules.CAFFE_ZF.get,
+            "rpn": modules.CAFFE_HEAD.get,
+            "box": modules.CAFFE_BOX.get,
+        },
+        convention="py_faster_rcnn",
+        former_names=_CAFFE_RPN_NAMES,
+    ),
+    Layout(
         name="caffe/vgg16",
         title="Caffe's VGG-16",
         signature="conv1_1_w",
         dialect=_CAFFE,
-        parts={"backbone": modules.CAFFE_VGG.get},
+        parts={"backbone": modules.CAFFE_VGG.get, "box": modules.CAFFE_FC.get},
         convention="caffe",
     ),
     Layout(
@@ -151,7 +195,7 @@ LAYOUTS = (
         title="Caffe's ZF",
         signature="conv1_w",
         dialect=_CAFFE,
-        parts={"backbone": modules.CAFFE_ZF.get},
+        parts={"backbone": modules.CAFFE_ZF.get, "box": modules.CAFFE_FC.get},
         convention="caffe",
     ),
     Layout(
@@ -159,7 +203,10 @@ LAYOUTS = (
         title="torchvision's AlexNet",
         signature="features.6.weight",
         dialect=_TORCH,
-        parts={"backbone": modules.TORCHVISION_ALEXNET.get},
+        parts={
+            "backbone": modules.TORCHVISION_ALEXNET.get,
+            "box": modules.TORCHVISION_ALEXNET_FC.get,
+        },
         convention="torchvision",
     ),
     Layout(
@@ -167,7 +214,7 @@ LAYOUTS = (
         title="torchvision's VGG-16",
         signature="features.2.weight",
         dialect=_TORCH,
-        parts={"backbone": modules.TORCHVISION_VGG.get},
+        parts={"backbone": modules.TORCHVISION_VGG.get, "box": modules.TORCHVISION_VGG_FC.get},
         convention="torchvision",
     ),
     Layout(
@@ -175,7 +222,7 @@ LAYOUTS = (
         title="torchvision's VGG-16 with batch normalisation",
         signature="features.1.running_mean",
         dialect=_TORCH,
-        parts={"backbone": modules.TORCHVISION_VGG_BN.get},
+        parts={"backbone": modules.TORCHVISION_VGG_BN.get, "box": modules.TORCHVISION_VGG_FC.get},
         convention="torchvision",
         norm="frozen_batch_norm",
     ),
@@ -184,7 +231,7 @@ LAYOUTS = (
         title="torchvision's ResNet",
         signature="layer1.0.conv1.weight",
         dialect=_TORCH,
-        parts={"backbone": modules.torchvision_resnet},
+        parts={"backbone": modules.torchvision_resnet, "box": modules.torchvision_resnet},
         convention="torchvision",
     ),
     Layout(
@@ -201,7 +248,7 @@ LAYOUTS = (
         title="Keras's VGG-16",
         signature="block1_conv1/kernel",
         dialect=_KERAS,
-        parts={"backbone": modules.KERAS_VGG.get},
+        parts={"backbone": modules.KERAS_VGG.get, "box": modules.KERAS_FC.get},
         convention="keras_caffe",
         former_names=(
             (r"(block\d_conv\d)/\1_W_1$", r"\1/kernel"),
@@ -214,7 +261,7 @@ LAYOUTS = (
         title="Keras's ResNet",
         signature="conv2_block1_0_conv/kernel",
         dialect=_KERAS,
-        parts={"backbone": modules.keras_resnet},
+        parts={"backbone": modules.keras_resnet, "box": modules.keras_resnet},
         convention="keras_caffe",
         former_names=_KERAS_3_NAMES,
         epsilon=_KERAS_EPSILON,
@@ -248,30 +295,49 @@ LAYOUTS = (
         ),
     ),
     Layout(
+        name="detectron2/r50_dc5",
+        title="detectron2's R-CNN on dilated C5",
+        signature="backbone.res5.0.conv1.weight",
+        dialect=_TORCH,
+        parts={
+            "backbone": _behind("backbone.", modules.detectron2_resnet),
+            "rpn": modules.DETECTRON2_HEAD.get,
+            "box": modules.DETECTRON2_BOX.get,
+        },
+        convention="detectron2",
+        stride_in_1x1=True,
+        sizes_outside=True,
+        background_last=True,
+    ),
+    Layout(
         name="detectron2/r50_c4",
-        title="detectron2's RPN on C4",
+        title="detectron2's R-CNN on C4",
         signature="backbone.stem.conv1.weight",
         dialect=_TORCH,
         parts={
             "backbone": _behind("backbone.", modules.detectron2_resnet),
             "rpn": modules.DETECTRON2_HEAD.get,
+            "box": modules.detectron2_c4_box,
         },
         convention="detectron2",
         stride_in_1x1=True,
         sizes_outside=True,
+        background_last=True,
     ),
     Layout(
         name="detectron2/r50_fpn",
-        title="detectron2's RPN with an FPN",
+        title="detectron2's R-CNN with an FPN",
         signature="backbone.bottom_up.stem.conv1.weight",
         dialect=_TORCH,
         parts={
             "backbone": _behind("backbone.bottom_up.", modules.detectron2_resnet),
             "neck": modules.DETECTRON2_FPN.get,
             "rpn": modules.DETECTRON2_HEAD.get,
+            "box": modules.DETECTRON2_BOX.get,
         },
         convention="detectron2",
         stride_in_1x1=True,
         sizes_outside=True,
+        background_last=True,
     ),
 )

@@ -47,7 +47,7 @@ def recognize(
     """
     for layout in LAYOUTS:
         named = {layout.present_name(name): array for name, array in arrays.items()}
-        if layout.signature in named:
+        if named.keys() >= set(layout.signature.split()):
             return layout, named
     raise UserError(
         f"{path}: holds {_some(arrays)}, which are not the names of a network known here; "

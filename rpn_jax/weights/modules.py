@@ -146,3 +146,28 @@ DETECTRON2_HEAD = {
     ("objectness",): "proposal_generator.rpn_head.objectness_logits",
     ("deltas",): "proposal_generator.rpn_head.anchor_deltas",
 }
+DETECTRON2_BOX = {
+    ("fc6",): "roi_heads.box_head.fc1",
+    ("fc7",): "roi_heads.box_head.fc2",
+    ("scores",): "roi_heads.box_predictor.cls_score",
+    ("deltas",): "roi_heads.box_predictor.bbox_pred",
+}
+CAFFE_HEAD = {
+    ("conv",): "rpn_conv/3x3",
+    ("objectness",): "rpn_cls_score",
+    ("deltas",): "rpn_bbox_pred",
+}
+# Of classifiers, whose first two fully connected layers a detector begins with.
+CAFFE_FC = {("fc6",): "fc6", ("fc7",): "fc7"}
+KERAS_FC = {("fc6",): "fc1", ("fc7",): "fc2"}
+TORCHVISION_VGG_FC = {("fc6",): "classifier.0", ("fc7",): "classifier.3"}
+TORCHVISION_ALEXNET_FC = {("fc6",): "classifier.1", ("fc7",): "classifier.4"}
+CAFFE_BOX = {**CAFFE_FC, ("scores",): "cls_score", ("deltas",): "bbox_pred"}
+
+
+def detectron2_c4_box(module: Module) -> str | None:
+    """Returns what detectron2 calls a module of the head that is the last stage of a ResNet."""
+    if module in DETECTRON2_BOX:
+        return DETECTRON2_BOX[module]
+    name = detectron2_resnet(module)
+    return name and f"roi_heads.{name}"

@@ -4,15 +4,31 @@ The values are the defaults of torchvision 0.28 and of detectron2 0.6's model zo
 its RPN models ask for more proposals).
 """
 
+from collections.abc import Iterable
+
 from ml_collections import ConfigDict
 
 from rpn_jax.runs.config import default_config
 from rpn_jax.weights.class_names import classes_of
 from rpn_jax.weights.layouts import LAYOUTS, Layout
 
-WHOLE_NETWORKS = tuple(layout.name for layout in LAYOUTS if "rpn" in layout.parts)
 TORCHVISION = "torchvision/fasterrcnn_resnet50_fpn"
-_COCO_CLASSES = {"torchvision": 90, "detectron2": 80}
+_WHOLE = {layout.name: layout for layout in LAYOUTS if "rpn" in layout.parts}
+# detectron2's two depths have the same names of arrays.
+_WHOLE |= {
+    name.replace("r50", "r101"): layout._replace(name=name.replace("r50", "r101"))
+    for name, layout in _WHOLE.items()
+    if name.startswith("detectron2/")
+}
+WHOLE_NETWORKS = tuple(_WHOLE)
+_NUM_CLASSES = {"torchvision": 90, "detectron2": 80, "py-faster-rcnn": 20}
+
+
+def with_depth(layout: Layout, names: Iterable[str]) -> Layout:
+    """Returns the layout of a file with arrays of these names: with the depth of its ResNet."""
+    if layout.name in _WHOLE and any(".res4.22." in name for name in names):
+        return _WHOLE[layout.name.replace("r50", "r101")]
+    return layout
 
 
 def source_config(
@@ -25,25 +41,47 @@ def source_config(
     Args:
         name: of a layout; None is returned for those of a classifier.
         detector: "rpn" for its first stage alone, "faster_rcnn" for both.
-        num_classes: without background; by default those of its project's COCO models.
+        num_classes: without background; by default those of its project's usual models.
     """
-    if name not in WHOLE_NETWORKS:
+    if name not in _WHOLE:
         return None
-    (layout,) = (layout for layout in LAYOUTS if layout.name == name)
+    layout, project = _WHOLE[name], name.partition("/")[0]
     config = default_config(detector)
-    config.data.shorter_side, config.data.longer_side = 800, 1333
-    config.model.backbone = "resnet50"
     config.model.frozen_stages = 2
     config.model.input_convention = layout.convention
-    config.model.stride_in_1x1 = layout.stride_in_1x1
-    _set_rpn(config, layout)
+    config.rpn.anchors.aspect_ratios = (2.0, 1.0, 0.5)  # theirs are height / width: 0.5, 1, 2
+    set_rpn, set_box = _PROJECTS[project]
+    set_rpn(config, layout)
     if detector != "rpn":
-        _set_box(config, layout, num_classes)
+        classes = classes_of(num_classes or _NUM_CLASSES[project])
+        config.box.class_names, config.box.category_ids = classes.names, classes.category_ids
+        set_box(config, layout)
     return config
 
 
+def _set_caffe_rpn(config: ConfigDict, layout: Layout) -> None:
+    config.model.ceil_pools = True
+    if layout.name.endswith("zf"):
+        config.model.backbone = "zf"
+        config.rpn.channels = 256
+    config.rpn.objectness = "softmax"
+    config.rpn.anchors.rounding = "caffe"
+    config.rpn.loss.normalizer = "sampled"
+    config.rpn.loss.balance = 1.0
+    config.rpn.proposals.min_size = 16.0  # there it grows with the image
+
+
+def _set_caffe_box(config: ConfigDict, layout: Layout) -> None:
+    """The layers say raw deltas: py-faster-rcnn puts its weights into them when it saves."""
+    config.box.pooling.size = 6 if layout.name.endswith("zf") else 7
+    config.box.box_weights = (1.0, 1.0, 1.0, 1.0)
+    config.box.detections.nms_threshold = 0.3
+
+
 def _set_rpn(config: ConfigDict, layout: Layout) -> None:
-    config.rpn.anchors.aspect_ratios = (2.0, 1.0, 0.5)  # theirs are height / width: 0.5, 1, 2
+    config.data.shorter_side, config.data.longer_side = 800, 1333
+    config.model.backbone = "resnet101" if "r101" in layout.name else "resnet50"
+    config.model.stride_in_1x1 = layout.stride_in_1x1
     config.rpn.anchors.offset = 0.0
     config.rpn.targets.drop_straddling = False
     config.rpn.loss.normalizer = "sampled"
@@ -59,7 +97,9 @@ def _set_rpn(config: ConfigDict, layout: Layout) -> None:
         config.rpn.channels = 256
         config.rpn.anchors.sizes = tuple((size,) for size in sizes)
     else:
-        config.rpn.channels = 1024
+        is_dilated = layout.name.endswith("dc5")
+        config.model.dilate_c5 = is_dilated or None
+        config.rpn.channels = 2048 if is_dilated else 1024
         config.rpn.anchors.sizes = sizes
         config.rpn.proposals.train.pre_nms_top_n = 12_000
         config.rpn.proposals.test.pre_nms_top_n = 6000
@@ -72,10 +112,7 @@ def _set_rpn(config: ConfigDict, layout: Layout) -> None:
             config.rpn.proposals.train.post_nms_top_n = 1000
 
 
-def _set_box(config: ConfigDict, layout: Layout, num_classes: int | None) -> None:
-    project = layout.name.partition("/")[0]
-    classes = classes_of(num_classes or _COCO_CLASSES[project])
-    config.box.class_names, config.box.category_ids = classes.names, classes.category_ids
+def _set_box(config: ConfigDict, layout: Layout) -> None:
     config.box.channels = 1024
     config.box.dropout = 0.0
     config.box.pooling.kind = "align"
@@ -83,3 +120,17 @@ def _set_box(config: ConfigDict, layout: Layout, num_classes: int | None) -> Non
     if layout.name == TORCHVISION:
         config.box.loss.beta = 1 / 9
         config.box.detections.min_size = 1e-2
+        return
+    config.box.loss.beta = 0.0
+    config.box.pooling.aligned = True
+    config.box.pooling.sampling_ratio = 0
+    if layout.name.endswith("_c4"):
+        config.box.head = "c5"
+        config.box.pooling.size = 14
+
+
+_PROJECTS = {
+    "torchvision": (_set_rpn, _set_box),
+    "detectron2": (_set_rpn, _set_box),
+    "py-faster-rcnn": (_set_caffe_rpn, _set_caffe_box),
+}

@@ -17,10 +17,10 @@ from rpn_jax.models.rcnn import RCNN, variable_shapes
 from rpn_jax.runs.config import flatten, sizes_per_level
 from rpn_jax.weights.class_names import same_classes
 from rpn_jax.weights.files import read_arrays
-from rpn_jax.weights.layouts import LAST_LAYERS, Layout, Leaf, own_layout
+from rpn_jax.weights.layouts import LAST_LAYERS, Layout, Leaf, own_layout, with_axes
 from rpn_jax.weights.loading import Pretrained, leaves_of, load_parts, recognize
 from rpn_jax.weights.model_file import flat_names, is_model_file, read_model
-from rpn_jax.weights.networks import TORCHVISION, source_config
+from rpn_jax.weights.networks import TORCHVISION, source_config, with_depth
 
 # The COCO_V1 files that torchvision publishes, by the beginning of their SHA-256, which also stands
 # in their names: of Faster and of Mask R-CNN. It computes their norms with an epsilon of 0, and
@@ -55,6 +55,7 @@ def read_source(path: str | pathlib.Path) -> Source:
     path = pathlib.Path(path).expanduser()
     if not is_model_file(path):
         layout, arrays = recognize(path, read_arrays(path))
+        layout = with_axes(with_depth(layout, arrays), arrays)
         source = Source(path, layout, arrays, _config_of(layout, arrays))
         return _with_epsilon(source) if layout.name == TORCHVISION else source
     model = read_model(path)

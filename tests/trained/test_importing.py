@@ -109,7 +109,7 @@ def test_a_network_of_detectron2_becomes_a_model_file(c4_arrays, imported):
         statistics["c1"]["conv1"]["norm"]["var"],
         c4_arrays["backbone.stem.conv1.norm.running_var"],
     )
-    assert model.source == "detectron2's RPN on C4, model_final.pkl"
+    assert model.source == "detectron2's R-CNN on C4, model_final.pkl"
 
 
 def test_a_model_file_is_read_into_a_network(imported):
@@ -160,7 +160,9 @@ def test_the_backbone_alone_serves_any_anchors(imported, capsys):
     assert set(loaded.collections["params"]) == {"backbone"}
     assert "rpn/conv/bias" in loaded.unused
     said = capsys.readouterr().out
-    assert said.startswith(f"{out}: backbone from a model file (detectron2's RPN on C4, model_fin")
+    assert said.startswith(
+        f"{out}: backbone from a model file (detectron2's R-CNN on C4, model_fin"
+    )
     assert "; not used: rpn/conv/bias, rpn/conv/kernel, rpn/deltas/bias and 3 more;" in said
     assert said.endswith("; drawn from the seed: rpn\n")
 
@@ -391,7 +393,7 @@ def test_the_command(c4_file, tmp_path, capsys):
     command = ["import-weights", str(c4_file), f"--model={C4}", f"--out={out}", *NARROW]
     assert main(command) == 0
     assert capsys.readouterr().out.startswith(
-        f"{out}: backbone and rpn from detectron2's RPN on C4"
+        f"{out}: backbone and rpn from detectron2's R-CNN on C4"
     )
     assert read_model(out).config.model.backbone == "resnet18"
     out.unlink()
