@@ -13,6 +13,7 @@ its project; with both stages, if the file has them, unless --detector=rpn is gi
                                         have an epsilon of 0. The published file is recognised; for
                                         any other give --bn_eps: 0 if its training began with those
                                         weights, 1e-5 if not
+  torchvision/fasterrcnn_resnet50_fpn_v2
   detectron2/r50_c4, r50_dc5, r50_fpn   RPN and Faster R-CNN of the model zoo; and r101_c4 and so on
   py-faster-rcnn/vgg16, zf              an .npz of NAME_w and NAME_b in Caffe's order, or of kernels
                                         (height, width, in, out) and (in, out) behind (height,

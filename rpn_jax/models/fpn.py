@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from rpn_jax.models.layers.convolution import Conv
+from rpn_jax.models.layers.norms import normalize
 from rpn_jax.ops.barriers import computed_once
 from rpn_jax.typing import Array
 
@@ -24,10 +25,12 @@ class FPN(nn.Module):
     Fields:
       channels: of every level.
       dtype: what to compute in; parameters are float32.
+      norm: behind each convolution, "frozen_batch_norm" or "group_norm"; None is none.
     """
 
     channels: int = 256
     dtype: DTypeLike = jnp.float32
+    norm: str | None = None
 
     def strides(self, strides: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the levels' strides, given those of the stages."""
@@ -46,22 +49,26 @@ class FPN(nn.Module):
         levels, above = [], None
         for stage, feature in reversed(list(zip(STAGES, features, strict=True))):
             number = stage.removeprefix("c")
-            merged = self._conv(1, f"lateral{number}")(feature)
+            merged = self._conv(1, f"lateral{number}", feature)
             if above is not None:
                 merged += _enlarge(_enlarge(above, 1, merged.shape[1]), 2, merged.shape[2])
-            levels.insert(0, computed_once(self._conv(3, f"output{number}")(merged)))
+            levels.insert(0, computed_once(self._conv(3, f"output{number}", merged)))
             above = merged
         return (*levels, levels[-1][:, ::2, ::2])
 
-    def _conv(self, kernel: int, name: str) -> Conv:
-        return Conv(
+    def _conv(self, kernel: int, name: str, x: Array) -> Array:
+        x = Conv(
             self.channels,
             (kernel, kernel),
             padding=kernel // 2,
+            use_bias=self.norm is None,
             dtype=self.dtype,
             kernel_init=variance_scaling(1.0, "fan_in", "uniform"),
             name=name,
-        )
+        )(x)
+        if self.norm:
+            x = normalize(x, self.norm, train=False, dtype=self.dtype, name=f"norm_{name}")
+        return x
 
 
 def _enlarge(x: Float[Array, "B _ _ C"], axis: int, size: int) -> Float[Array, "B _ _ C"]:

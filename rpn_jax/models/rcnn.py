@@ -149,6 +149,7 @@ def build_rcnn(
     output_stage: str | None = None,
     neck: str | None = None,
     fpn_channels: int = 256,
+    fpn_norm: str | None = None,
     frozen_stages: int = 0,
     norm: str | None = None,
     stem: str | None = None,
@@ -157,6 +158,7 @@ def build_rcnn(
     ceil_pools: bool | None = None,
     num_anchors: int = 9,
     head_channels: int = 512,
+    head_convolutions: int = 1,
     objectness: str = "sigmoid",
     remat: bool = False,
     dtype: str = "float32",
@@ -171,6 +173,7 @@ def build_rcnn(
         `strides` follow.
       neck: "fpn" puts the head on the levels p2 to p6 of an `fpn.FPN` instead; None is no neck.
       fpn_channels: of the levels of that neck.
+      fpn_norm: behind its convolutions, see there.
       frozen_stages: so many of the first stages are not trained; the paper freezes 2 of VGG-16.
       norm: of a ResNet, DenseNet-121 or VGG-16, a name of `norms.NORMS`; None is
         "frozen_batch_norm", but no norm at all in VGG-16.
@@ -180,7 +183,8 @@ def build_rcnn(
       ceil_pools: of VGG-16, ZF and AlexNet, whether pools round up as Caffe's do; None is True for
         ZF alone.
       num_anchors: anchors at each position (sizes x aspect ratios).
-      head_channels: of the head's 3x3 convolution.
+      head_channels: of the head's 3x3 convolutions.
+      head_convolutions: how many of these it has.
       objectness: "sigmoid" or "softmax", see `rpn_head.RPNHead`.
       remat: whether the backward pass runs the stages of the backbone again, see `Backbone`.
       dtype: what to compute in, "float32" or "bfloat16"; parameters and outputs are float32.
@@ -230,8 +234,8 @@ def build_rcnn(
         )
     return RCNN(
         backbone=module,
-        rpn=RPNHead(num_anchors, head_channels, objectness, compute_dtype),
-        neck=FPN(fpn_channels, compute_dtype) if neck else None,
+        rpn=RPNHead(num_anchors, head_channels, objectness, compute_dtype, head_convolutions),
+        neck=FPN(fpn_channels, compute_dtype, fpn_norm) if neck else None,
         box=None if box is None else build_box_head(module, compute_dtype, **box),
     )
 

@@ -35,12 +35,14 @@ class RPNHead(nn.Module):
       channels: of the 3x3 convolution; 512 for VGG-16, 256 for ZF and FPN.
       objectness: "sigmoid" or "softmax".
       dtype: what to compute in; parameters and outputs are float32.
+      convolutions: how many 3x3 convolutions there are.
     """
 
     num_anchors: int
     channels: int = 512
     objectness: Literal["sigmoid", "softmax"] = "sigmoid"
     dtype: DTypeLike = jnp.float32
+    convolutions: int = 1
 
     @nn.compact
     def __call__(
@@ -51,7 +53,10 @@ class RPNHead(nn.Module):
         """Returns the objectness logits and the box deltas (x, y, width, height) of a level."""
         num_images, K = features.shape[0], self.num_anchors
         scores_per_anchor = {"sigmoid": 1, "softmax": 2}[self.objectness]
-        x = relu(_Conv(self.channels, (3, 3), dtype=self.dtype, name="conv")(features))
+        x = features
+        for i in range(1, self.convolutions + 1):
+            name = "conv" if i == 1 else f"conv{i}"
+            x = relu(_Conv(self.channels, (3, 3), dtype=self.dtype, name=name)(x))
         scores = _Conv(scores_per_anchor * K, (1, 1), dtype=self.dtype, name="objectness")(x)
         deltas = _Conv(4 * K, (1, 1), dtype=self.dtype, name="deltas")(x)
         logits = scores.astype(jnp.float32)

@@ -129,6 +129,11 @@ FIELDS: Mapping[str, Field] = {
         None, Rule(str, lambda x: x == "fpn", "fpn"), "fpn has levels p2 to p6 from c2 to c5"
     ),
     "model.fpn_channels": Field(256, whole(1), "of each of the neck's levels"),
+    "model.fpn_norm": Field(
+        None,
+        one_of("frozen_batch_norm", "group_norm"),
+        "behind the neck's convolutions; None: no norm",
+    ),
     "model.norm": Field(
         None,
         one_of("frozen_batch_norm", "sync_batch_norm", "group_norm"),
@@ -160,6 +165,7 @@ FIELDS: Mapping[str, Field] = {
     "model.pretrained": Field(None, NAME, "a file of trained weights, see weights/layouts.py"),
     "model.pretrained_head": Field(True, FLAG, "whether to take the head too, if the file has one"),
     "rpn.channels": Field(512, whole(1), "section 3.1: 512 for VGG-16, 256 for ZF (and for FPN)"),
+    "rpn.convolutions": Field(1, whole(1), "3x3 convolutions of the head; 2 of torchvision's v2"),
     "rpn.objectness": Field(
         "sigmoid",
         one_of("sigmoid", "softmax"),

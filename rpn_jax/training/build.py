@@ -58,6 +58,7 @@ def build_network(config: ConfigDict) -> RCNN:
         box=box_head_fields(config),
         num_anchors=len(cells[0]),
         head_channels=config.rpn.channels,
+        head_convolutions=config.rpn.convolutions,
         objectness=config.rpn.objectness,
         **options,
     )

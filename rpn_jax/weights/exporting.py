@@ -30,11 +30,13 @@ _TORCHVISION_MODEL = {
     "model.backbone": ("resnet50",),
     "model.neck": ("fpn",),
     "model.fpn_channels": (256,),
+    "model.fpn_norm": (None,),
     "model.norm": (None, "sync_batch_norm", "frozen_batch_norm"),
     "model.stem": (None, "imagenet"),
     "model.stride_in_1x1": (None, False),
     "model.input_convention": ("torchvision",),
     "rpn.channels": (256,),
+    "rpn.convolutions": (1,),
     "rpn.objectness": ("sigmoid",),
 }
 

@@ -278,6 +278,19 @@ LAYOUTS = (
         epsilon=_KERAS_EPSILON,
     ),
     Layout(
+        name="torchvision/fasterrcnn_resnet50_fpn_v2",
+        title="torchvision's Faster R-CNN v2 with an FPN",
+        signature="backbone.body.layer1.0.conv1.weight backbone.fpn.inner_blocks.0.1.weight",
+        dialect=_TORCH,
+        parts={
+            "backbone": _behind("backbone.body.", modules.torchvision_resnet),
+            "neck": modules.TORCHVISION_FPN_V2.get,
+            "rpn": modules.TORCHVISION_HEAD.get,
+            "box": modules.TORCHVISION_BOX_V2.get,
+        },
+        convention="torchvision",
+    ),
+    Layout(
         name="torchvision/fasterrcnn_resnet50_fpn",
         title="torchvision's Faster R-CNN with an FPN",
         signature="backbone.body.layer1.0.conv1.weight",

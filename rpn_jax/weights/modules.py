@@ -125,14 +125,28 @@ TORCHVISION_FPN = {
     for ours, theirs in (("lateral", "inner"), ("output", "layer"))
     for stage in range(2, 6)
 }
+TORCHVISION_FPN_V2 = TORCHVISION_FPN | {
+    (f"norm_{module}",): re.sub("0$", "1", name) for (module,), name in TORCHVISION_FPN.items()
+}
 TORCHVISION_HEAD = {
     ("conv",): "rpn.head.conv.0.0",
+    ("conv2",): "rpn.head.conv.1.0",
     ("objectness",): "rpn.head.cls_logits",
     ("deltas",): "rpn.head.bbox_pred",
 }
 TORCHVISION_BOX = {
     ("fc6",): "roi_heads.box_head.fc6",
     ("fc7",): "roi_heads.box_head.fc7",
+    ("scores",): "roi_heads.box_predictor.cls_score",
+    ("deltas",): "roi_heads.box_predictor.bbox_pred",
+}
+TORCHVISION_BOX_V2 = {
+    **{
+        (f"{ours}{i}",): f"roi_heads.box_head.{i - 1}.{theirs}"
+        for ours, theirs in (("conv", 0), ("norm", 1))
+        for i in range(1, 5)
+    },
+    ("fc6",): "roi_heads.box_head.5",
     ("scores",): "roi_heads.box_predictor.cls_score",
     ("deltas",): "roi_heads.box_predictor.bbox_pred",
 }

@@ -373,7 +373,7 @@ def test_what_is_not_in_the_file_is_drawn(tmp_path):
     ("name", "out", "options", "reason"),
     [
         ("resnet", "w.safetensors", {}, "--model=resnet: is unknown; use one of alexnet, zf"),
-        (FPN, "w.safetensors", {}, f"--model={FPN}: .* holds something else, detectron2's RPN on"),
+        (FPN, "w.safetensors", {}, f"--model={FPN}: .* holds something else, detectron2's R-CNN"),
         (C4, "w.npz", {}, "a model file ends in .safetensors"),
         (C4, "w.safetensors", {"bn_eps": -1.0}, "--bn_eps=-1.0: give a small number"),
         ("vgg16", "w.safetensors", {}, "config.model.backbone: the model has c1/conv1_1/bias"),

@@ -23,6 +23,7 @@ NARROW_BOX = (*NARROW, "--config.box.channels=8")
 NARROW_FPN = (*NARROW_BOX, "--config.model.fpn_channels=8")
 OVERRIDES = {
     TORCHVISION: NARROW_FPN,
+    f"{TORCHVISION}_v2": NARROW_FPN,
     "detectron2/r50_c4": NARROW,
     "detectron2/r50_dc5": NARROW_BOX,
     "detectron2/r50_fpn": NARROW_FPN,
