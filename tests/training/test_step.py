@@ -149,7 +149,7 @@ def test_two_micro_batches_have_the_gradient_and_the_statistics_of_one_after_the
 ):
     """In bfloat16, on two devices."""
 
-    def sum_of_squares(self, look, keys, batch):
+    def sum_of_squares(self, look, keys, batch, variables, *, train):
         losses = (look.logits[0] ** 2).sum(axis=1) + (look.deltas[0] ** 2).sum(axis=(1, 2))
         return Losses(losses, {"loss": losses}, look.batch_stats, None)
 
@@ -331,9 +331,10 @@ def test_evaluation_does_not_depend_on_the_batch_an_image_is_in(trained):
     whole = eval_step(variables, batch, KEY)
     order = np.array([2, 0, 3, 1])
     shuffled = eval_step(variables, jax.tree.map(lambda x: x[order], batch), KEY)
-    proposals, losses, labels = jax.tree.map(lambda x: np.asarray(x)[order], whole)
+    found, losses, labels = jax.tree.map(lambda x: np.asarray(x)[order], whole)
+    proposals = found.proposals
     np.testing.assert_array_equal(shuffled[2], labels)
     np.testing.assert_allclose(shuffled[1]["loss"], losses["loss"], rtol=1e-5)
-    np.testing.assert_allclose(shuffled[0].boxes, proposals.boxes, atol=1e-3)
+    np.testing.assert_allclose(shuffled[0].proposals.boxes, proposals.boxes, atol=1e-3)
     assert proposals.boxes.shape == (BATCH, 50, 4)
     assert (np.diff(proposals.scores, axis=1) <= 0).all()
