@@ -39,14 +39,9 @@ def choose_buckets(
     distinct sizes finds the cut with the least total canvas area. Every image then goes on the
     smallest canvas that holds it. Every canvas is used.
     """
-    originals, original_of = np.unique(
-        np.stack([heights, widths], axis=1), axis=0, return_inverse=True
-    )
-    sides = dict(shorter_side=shorter_side, longer_side=longer_side)
-    resized = np.array([resized_hw(int(h), int(w), **sides) for h, w in originals])
-    rounded = rounded_up(resized, multiple)
+    rounded = _resized_and_rounded(heights, widths, shorter_side, longer_side, multiple)
     sizes, size_of = np.unique(rounded, axis=0, return_inverse=True)
-    size_of_example = size_of.reshape(-1)[original_of.reshape(-1)]
+    size_of_example = size_of.reshape(-1)
     weights = np.bincount(size_of_example, minlength=len(sizes))
 
     candidates = _cut_into_runs(sizes, weights, count)
@@ -75,12 +70,7 @@ def rescaled(
     multiple: int = 16,
 ) -> Scale:
     """Returns the same buckets of examples, with canvases for another shorter side."""
-    originals, original_of = np.unique(
-        np.stack([heights, widths], axis=1), axis=0, return_inverse=True
-    )
-    sides = dict(shorter_side=shorter_side, longer_side=longer_side)
-    resized = np.array([resized_hw(int(h), int(w), **sides) for h, w in originals])
-    of_example = rounded_up(resized, multiple)[original_of.reshape(-1)]
+    of_example = _resized_and_rounded(heights, widths, shorter_side, longer_side, multiple)
     canvases = tuple(
         (int(height), int(width))
         for height, width in (
@@ -88,6 +78,22 @@ def rescaled(
         )
     )
     return Scale(shorter_side, Buckets(canvases, buckets.of_example))
+
+
+def _resized_and_rounded(
+    heights: Int[np.ndarray, " N"],
+    widths: Int[np.ndarray, " N"],
+    shorter_side: int,
+    longer_side: int,
+    multiple: int,
+) -> Int[np.ndarray, "N 2"]:
+    """Returns the size of each resized image, rounded up; equal sizes are resized once."""
+    originals, original_of = np.unique(
+        np.stack([heights, widths], axis=1), axis=0, return_inverse=True
+    )
+    sides = dict(shorter_side=shorter_side, longer_side=longer_side)
+    resized = np.array([resized_hw(int(h), int(w), **sides) for h, w in originals])
+    return rounded_up(resized, multiple)[original_of.reshape(-1)]
 
 
 def _cut_into_runs(

@@ -1,5 +1,7 @@
 """Random maps, what to compare convolutions by, and slow pools that are plainly right."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -52,3 +54,18 @@ def naive_pool_and_gradient(x, dy, window, stride, padding):
         y[n, i, j, c] = x[best]
         dx[best] += dy[n, i, j, c]
     return y, dx
+
+
+def assert_rounds_up_as_a_naive_pool(max_pool, window_stride_padding):
+    """Compares a pool with `ceil`, and its gradient, to the bit."""
+    window, stride, padding = window_stride_padding
+    pool = functools.partial(max_pool, window=window, stride=stride, padding=padding, ceil=True)
+    rng = np.random.default_rng(0)
+    for height, width in ((4, 7), (6, 5)):
+        x = rng.integers(-3, 3, (2, height, width, 2)).astype(np.float32)  # with many ties
+        shape = jax.eval_shape(pool, x).shape
+        dy = rng.integers(-8, 9, shape).astype(np.float32)  # sums are exact
+        y, dx = jax.jit(lambda x, dy: (pool(x), jax.vjp(pool, x)[1](dy)[0]))(x, dy)
+        expected_y, expected_dx = naive_pool_and_gradient(x, dy, *window_stride_padding)
+        np.testing.assert_array_equal(y, expected_y)
+        np.testing.assert_array_equal(dx, expected_dx)
