@@ -29,6 +29,7 @@ from PIL import Image
 from rpn_jax.data.datasets import Record, prepare_dataset
 from rpn_jax.data.loader import train_batches
 from rpn_jax.data.plan import BatchPlan, choose_buckets
+from rpn_jax.data.scales import Scale
 from rpn_jax.detectors.proposals import propose
 from rpn_jax.detectors.targets import assign_targets
 from rpn_jax.models.rcnn import trainable_mask
@@ -366,15 +367,15 @@ class _Folder:
 
 def images(folder: str) -> Timed:
     """The loader of `train`, one image at a time, on one core."""
-    dataset, sides = _Folder(pathlib.Path(folder)), {"shorter_side": 600, "longer_side": 1000}
-    canvases = choose_buckets(dataset.heights, dataset.widths, **sides)
+    dataset = _Folder(pathlib.Path(folder))
+    sides = dataset.heights, dataset.widths
+    canvases = choose_buckets(*sides, shorter_side=600, longer_side=1000)
     plan = BatchPlan(canvases.of_example, 1, seed=0)
+    scales = [Scale(600, 1000, canvases)]
 
     def call():
         with one_core():
-            for _ in train_batches(
-                dataset, plan, canvases, num_steps=len(dataset), num_threads=1, **sides
-            ):
+            for _ in train_batches(dataset, plan, scales, num_steps=len(dataset), num_threads=1):
                 pass
 
     return Timed(call, {"images": len(dataset)})

@@ -131,6 +131,8 @@ class StepCompiler:
         schedule, optimizer = build_optimizer(config)
         sides = config.data.shorter_sides or (config.data.shorter_side,)
         self.canvas_hw = largest_canvas_hw(max(sides), config.data.longer_side)
+        if config.data.jitter.scales:
+            self.canvas_hw = config.data.jitter.canvas
         self.max_objects = config.data.max_objects or MAX_OBJECTS
         self.state = state_shapes(config, detector.network, optimizer)
         mask = trainable_mask(self.state.params, frozen_paths(config))

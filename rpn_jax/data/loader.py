@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int32, Int64, UInt8
 
 from rpn_jax.data import images, transforms
 from rpn_jax.data.datasets import Dataset, Record
-from rpn_jax.data.plan import BatchPlan, Buckets, PlannedBatch, Scale
+from rpn_jax.data.plan import BatchPlan, Buckets, PlannedBatch
+from rpn_jax.data.scales import Jitter, Scale
 from rpn_jax.errors import UserError
 
 # As good as endless: at 1000 steps a second this is 35 years.
@@ -48,10 +49,8 @@ class Batch(NamedTuple):
 def train_batches(
     dataset: Dataset,
     plan: BatchPlan,
-    buckets: Buckets,
+    scales: Sequence[Scale | Jitter],
     *,
-    shorter_side: int,
-    longer_side: int,
     start_step: int = 0,
     num_steps: int | None = None,
     process_index: int = 0,
@@ -59,16 +58,13 @@ def train_batches(
     max_objects: int | None = None,
     num_threads: int | None = None,
     prefetch: int = 4,
-    more_scales: Sequence[Scale] = (),
 ) -> Iterator[Batch]:
     """Yields the batches of steps `start_step`, `start_step + 1`, …, endlessly by default.
 
     Args:
       dataset: dataset to read.
-      plan: order of the images, made from `buckets.of_example`.
-      buckets: result of `choose_buckets` with the same two sides.
-      shorter_side: length of the images' shorter side, in pixels.
-      longer_side: upper bound on the longer side, in pixels.
+      plan: order of the images, made from the scales' `buckets.of_example`, which are equal.
+      scales: the plan draws one of them in each step.
       start_step: first step; a resumed run gives its next one.
       num_steps: number of batches to yield.
       process_index: index of the share to load of each global batch.
@@ -76,7 +72,6 @@ def train_batches(
       max_objects: G; by default the most boxes of any image of the dataset, rounded up to 8.
       num_threads: number of loading threads; one per CPU by default, 16 at most.
       prefetch: number of batches loaded ahead.
-      more_scales: the plan's scales from 1 on; 0 is `shorter_side` with `buckets`.
 
     Raises:
       UserError: an image has more boxes than `max_objects`.
@@ -84,9 +79,8 @@ def train_batches(
     load = functools.partial(
         _load_batch,
         dataset,
-        [Scale(shorter_side, buckets), *more_scales],
+        scales,
         _share(plan.batch_size, process_index, process_count),
-        longer_side=longer_side,
         num_slots=_num_slots(dataset, max_objects),
     )
     stop = _ENDLESS if num_steps is None else start_step + num_steps
@@ -97,10 +91,8 @@ def train_batches(
 def eval_batches(
     dataset: Dataset,
     batch_size: int,
-    buckets: Buckets,
+    scale: Scale,
     *,
-    shorter_side: int,
-    longer_side: int,
     process_index: int = 0,
     process_count: int = 1,
     max_objects: int | None = None,
@@ -115,12 +107,11 @@ def eval_batches(
     load = functools.partial(
         _load_batch,
         dataset,
-        [Scale(shorter_side, buckets)],
+        [scale],
         _share(batch_size, process_index, process_count),
-        longer_side=longer_side,
         num_slots=_num_slots(dataset, max_objects),
     )
-    batches = list(_eval_plan(buckets, batch_size))
+    batches = list(_eval_plan(scale.buckets, batch_size))
     return _read_ahead(grain.MapDataset.source(batches).map(load), num_threads, prefetch)
 
 
@@ -132,7 +123,8 @@ def _eval_plan(buckets: Buckets, batch_size: int) -> Iterator[PlannedBatch]:
             examples = np.full(batch_size, -1, np.int64)
             present = members[start : start + batch_size]
             examples[: len(present)] = present
-            yield PlannedBatch(examples, np.zeros(batch_size, bool), bucket)
+            flips, draws = np.zeros(batch_size, bool), np.zeros((batch_size, 3))
+            yield PlannedBatch(examples, flips, bucket, 0, draws)
 
 
 def _share(batch_size: int, process_index: int, process_count: int) -> slice:
@@ -176,17 +168,18 @@ def _read_ahead(
 
 def _load_batch(
     dataset: Dataset,
-    scales: Sequence[Scale],
+    scales: Sequence[Scale | Jitter],
     share: slice,
     planned: PlannedBatch,
     *,
-    longer_side: int,
     num_slots: int,
 ) -> Batch:
     """Returns a process's share of a global batch."""
-    shorter_side, buckets = scales[planned.scale]
-    canvas_hw = buckets.canvases[planned.bucket]
-    examples, flips = planned.examples[share], planned.flips[share]
+    scale = scales[planned.scale]
+    canvas_hw = scale.buckets.canvases[planned.bucket]
+    examples, flips, draws = (
+        each[share] for each in (planned.examples, planned.flips, planned.draws)
+    )
     size = len(examples)
     batch = Batch(
         images=np.zeros((size, *canvas_hw, 3), np.uint8),
@@ -200,30 +193,26 @@ def _load_batch(
     )
     for i in np.flatnonzero(batch.image_valid):
         record = dataset[int(examples[i])]
-        image, boxes = load_example(
-            record,
-            flip=bool(flips[i]),
-            shorter_side=shorter_side,
-            longer_side=longer_side,
-            canvas=batch.images[i],
-        )
-        batch.image_hw[i] = image.shape[:2]
-        batch.gt_boxes[i, : len(boxes)] = boxes
-        batch.gt_valid[i, : len(boxes)] = True
-        batch.gt_ignore[i, : len(boxes)] = record.ignore
-        batch.gt_labels[i, : len(boxes)] = record.labels + 1
+        view = scale.view(record.height, record.width, canvas_hw, draws[i])
+        _, boxes = load_example(record, view, flip=bool(flips[i]), canvas=batch.images[i])
+        kept = view.keeps(boxes)
+        count = int(kept.sum())
+        batch.image_hw[i] = view.image_hw
+        batch.gt_boxes[i, :count] = boxes[kept]
+        batch.gt_valid[i, :count] = True
+        batch.gt_ignore[i, :count] = record.ignore[kept]
+        batch.gt_labels[i, :count] = record.labels[kept] + 1
     return batch
 
 
 def load_example(
     record: Record,
+    view: transforms.View,
     *,
     flip: bool = False,
-    shorter_side: int,
-    longer_side: int,
     canvas: UInt8[np.ndarray, "H W 3"] | None = None,
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "n 4"]]:
-    """Returns a record's image at the network's input size, and its boxes in those pixels.
+    """Returns what `view` shows of a record's image, and its boxes in those pixels.
 
     With a canvas, the image is written to its top left; the canvas must be large enough.
     """
@@ -231,8 +220,6 @@ def load_example(
     boxes = record.boxes
     if flip:
         image, boxes = transforms.flip_horizontally(image, boxes)
-    height, width = new_hw = transforms.resized_hw(
-        record.height, record.width, shorter_side=shorter_side, longer_side=longer_side
-    )
-    out = None if canvas is None else canvas[:height, :width]
-    return transforms.resize(image, boxes, new_hw, out)
+    rows, columns = view.image_hw
+    out = None if canvas is None else canvas[:rows, :columns]
+    return transforms.show(image, boxes, view, out)

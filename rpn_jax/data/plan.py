@@ -6,14 +6,14 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from rpn_jax.cuts import cheapest_cut
 from rpn_jax.data.canvases import rounded_up
 from rpn_jax.data.transforms import resized_hw
 
 # The purpose of a random stream, part of its seed.
-_OFFSETS, _SCHEDULE, _ORDER, _FLIPS, _SCALES = range(5)
+_OFFSETS, _SCHEDULE, _ORDER, _FLIPS, _SCALES, _VIEWS = range(6)
 
 
 class Buckets(NamedTuple):
@@ -53,13 +53,6 @@ def choose_buckets(
     return Buckets(canvases, canvas_of_size.reshape(-1)[size_of_example].astype(np.int64))
 
 
-class Scale(NamedTuple):
-    """A length of the shorter side, in pixels, and the canvases of images resized to it."""
-
-    shorter_side: int
-    buckets: Buckets
-
-
 def rescaled(
     buckets: Buckets,
     heights: Int[np.ndarray, " N"],
@@ -68,7 +61,7 @@ def rescaled(
     shorter_side: int,
     longer_side: int,
     multiple: int = 16,
-) -> Scale:
+) -> Buckets:
     """Returns the same buckets of examples, with canvases for another shorter side."""
     of_example = _resized_and_rounded(heights, widths, shorter_side, longer_side, multiple)
     canvases = tuple(
@@ -77,7 +70,7 @@ def rescaled(
             of_example[buckets.of_example == b].max(axis=0) for b in range(len(buckets.canvases))
         )
     )
-    return Scale(shorter_side, Buckets(canvases, buckets.of_example))
+    return Buckets(canvases, buckets.of_example)
 
 
 def _resized_and_rounded(
@@ -115,12 +108,21 @@ def _cut_into_runs(
 
 
 class PlannedBatch(NamedTuple):
-    """The examples of one global batch, True where one is mirrored, their bucket and scale."""
+    """One global batch.
+
+    Fields:
+      examples: of the dataset.
+      flips: True where one is mirrored.
+      bucket: of all of them.
+      scale: index of it among the run's.
+      draws: from [0, 1), by which a scale chooses what it shows of each, see `scales.Jitter`.
+    """
 
     examples: Int[np.ndarray, " B"]
     flips: Bool[np.ndarray, " B"]
     bucket: int
-    scale: int = 0
+    scale: int
+    draws: Float[np.ndarray, "B 3"]
 
 
 class BatchPlan:
@@ -180,7 +182,8 @@ class BatchPlan:
         draws = self._rng(_FLIPS, step).random(self.batch_size)
         scale = self._rng(_SCALES, step).integers(self._num_scales) if self._num_scales > 1 else 0
         flips = draws < self._flip_probability
-        return PlannedBatch(examples, flips, int(self._buckets[b]), int(scale))
+        views = self._rng(_VIEWS, step).random((self.batch_size, 3))
+        return PlannedBatch(examples, flips, int(self._buckets[b]), int(scale), views)
 
     def _batches_before(self, b: int, epoch: int) -> int:
         return (epoch * self._sizes[b] + self._offsets[b]) // self.batch_size

@@ -1,10 +1,11 @@
 """Flip and resize one example. Images are RGB uint8 arrays (H, W, 3)."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 
 _LEAST_SIDE = 8
 
@@ -17,8 +18,38 @@ def resized_hw(height: int, width: int, *, shorter_side: int, longer_side: int) 
     a smaller image would contain no anchor's centre.
     """
     scale = min(shorter_side / min(height, width), longer_side / max(height, width))
-    least = min(_LEAST_SIDE, shorter_side)
-    return max(least, int(height * scale + 0.5)), max(least, int(width * scale + 0.5))
+    return resized_by(height, width, scale, min(_LEAST_SIDE, shorter_side))
+
+
+def resized_by(height: int, width: int, factor: float, least: int = _LEAST_SIDE) -> tuple[int, int]:
+    """Returns both sides times `factor`, to the nearest pixel, each `least` at least."""
+    return max(least, int(height * factor + 0.5)), max(least, int(width * factor + 0.5))
+
+
+class View(NamedTuple):
+    """What is shown of an image.
+
+    Fields:
+      resized_hw: size that the image is resized to.
+      corner: first row and column of the resized image that are shown.
+      image_hw: number of rows and columns that are.
+      min_side: pixels; a box that is narrower or lower, as far as it is shown, goes.
+    """
+
+    resized_hw: tuple[int, int]
+    corner: tuple[int, int]
+    image_hw: tuple[int, int]
+    min_side: float
+
+    def keeps(self, boxes: Float[np.ndarray, "n 4"]) -> Bool[np.ndarray, " n"]:
+        """Returns True for the boxes, of those that `show` returns, that are large enough."""
+        return (boxes[:, 2:] - boxes[:, :2] >= self.min_side).all(axis=1)
+
+
+def whole_view(height: int, width: int, *, shorter_side: int, longer_side: int) -> View:
+    """Returns the whole of an image of that size, see `resized_hw`."""
+    new_hw = resized_hw(height, width, shorter_side=shorter_side, longer_side=longer_side)
+    return View(new_hw, (0, 0), new_hw, 0.0)
 
 
 def rescale(
@@ -67,3 +98,26 @@ def resize(
         method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         cv2.resize(image, (new_width, new_height), dst=out, interpolation=method)
     return out, rescale(boxes, (height, width), new_hw, np.float32)
+
+
+def show(
+    image: UInt8[np.ndarray, "H W 3"],
+    boxes: Float[np.ndarray, "n 4"],
+    view: View,
+    out: UInt8[np.ndarray, "h w 3"] | None = None,
+) -> tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "n 4"]]:
+    """Returns what `view` shows of an image, written into `out` if given, and of its boxes.
+
+    A box that reaches out of a cropped image is clipped; one wholly outside has no area.
+    """
+    rows, columns = view.image_hw
+    if view.image_hw == view.resized_hw:
+        return resize(image, boxes, view.resized_hw, out)
+    resized, boxes = resize(image, boxes, view.resized_hw)
+    top, left = view.corner
+    shown = resized[top : top + rows, left : left + columns]
+    if out is not None:
+        out[:] = shown
+        shown = out
+    moved = boxes - np.float32([[left, top, left, top]])
+    return shown, np.clip(moved, 0, np.float32([[columns, rows, columns, rows]]))

@@ -20,6 +20,7 @@ from rpn_jax.runs.rules import (
     PART,
     POSITIVE,
     POSITIVES,
+    RANGE,
     RISING,
     SIZES,
     Rule,
@@ -100,6 +101,19 @@ FIELDS: Mapping[str, Field] = {
         several(whole(1), "whole numbers from 1 up", range(1000)),
         "of which each step of the training draws one in place of shorter_side, which evaluations "
         "keep; each has num_buckets canvases; (): shorter_side always",
+    ),
+    "data.jitter.scales": Field(
+        (),
+        RANGE,
+        "large-scale jitter in place of shorter_side: each image of a step is resized by a factor "
+        "from this range, 1 being that with which it fits the canvas, and cropped or padded to it; "
+        "evaluations keep shorter_side; (): no jitter",
+    ),
+    "data.jitter.canvas": Field(
+        (1024, 1024), several(whole(8), "height and width in pixels", (2,)), "of the jitter"
+    ),
+    "data.jitter.min_side": Field(
+        1.0, POSITIVE, "pixels; a box of which the crop leaves less in width or height goes"
     ),
     "data.longer_side": Field(
         1000,
@@ -380,6 +394,12 @@ def check_config(config: Any) -> None:
             raise UserError(
                 f"config.{lower}={flat[lower]}: give at most config.{upper}, which is {flat[upper]}"
             )
+    jitter, sides = flat["data.jitter.scales"], flat["data.shorter_sides"]
+    if jitter and sides:
+        raise UserError(
+            f"config.data.jitter.scales={jitter}: give () here, or as config.data.shorter_sides, "
+            f"which is {sides}"
+        )
     if "box.class_names" in flat:
         _check_classes(flat["box.class_names"], flat["box.category_ids"])
 

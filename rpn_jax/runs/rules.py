@@ -73,3 +73,8 @@ RISING = Rule(
     lambda x: _COUNTS.accepts(x) and list(x) == sorted(set(x)),
     "at least one whole number from 1 up, the smaller first, such as (100, 300)",
 )
+RANGE = Rule(
+    tuple,
+    lambda x: x == () or (several(POSITIVE, "", (2,)).accepts(x) and x[0] <= x[1]),
+    "two numbers above 0, the smaller first, such as (0.1, 2.0), or ()",
+)

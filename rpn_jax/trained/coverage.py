@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from rpn_jax.data.datasets import Dataset
 from rpn_jax.data.loader import load_example
 from rpn_jax.data.plan import Buckets
-from rpn_jax.data.transforms import rescale, resized_hw
+from rpn_jax.data.transforms import rescale, resized_hw, whole_view
 from rpn_jax.detectors.targets import assign_targets, takes_part_in_training
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.coverage import (
@@ -204,11 +204,10 @@ def draw_position(
 ) -> np.ndarray:
     """Returns the first image with objects, and on it each level's anchors nearest its middle."""
     index = next(i for i, image in enumerate(images) if not image.ignore.all())
-    pixels, _ = load_example(
-        dataset[index],
-        shorter_side=config.data.shorter_side,
-        longer_side=config.data.longer_side,
-    )
+    record = dataset[index]
+    sides = config.data.shorter_side, config.data.longer_side
+    view = whole_view(record.height, record.width, shorter_side=sides[0], longer_side=sides[1])
+    pixels, _ = load_example(record, view)
     middle = images[index].image_hw[::-1] / 2
     chosen = []
     for level in proposal_stage(config).anchors(network, *images[index].canvas_hw):

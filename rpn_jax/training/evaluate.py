@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from rpn_jax.data.datasets import Dataset, Record
 from rpn_jax.data.loader import Batch, eval_batches
 from rpn_jax.data.plan import Buckets, choose_buckets
+from rpn_jax.data.scales import Scale
 from rpn_jax.data.transforms import rescale
 from rpn_jax.detectors.detector import Detector
 from rpn_jax.evaluation.detections import ImageDetections
@@ -55,9 +56,9 @@ def split_results(
 
     `eval_step` is `predict_steps.make_eval_step` mapped over the local devices.
     """
-    batches = eval_batches(
-        dataset, eval_batch_size(config), buckets(config, dataset), **loader_fields(config)
-    )
+    sides = config.data.shorter_side, config.data.longer_side
+    scale = Scale(*sides, buckets(config, dataset))
+    batches = eval_batches(dataset, eval_batch_size(config), scale, **loader_fields(config))
     bar = progress_bar(
         total=-(-len(dataset) // jax.process_count()),
         description=description,
@@ -178,8 +179,6 @@ def loader_fields(config: ConfigDict) -> dict[str, object]:
     """Returns the arguments that `train_batches` and `eval_batches` share."""
     data = config.data
     return {
-        "shorter_side": data.shorter_side,
-        "longer_side": data.longer_side,
         "max_objects": data.max_objects,
         "num_threads": data.num_threads,
         "process_index": jax.process_index(),

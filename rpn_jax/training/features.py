@@ -33,6 +33,11 @@ def check_features(config: ConfigDict, network: RCNN) -> None:
             f"config.data.cache_features: {config.model.frozen_stages} stages of the backbone are "
             "frozen and the others change; freeze them all, as --config.model.frozen_stages=5 does"
         )
+    if config.data.jitter.scales:
+        raise UserError(
+            "config.data.cache_features: with config.data.jitter.scales no image looks the same "
+            "twice; leave out one of the two"
+        )
     if config.model.norm == "sync_batch_norm":
         raise UserError(
             "config.data.cache_features: the statistics of sync_batch_norm are those of each "

@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 
 from rpn_jax.data.datasets import Dataset
 from rpn_jax.data.loader import train_batches
-from rpn_jax.data.plan import BatchPlan, Scale, rescaled
+from rpn_jax.data.plan import BatchPlan, rescaled
+from rpn_jax.data.scales import Jitter, Scale, one_canvas
 from rpn_jax.errors import StoppedError, UserError, first_line
 from rpn_jax.evaluation.figures import Figures
 from rpn_jax.progress import progress_bar
@@ -180,48 +181,54 @@ def _explained(
         ) from error
 
 
-def training_plan(config: ConfigDict, dataset: Dataset) -> tuple[BatchPlan, list[Scale]]:
-    """Returns the images of each step, and the canvases of each length of their shorter side."""
-    data = config.data
-    canvases = buckets(config, dataset)
-    scales = [
-        rescaled(
-            canvases,
-            dataset.heights,
-            dataset.widths,
-            shorter_side=shorter_side,
-            longer_side=data.longer_side,
-        )
-        for shorter_side in data.shorter_sides
-    ] or [Scale(data.shorter_side, canvases)]
+def training_plan(
+    config: ConfigDict, dataset: Dataset
+) -> tuple[BatchPlan, list[Scale] | list[Jitter]]:
+    """Returns the images of each step, and the scales of which it draws one."""
+    scales = training_scales(config, dataset)
     plan = BatchPlan(
-        canvases.of_example,
+        scales[0].buckets.of_example,
         config.batch_size,
         config.seed,
-        flip_probability=data.flip_probability,
+        flip_probability=config.data.flip_probability,
         num_scales=len(scales),
     )
     return plan, scales
+
+
+def training_scales(config: ConfigDict, dataset: Dataset) -> list[Scale] | list[Jitter]:
+    """Returns how large images are in training, and on which canvases."""
+    data = config.data
+    if data.jitter.scales:
+        canvas = one_canvas(data.jitter.canvas, len(dataset))
+        return [Jitter(*data.jitter.scales, data.jitter.min_side, canvas)]
+    canvases, sizes = buckets(config, dataset), (dataset.heights, dataset.widths)
+    return [
+        Scale(
+            side,
+            data.longer_side,
+            rescaled(canvases, *sizes, shorter_side=side, longer_side=data.longer_side),
+        )
+        for side in data.shorter_sides
+    ] or [Scale(data.shorter_side, data.longer_side, canvases)]
 
 
 def batches(
     config: ConfigDict,
     dataset: Dataset,
     plan: BatchPlan,
-    scales: Sequence[Scale],
+    scales: Sequence[Scale | Jitter],
     features: FeatureCache,
     start: int,
 ) -> Iterator[Images]:
     """Yields this process's share of the batches from step `start` to the last, on its devices."""
-    shorter_side, canvases = scales[0]
     host_batches = train_batches(
         dataset,
         plan,
-        canvases,
+        scales,
         start_step=start,
         num_steps=config.steps - start,
-        more_scales=scales[1:],
-        **{**loader_fields(config), "shorter_side": shorter_side},
+        **loader_fields(config),
     )
     return devices.prefetch(
         (features.add(device_batch(batch)) for batch in host_batches), devices.shard

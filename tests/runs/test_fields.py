@@ -57,6 +57,10 @@ def test_every_field_has_an_entry_whose_default_it_accepts():
         ("optimizer.name=nosuch", "give sgd, adamw or muon"),
         ("optimizer.reference_batch_size=0", "give a whole number from 1 up, or None"),
         ("optimizer.schedule=linear", "give step or cosine"),
+        ("data.jitter.scales=(2.0,0.1)", "give two numbers above 0, the smaller first"),
+        ("data.jitter.scales=(0.1,)", "give two numbers above 0, the smaller first"),
+        ("data.jitter.canvas=(1024,)", "give height and width in pixels"),
+        ("data.jitter.min_side=0.0", "give a number above 0"),
         ("rpn.anchors.aspect_ratios=()", "give numbers above 0"),
         ("rpn.anchors.rounding=up", "give none, torchvision or caffe"),
         ("rpn.anchors.sizes=('a',)", "give numbers above 0, or a tuple of equally many for each"),
@@ -76,6 +80,12 @@ def test_a_value_out_of_range_is_one_line_before_anything_is_built(override, rem
     with pytest.raises(UserError, match=r"^config\.[^\n]*: give [^\n]*$") as caught:
         apply_overrides(default_config(), [f"--config.{override}"])
     assert remedy in str(caught.value)
+
+
+def test_jitter_and_sides_to_draw_from_exclude_each_other():
+    flags = "--config.data.jitter.scales=(0.1,2.0)", "--config.data.shorter_sides=(480,600)"
+    with pytest.raises(UserError, match=r"jitter.scales=\(0.1, 2.0\): give \(\) here, or as"):
+        apply_overrides(default_config(), flags)
 
 
 def test_python_is_told_as_the_command_line_is(tmp_path):

@@ -28,8 +28,9 @@ from rpn_jax.runs.workdir import load_workdir_config
 from rpn_jax.trained.load import load_trained
 from rpn_jax.trained.measure import evaluate_trained
 from rpn_jax.training import loop
-from rpn_jax.training.build import open_split
+from rpn_jax.training.build import build_network, open_split
 from rpn_jax.training.checkpoint import Checkpoints
+from rpn_jax.training.features import FeatureCache
 
 OPTIONS = {"seed": 0, "image_size": 48, "num_train": 24, "num_test": 11}
 ROOT = pathlib.Path(__file__).parents[2]
@@ -159,6 +160,19 @@ def test_out_of_memory_is_one_line_with_a_remedy(finished):
         loop._explained(config, workdir, checkpoints, plan),
     ):
         jax.jit(lambda: jnp.ones(2**60))()
+
+
+def test_jitter_puts_every_batch_on_one_canvas(data_dir):
+    config = shapes_config(data_dir)
+    config.data.jitter.scales, config.data.jitter.canvas = (0.1, 2.0), (32, 48)
+    dataset = open_split(config, "train")
+    plan, scales = loop.training_plan(config, dataset)
+    cache = FeatureCache(config, build_network(config), {})  # not used
+    sizes = set()
+    for batch in loop.batches(config, dataset, plan, scales, cache, config.steps - 3):
+        assert batch.images.shape[-3:] == (32, 48, 3)
+        sizes.update(map(tuple, np.asarray(batch.image_hw).reshape(-1, 2)))
+    assert len(sizes) > 8
 
 
 def test_damaged_rows_are_passed_over_and_a_damaged_config_is_named(finished, tmp_path):

@@ -9,6 +9,7 @@ from folders import Image, turned_image, voc_xml
 
 from rpn_jax.data.datasets import open_dataset, prepare_dataset
 from rpn_jax.data.loader import load_example
+from rpn_jax.data.transforms import whole_view
 from rpn_jax.errors import UserError
 
 STORED_BOX = (4, 2, 24, 12)  # of a white object on black, 1-based as VOC writes them
@@ -59,7 +60,8 @@ def annotate(voc, tmp_path):
 
 def share_of_white(record):
     """Returns how much of the record's box, as training sees it, is the object."""
-    image, boxes = load_example(record, shorter_side=60, longer_side=120)
+    view = whole_view(record.height, record.width, shorter_side=60, longer_side=120)
+    image, boxes = load_example(record, view)
     x1, y1, x2, y2 = boxes[0].round().astype(int)
     return (image[y1:y2, x1:x2] > 128).mean(), (image > 128).all(axis=2).sum() / image[..., 0].size
 
