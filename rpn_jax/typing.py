@@ -5,7 +5,8 @@ Shapes, in annotations and docstrings:
     A  anchors of an image, all levels     K     anchors at one position (sizes x aspect ratios)
     G  ground-truth slots of an image      P     proposal slots of an image
     R  regions of an image, of a sample    D     detection slots of an image
-    C  classes, of which 0 is background
+    C  classes, of which 0 is background   S     rows and columns of an object's mask
+    M  rows and columns of a predicted mask
 A box is `x1, y1, x2, y2` in continuous pixel coordinates, float32: its width is `x2 - x1`.
 """
 
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 
 # jaxtyping's own Array refuses NumPy arrays.
 Array = jax.Array | np.ndarray
@@ -25,12 +26,16 @@ class GroundTruth(NamedTuple):
     An *object* is a slot with `valid & ~ignore`. An *ignore region* (a difficult VOC object, a
     COCO crowd) is a slot with `valid & ignore`: neither object nor background. A slot that is not
     `valid` is padding, whatever its box holds.
+
+    A mask is cut to the object's box, which it divides into S x S cells: of each cell it holds the
+    part that the object covers, in 255ths.
     """
 
     boxes: Float[Array, "*B G 4"]
     valid: Bool[Array, "*B G"]
     ignore: Bool[Array, "*B G"]
     labels: Int[Array, "*B G"] | None = None  # classes from 1 up; no RPN needs them
+    masks: UInt8[Array, "*B G S S"] | None = None  # a mask stage alone needs them
 
 
 class Matches(NamedTuple):
@@ -89,6 +94,7 @@ class Detections(NamedTuple):
     `scores` are probabilities of the class in `labels`, which are from 1 up. A slot that is not
     `valid` has a box, score and label of 0. `overflow` is how many boxes above the score threshold
     were not looked at although a slot was left for them; 0 unless `max_candidates` is too low.
+    `masks` are probabilities that a cell of the box, of M x M, belongs to the object.
     """
 
     boxes: Float[Array, "*B D 4"]
@@ -96,6 +102,7 @@ class Detections(NamedTuple):
     labels: Int[Array, "*B D"]
     valid: Bool[Array, "*B D"]
     overflow: Int[Array, "*B"]
+    masks: Float[Array, "*B D M M"] | None = None  # of a mask stage
 
 
 class Images(NamedTuple):

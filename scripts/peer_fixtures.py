@@ -14,7 +14,13 @@ import torch
 import torchvision
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.models.detection.roi_heads import (
+    RoIHeads,
+    fastrcnn_loss,
+    maskrcnn_loss,
+    paste_masks_in_image,
+    project_masks_on_boxes,
+)
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
@@ -311,6 +317,22 @@ def write_stage():
     write_answers("stage", arrays)
 
 
+def write_masks():
+    """Mask targets of whole bitmaps, the loss with its gradient, and masks pasted into an image."""
+    case = peer_cases.mask_case()
+    case = dict(zip(case, tensors(*case.values()), strict=True))
+    bitmaps, regions, gt_index = case["bitmaps"].to(torch.uint8), case["regions"], case["gt_index"]
+    targets = project_masks_on_boxes(bitmaps, regions, gt_index, peer_cases.MASK_SIZE)
+    logits = case["logits"].permute(0, 3, 1, 2).requires_grad_()
+    loss = maskrcnn_loss(logits, [regions], [bitmaps], [case["labels"]], [gt_index])
+    loss.backward()
+    d_logits = logits.grad[torch.arange(len(logits)), case["labels"][gt_index]]
+    masks, boxes = tensors(*peer_cases.pasted_masks())
+    pasted = paste_masks_in_image(masks[:, None], boxes, peer_cases.MASK_HW)[:, 0]
+    arrays = {"targets": targets, "loss": loss.detach(), "d_logits": d_logits}
+    write_answers("masks", arrays | {"pasted": np.packbits(pasted.numpy() > 0.5)})
+
+
 WRITERS = {
     "state_dicts": write_state_dicts,
     "features": write_features,
@@ -322,6 +344,7 @@ WRITERS = {
     "nms": write_nms,
     "roi": write_roi,
     "stage": write_stage,
+    "masks": write_masks,
     "proposals": write_proposals,
     "fasterrcnn": write_fasterrcnn,
 }

@@ -327,3 +327,58 @@ def stage_case(name: str) -> dict[str, np.ndarray]:
         "objects": objects.astype(np.float32),
         "labels": rng.integers(1, STAGE_CLASSES, size=8),
     }
+
+
+# The mask stage: objects as whole bitmaps, and regions of them.
+MASK_HW = (120, 160)
+MASK_SIZE = 28
+MASK_CLASSES = 3  # background included
+
+
+def mask_case() -> dict[str, np.ndarray]:
+    """Returns the bitmaps, boxes and labels of objects; regions, their objects and mask logits.
+
+    The objects are rings and stars of 10 to 100 pixels; each covers more than half of its regions.
+    """
+    rng = np.random.default_rng(12)
+    y, x = np.mgrid[: MASK_HW[0], : MASK_HW[1]] + 0.5
+    bitmaps, boxes = [], []
+    for radius, arms in ((5, 0), (10, 5), (18, 0), (30, 7), (50, 3), (58, 0)):
+        centre = rng.uniform(radius + 1, np.array(MASK_HW) - radius - 1)
+        down, across = y - centre[0], (x - centre[1]) * rng.uniform(1, 1.5)
+        distance = np.hypot(down, across) / radius
+        edge = 0.75 + 0.25 * np.cos(arms * np.arctan2(down, across)) if arms else 1.0
+        bitmap = (distance < edge) & ((distance > 0.35) | (arms > 0))
+        rows, columns = (np.flatnonzero(bitmap.any(axis=axis)) for axis in (1, 0))
+        bitmaps.append(bitmap)
+        boxes.append([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+    boxes = np.float32(boxes)
+    gt_index = np.repeat(np.arange(len(boxes)), 4)
+    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)[gt_index]
+    regions = boxes[gt_index] + sides * rng.uniform(-0.12, 0.12, (len(gt_index), 4))
+    shape = (len(gt_index), MASK_SIZE, MASK_SIZE, MASK_CLASSES)
+    return {
+        "bitmaps": np.array(bitmaps),
+        "objects": boxes,
+        "labels": np.arange(len(boxes)) % 2 + 1,
+        "regions": np.clip(regions, 0, (160, 120, 160, 120)).astype(np.float32),
+        "gt_index": gt_index,
+        "logits": rng.normal(scale=2, size=shape).astype(np.float32),
+    }
+
+
+def pasted_masks() -> tuple[np.ndarray, np.ndarray]:
+    """Returns masks of detections, and their boxes: across borders, tiny, a point."""
+    rng = np.random.default_rng(13)
+    coarse = rng.random((12, 7, 7))
+    masks = np.kron(coarse, np.ones((4, 4)))  # patches, so that what is pasted has areas
+    boxes = random_boxes(rng, 12, 110, 60)
+    boxes[:6] = [
+        [-20.3, -9.7, 30.2, 40.9],
+        [120.5, 90.25, 171, 140],
+        [0, 0, 160, 120],
+        [50.5, 60.5, 51, 60.75],
+        [20, 20, 20, 20],
+        [10.9, 10.1, 13.2, 100.7],
+    ]
+    return masks.astype(np.float32), boxes.astype(np.float32)

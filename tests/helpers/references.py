@@ -138,6 +138,41 @@ def interpolate(features, y, x):
     return upper * (1 - y) + lower * y
 
 
+def cut_mask(bitmap, box, size):
+    """The part of each of size x size cells of a box that an object covers, in 255ths."""
+
+    def parts(start, end, pixels):  # of each pixel in each cell
+        edges = np.linspace(start, end, size + 1)
+        out = np.zeros((size, pixels))
+        for i, j in np.ndindex(out.shape):
+            out[i, j] = max(0, min(edges[i + 1], j + 1) - max(edges[i], j))
+        return out * size / (end - start)
+
+    rows = parts(box[1], box[3], bitmap.shape[0])
+    columns = parts(box[0], box[2], bitmap.shape[1])
+    return np.rint(255 * rows @ bitmap @ columns.T).astype(np.uint8)
+
+
+def crop_mask(mask, gt_box, box, size, max_samples=8):
+    """RoIAlign of a mask that is cut to `gt_box`, between zeros."""
+    cells = len(mask)
+    padded = np.pad(mask / 255, max_samples + 1)[..., None]
+    sides = (gt_box[2:] - gt_box[:2]).astype(np.float64)
+    x1, y1, x2, y2 = (box - np.tile(gt_box[:2], 2)) * cells / np.tile(sides, 2)
+    bin_h, bin_w = (y2 - y1) / size, (x2 - x1) / size
+    count_h, count_w = (int(np.clip(np.ceil(side), 1, max_samples)) for side in (bin_h, bin_w))
+    out = np.zeros((size, size))
+    for i, j in np.ndindex(out.shape):
+        for y, x in np.ndindex(count_h, count_w):
+            place = (
+                y1 + (i + (y + 0.5) / count_h) * bin_h - 0.5,
+                x1 + (j + (x + 0.5) / count_w) * bin_w - 0.5,
+            )
+            sample = interpolate(padded, *(np.array(place) + max_samples + 1))
+            out[i, j] += np.squeeze(sample) / (count_h * count_w)
+    return out
+
+
 def roi_pool(features, boxes, size, scale, d_out=None):
     """Maxima of bins, or with their gradient that of the features; `size` is (h, w)."""
     height, width, channels = features.shape

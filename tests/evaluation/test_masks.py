@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+import references
+from pycocotools import mask as coco_mask
+
+from rpn_jax.evaluation.masks import PASTINGS, encode_mask, paste_mask
+
+HEIGHT, WIDTH = 12, 15
+RNG = np.random.default_rng(0)
+
+
+def slowly_pasted(mask, box):
+    """The sample at each pixel's centre, between zeros."""
+    x1, y1, x2, y2 = box.astype(np.float64)
+    padded = np.pad(mask.astype(np.float64), 40)[..., None]
+    values = np.zeros((HEIGHT, WIDTH))
+    for y, x in np.ndindex(values.shape):
+        row = (y + 0.5 - y1) / (y2 - y1) * len(mask) - 0.5
+        column = (x + 0.5 - x1) / (x2 - x1) * len(mask) - 0.5
+        values[y, x] = np.squeeze(references.interpolate(padded, row + 40, column + 40))
+    return values >= 0.5
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        (2, 3, 10, 11),  # inside
+        (-4.3, -2.2, 5.1, 6.6),  # across two borders
+        (9.5, 7.25, 20, 30),
+        (0, 0, 15, 12),  # the whole image
+        (6.1, 5.3, 7.9, 6.2),  # of about a pixel
+    ],
+)
+def test_a_pixel_is_a_sample_at_its_centre(box):
+    mask = RNG.random((7, 7)).astype(np.float32)
+    expected = slowly_pasted(mask, np.float32(box))
+    assert expected.any()
+    np.testing.assert_array_equal(paste_mask(mask, np.float32(box), HEIGHT, WIDTH), expected)
+
+
+def test_a_full_mask_is_its_box():
+    pasted = paste_mask(np.ones((28, 28), np.float32), np.float32([3, 2, 9, 7]), HEIGHT, WIDTH)
+    expected = np.zeros((HEIGHT, WIDTH), bool)
+    expected[2:7, 3:9] = True
+    np.testing.assert_array_equal(pasted, expected)
+
+
+@pytest.mark.parametrize("pasting", PASTINGS.values())
+@pytest.mark.parametrize(
+    "box", [(-40, -30, -20, -20), (20, 20, 30, 30), (0, 100, 9, 200), (5, 5, 5, 5)]
+)
+def test_a_box_outside_and_a_point_have_at_most_a_pixel(pasting, box):
+    pasted = pasting(np.ones((4, 4), np.float32), np.float32(box), HEIGHT, WIDTH)
+    assert pasted.shape == (HEIGHT, WIDTH)
+    assert pasted.sum() <= 1
+
+
+def test_a_mask_is_encoded_as_pycocotools_has_it():
+    bitmap = RNG.random((HEIGHT, WIDTH)) > 0.6
+    found = encode_mask(bitmap)
+    # Columns first: the lengths of runs, of zeros to begin with.
+    pixels = np.concatenate([[False], bitmap.T.ravel(), [not bitmap[-1, -1]]])
+    ends = np.flatnonzero(pixels[1:] != pixels[:-1])
+    counts = np.diff([0, *ends]).tolist()
+    expected = coco_mask.frPyObjects({"size": [HEIGHT, WIDTH], "counts": counts}, HEIGHT, WIDTH)
+    assert found == {"size": [HEIGHT, WIDTH], "counts": expected["counts"].decode()}
+    np.testing.assert_array_equal(coco_mask.decode(found), bitmap)
+    assert encode_mask(np.zeros((2, 3), bool)) == {"size": [2, 3], "counts": "6"}
