@@ -113,3 +113,4 @@ class Images(NamedTuple):
     image_index: Array  # (B,) int32, in the split
     ground_truth: GroundTruth
     features: tuple[Array, ...] | None = None  # (B, H_l, W_l, C) if known, see `features`
+    proposals: Proposals | None = None  # given ones, for a detector without an RPN

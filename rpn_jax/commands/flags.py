@@ -62,12 +62,20 @@ def add_image_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--folder", type=user_path, metavar="DIR", help="all images in it and below"
     )
+    parser.add_argument(
+        "--split",
+        help="all images of a split of the prepared dataset instead, with its ids, in one file "
+        "and without pictures",
+    )
     parser.add_argument("--out", required=True, type=user_path, metavar="DIR")
     parser.add_argument("--format", choices=("json", "npz"), default="json")
 
 
 def given_images(arguments: argparse.Namespace) -> list[pathlib.Path]:
-    """Returns the image files that are named, and those in the folders that are named."""
+    """Returns the image files that are named, and those in the folders that are named.
+
+    With --split there are none.
+    """
     from rpn_jax.data.images import image_files
     from rpn_jax.errors import UserError
 
@@ -76,8 +84,12 @@ def given_images(arguments: argparse.Namespace) -> list[pathlib.Path]:
         if not arguments.folder.is_dir():
             raise UserError(f"--folder={arguments.folder}: no such folder")
         given.append(arguments.folder)
+    if given and arguments.split:
+        raise UserError(f"--split={arguments.split}: is given, and so are images; leave out one")
+    if arguments.split:
+        return []
     if not given:
-        raise UserError("no images given; name image files or folders of them")
+        raise UserError("no images given; name image files or folders of them, or a --split")
     if missing := [path for path in given if not path.exists()]:
         raise UserError(f"{missing[0]}: no such image file; leave it out or correct the path")
     listed = [image_files(path) if path.is_dir() else [path] for path in given]

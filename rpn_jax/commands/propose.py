@@ -3,10 +3,14 @@
   rpn-jax propose --workdir=runs/shapes photo.jpg --out=proposals
   rpn-jax propose --workdir=runs/voc --folder=photos --out=proposals --format=npz
   rpn-jax propose --weights=model.safetensors photo.jpg --out=proposals
+  rpn-jax propose --workdir=runs/voc --split=train --settings=train --out=train --format=npz
 
 OUT/proposals.json is a list in COCO's results layout (bbox is x, y, width, height in pixels of the
 original image) with the file's name in each entry. --format=npz writes OUT/NAME.npz instead, with
 `boxes` (x1, y1, x2, y2) and `scores`. OUT/pictures has every image with its best boxes.
+
+With --split the results have the dataset's own ids, and --format=npz writes one file: a Fast R-CNN
+can be trained on either (config.data.proposals).
 """
 
 import argparse
@@ -47,6 +51,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         place,
         paths,
         arguments.out,
+        split=arguments.split,
         step=arguments.step,
         settings=arguments.settings,
         file_format=arguments.format,

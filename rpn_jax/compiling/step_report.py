@@ -36,7 +36,7 @@ from rpn_jax.training.build import (
 )
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.state import partition
-from rpn_jax.typing import GroundTruth, Images
+from rpn_jax.typing import GroundTruth, Images, Proposals
 
 # Ground-truth slots if the config does not say how many; they cost almost nothing.
 MAX_OBJECTS = 48
@@ -140,6 +140,7 @@ class StepCompiler:
         self.trainable = jax.tree.leaves(partition(self.state.params, mask)[0])
         self._topology = topology
         self._accumulation = config.accumulation
+        self._proposals = 0 if "rpn" in config else config.data.proposals.train_top_n
         train_step = build_train_step(config, detector, optimizer, schedule)
         self._update = parallel_update(train_step, _devices(topology))
 
@@ -210,7 +211,16 @@ class StepCompiler:
         def shaped(*sides: int, dtype) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((*lead, *sides), dtype)
 
+        proposals = None
+        if count := self._proposals:
+            proposals = Proposals(
+                shaped(count, 4, dtype=np.float32),
+                shaped(count, dtype=np.float32),
+                shaped(count, dtype=np.bool_),
+                shaped(count, dtype=np.int32),
+            )
         return Images(
+            proposals=proposals,
             images=shaped(*self.canvas_hw, 3, dtype=np.uint8),
             image_hw=shaped(2, dtype=np.float32),
             image_index=shaped(dtype=np.int32),

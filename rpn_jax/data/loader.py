@@ -31,9 +31,10 @@ class Batch(NamedTuple):
     Images are RGB, padded with 0 at the bottom and right to the canvas of the batch's bucket;
     `image_hw` is the size without padding. Boxes are x1, y1, x2, y2 in pixels of the canvas, padded
     to G slots; see `rpn_jax.typing.GroundTruth` for `gt_valid` and `gt_ignore`. `gt_labels` are the
-    dataset's labels plus 1, 0 in padding. `image_index` is the index in the split. `image_valid` is
-    False for a filler image in the last batch of a bucket in evaluation: all zeros and index 0, but
-    `image_hw` is the canvas size.
+    dataset's labels plus 1, 0 in padding. `proposals` are the dataset's, as the boxes are, padded
+    to P slots; P is 0 for a dataset without proposals. `image_index` is the index in the split.
+    `image_valid` is False for a filler image in the last batch of a bucket in evaluation: all zeros
+    and index 0, but `image_hw` is the canvas size.
     """
 
     images: UInt8[np.ndarray, "B H W 3"]
@@ -42,6 +43,9 @@ class Batch(NamedTuple):
     gt_valid: Bool[np.ndarray, "B G"]
     gt_ignore: Bool[np.ndarray, "B G"]
     gt_labels: Int32[np.ndarray, "B G"]
+    proposals: Float[np.ndarray, "B P 4"]
+    proposal_scores: Float[np.ndarray, "B P"]
+    proposal_valid: Bool[np.ndarray, "B P"]
     image_index: Int64[np.ndarray, " B"]
     image_valid: Bool[np.ndarray, " B"]
 
@@ -177,32 +181,57 @@ def _load_batch(
     """Returns a process's share of a global batch."""
     scale = scales[planned.scale]
     canvas_hw = scale.buckets.canvases[planned.bucket]
-    examples, flips, draws = (
-        each[share] for each in (planned.examples, planned.flips, planned.draws)
-    )
-    size = len(examples)
-    batch = Batch(
+    examples, flips, draws = planned.examples[share], planned.flips[share], planned.draws[share]
+    batch = _empty_batch(examples, canvas_hw, num_slots, dataset)
+    for i in np.flatnonzero(batch.image_valid):
+        record = dataset[int(examples[i])]
+        view = scale.view(record.height, record.width, canvas_hw, draws[i])
+        batch.image_hw[i] = view.image_hw
+        given, scores = _proposals_of(dataset, int(examples[i]))
+        # Proposals are scaled, mirrored and clipped as the annotated boxes are.
+        both = np.concatenate([record.boxes, given])
+        _, both = load_example(
+            record, view, flip=bool(flips[i]), canvas=batch.images[i], boxes=both
+        )
+        kept = view.keeps(both)
+        boxes, given = both[: len(record.boxes)], both[len(record.boxes) :]
+        is_object, is_proposal = kept[: len(boxes)], kept[len(boxes) :]
+        count = int(is_object.sum())
+        batch.gt_boxes[i, :count] = boxes[is_object]
+        batch.gt_valid[i, :count] = True
+        batch.gt_ignore[i, :count] = record.ignore[is_object]
+        batch.gt_labels[i, :count] = record.labels[is_object] + 1
+        count = int(is_proposal.sum())
+        batch.proposals[i, :count] = given[is_proposal]
+        batch.proposal_scores[i, :count] = scores[is_proposal]
+        batch.proposal_valid[i, :count] = True
+    return batch
+
+
+def _empty_batch(
+    examples: Int64[np.ndarray, " B"], canvas_hw: tuple[int, int], num_slots: int, dataset: Dataset
+) -> Batch:
+    """Returns a batch of images that are not loaded yet."""
+    size, proposals = len(examples), dataset.proposals.most if dataset.proposals else 0
+    return Batch(
         images=np.zeros((size, *canvas_hw, 3), np.uint8),
         image_hw=np.tile(np.array(canvas_hw, np.float32), (size, 1)),
         gt_boxes=np.zeros((size, num_slots, 4), np.float32),
         gt_valid=np.zeros((size, num_slots), bool),
         gt_ignore=np.zeros((size, num_slots), bool),
         gt_labels=np.zeros((size, num_slots), np.int32),
+        proposals=np.zeros((size, proposals, 4), np.float32),
+        proposal_scores=np.zeros((size, proposals), np.float32),
+        proposal_valid=np.zeros((size, proposals), bool),
         image_index=np.maximum(examples, 0),
         image_valid=examples >= 0,
     )
-    for i in np.flatnonzero(batch.image_valid):
-        record = dataset[int(examples[i])]
-        view = scale.view(record.height, record.width, canvas_hw, draws[i])
-        _, boxes = load_example(record, view, flip=bool(flips[i]), canvas=batch.images[i])
-        kept = view.keeps(boxes)
-        count = int(kept.sum())
-        batch.image_hw[i] = view.image_hw
-        batch.gt_boxes[i, :count] = boxes[kept]
-        batch.gt_valid[i, :count] = True
-        batch.gt_ignore[i, :count] = record.ignore[kept]
-        batch.gt_labels[i, :count] = record.labels[kept] + 1
-    return batch
+
+
+def _proposals_of(dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
+    if dataset.proposals is None:
+        return np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
+    return dataset.proposals.of(index)
 
 
 def load_example(
@@ -211,13 +240,15 @@ def load_example(
     *,
     flip: bool = False,
     canvas: UInt8[np.ndarray, "H W 3"] | None = None,
+    boxes: Float[np.ndarray, "n 4"] | None = None,
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "n 4"]]:
-    """Returns what `view` shows of a record's image, and its boxes in those pixels.
+    """Returns what `view` shows of a record's image, and of its boxes in those pixels.
 
-    With a canvas, the image is written to its top left; the canvas must be large enough.
+    With a canvas, the image is written to its top left; the canvas must be large enough. `boxes`
+    stand in place of the record's.
     """
     image = images.decode_image(record.image_bytes, record.filename, record.turn)
-    boxes = record.boxes
+    boxes = record.boxes if boxes is None else boxes
     if flip:
         image, boxes = transforms.flip_horizontally(image, boxes)
     rows, columns = view.image_hw

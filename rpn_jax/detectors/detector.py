@@ -32,7 +32,7 @@ class Found(NamedTuple):
     """What a detector finds in a batch of annotated images, to be measured.
 
     Fields:
-      proposals: of the RPN.
+      proposals: of the RPN, or those that came with the images.
       detections: of the second stage, None without one.
     """
 
@@ -59,7 +59,10 @@ class Detector(Protocol):
     def predict(
         self, variables: Variables, images: Array, image_hw: Float[Array, "B 2"]
     ) -> Proposals | Detections:
-        """Returns what is found in each image, in pixels of the network's input."""
+        """Returns what is found in each image, in pixels of the network's input.
+
+        One without an RPN takes `Proposals` as a fourth argument.
+        """
         ...
 
     def assess(
@@ -73,6 +76,10 @@ class Detector(Protocol):
 
         `without` names parts to leave out of what is found, for ablations.
         """
+        ...
+
+    def with_counts(self, name: str) -> "Detector":
+        """Returns the detector that makes as many proposals as for "train" or "test"."""
         ...
 
     def rpn(self) -> "Detector":

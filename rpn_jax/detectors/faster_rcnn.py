@@ -6,19 +6,15 @@ training" of the paper's section 3.2, in which no gradient flows through the pro
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 from jaxtyping import Float, Key
 
 from rpn_jax.detectors.box import BoxStage
 from rpn_jax.detectors.detector import Found, Losses, Variables
+from rpn_jax.detectors.fast_rcnn import FastRCNN
 from rpn_jax.detectors.rpn import RPN, Look
-from rpn_jax.models.rcnn import RCNN
-from rpn_jax.typing import Array, Detections, Images, Proposals
-
-# What an image's key is folded with, so that each use of it draws its own numbers.
-_SAMPLE, _DROPOUT = 1, 2
+from rpn_jax.typing import Array, Detections, Images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +31,17 @@ class FasterRCNN(RPN):
         """Returns the first stage, as a detector of its own."""
         return RPN(self.network, self.proposals, self.pixels)
 
+    def fast(self) -> FastRCNN:
+        """Returns the second stage, as a detector of its own."""
+        return FastRCNN(self.network, self.boxes, self.pixels)
+
     def predict(  # type: ignore[override]
         self, variables: Variables, images: Array, image_hw: Float[Array, "B 2"]
     ) -> Detections:
         """Returns each image's detections."""
         look = self.look(variables, images, image_hw)
         proposals = self.proposals_of(look, image_hw, self.proposals.test)
-        return self.detections_of(look, variables, proposals, image_hw)
+        return self.fast().detections_of(look.levels, variables, proposals, image_hw)
 
     def assess(
         self,
@@ -55,7 +55,7 @@ class FasterRCNN(RPN):
         losses = self.losses_of(look, keys, batch, variables)
         measured = self.without(look, keys, batch, without, self.proposals.measured)
         used = self.without(look, keys, batch, without, self.proposals.test)
-        detections = self.detections_of(look, variables, used, batch.image_hw)
+        detections = self.fast().detections_of(look.levels, variables, used, batch.image_hw)
         return Found(measured, detections), losses
 
     def losses_of(
@@ -71,33 +71,8 @@ class FasterRCNN(RPN):
         assert variables is not None
         first = super().losses_of(look, keys, batch, variables, train=train)
         proposals = self.proposals_of(look, batch.image_hw, self.proposals.train)
-        regions = jax.vmap(self.boxes.sample)(_folded(keys, _SAMPLE), proposals, batch.ground_truth)
-        dropout = _folded(keys, _DROPOUT) if train else None
-        logits, deltas = self.classify(look, variables, regions.boxes, dropout)
-        second, parts = jax.vmap(self.boxes.loss_of)(logits, deltas, regions, batch.ground_truth)
+        second, parts = self.fast().losses_of(
+            look.levels, variables, keys, proposals, batch.ground_truth, train=train
+        )
         total = first.of_image + second
         return first._replace(of_image=total, parts={**first.parts, **parts, "loss": total})
-
-    def detections_of(
-        self, look: Look, variables: Variables, proposals: Proposals, image_hw: Array
-    ) -> Detections:
-        """Returns the detections among the proposals of images of which the network says `look`."""
-        logits, deltas = self.classify(look, variables, proposals.boxes)
-        return jax.vmap(self.boxes.detect)(logits, deltas, proposals, image_hw)
-
-    def classify(
-        self,
-        look: Look,
-        variables: Variables,
-        boxes: Float[Array, "B R 4"],
-        dropout: Key[jax.Array, " B"] | None = None,
-    ) -> tuple[Array, Array]:
-        """Returns what the box head says of boxes; with the keys `dropout` it drops units out."""
-        levels = look.levels[: len(self.network.pooled_strides)]
-        pooled = jax.vmap(self.boxes.pool)(levels, boxes)
-        outputs: Any = self.network.apply(variables, pooled, dropout, method=RCNN.classify)
-        return outputs
-
-
-def _folded(keys: Key[jax.Array, " B"], number: int) -> Key[jax.Array, " B"]:
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)

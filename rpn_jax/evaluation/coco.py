@@ -55,17 +55,15 @@ def coco_recall(images: Sequence[ImageProposals], top_ns: Sequence[int] = TOP_NS
 
 
 def to_coco_results(
-    image_id: int | np.integer, boxes: Float[Array, "P 4"], scores: Float[Array, " P"]
+    image_id: int | np.integer | str, boxes: Float[Array, "P 4"], scores: Float[Array, " P"]
 ) -> list[dict]:
     """Returns one image's proposals as entries of COCO's list of results, for `json.dump`.
 
     Every category is 1: proposals have no classes. `bbox` is x, y, width, height in the pixels of
     `boxes`; COCO wants those of the original image.
     """
-    return [
-        {"image_id": int(image_id), "category_id": 1, "bbox": bbox, "score": score}
-        for bbox, score in zip(to_xywh(boxes).tolist(), scores.tolist(), strict=True)
-    ]
+    labels = np.zeros(len(scores), np.int64)
+    return to_coco_detections(image_id, boxes, scores, labels, category_ids=(1,))
 
 
 def to_coco_detections(

@@ -29,7 +29,7 @@ Levels = tuple[Array, ...]  # one array a level, finest first
 
 
 class RCNN(nn.Module):
-    """The parts of a detector: a backbone, a neck and a box head if it has them, the RPN's head.
+    """The parts of a detector: a backbone, and of a neck, RPN and box head those that it has.
 
     A backbone maps `(images, train)` to a tuple of feature maps, finest first, and knows their
     `strides` and, for any canvas, their `grid_hw`. A neck maps the three to those of its levels.
@@ -37,7 +37,7 @@ class RCNN(nn.Module):
     """
 
     backbone: nn.Module
-    rpn: nn.Module
+    rpn: nn.Module | None
     neck: nn.Module | None = None
     box: nn.Module | None = None
 
@@ -100,8 +100,11 @@ class RCNN(nn.Module):
         return self.neck(features) if self.neck else features
 
     def objectness(self, levels: Levels) -> tuple[Levels, Levels]:
-        """Returns, for each level, the logits (B, H_l*W_l*K) and the deltas (B, H_l*W_l*K, 4)."""
-        outputs = [self.rpn(level) for level in levels]
+        """Returns, for each level, the logits (B, H_l*W_l*K) and the deltas (B, H_l*W_l*K, 4).
+
+        Without an RPN there are none.
+        """
+        outputs = [self.rpn(level) for level in levels] if self.rpn else []
         return tuple(logits for logits, _ in outputs), tuple(deltas for _, deltas in outputs)
 
     def classify(
@@ -182,7 +185,7 @@ def build_rcnn(
       dilate_c5: of a ResNet, see there.
       ceil_pools: of VGG-16, ZF and AlexNet, whether pools round up as Caffe's do; None is True for
         ZF alone.
-      num_anchors: anchors at each position (sizes x aspect ratios).
+      num_anchors: anchors at each position (sizes x aspect ratios); 0 makes no RPN.
       head_channels: of the head's 3x3 convolutions.
       head_convolutions: how many of these it has.
       objectness: "sigmoid" or "softmax", see `rpn_head.RPNHead`.
@@ -232,9 +235,10 @@ def build_rcnn(
             f"{', '.join(map(str, module.strides))}, which {neck} cannot put together; set it to "
             "None, or config.model.backbone to a ResNet"
         )
+    rpn = RPNHead(num_anchors, head_channels, objectness, compute_dtype, head_convolutions)
     return RCNN(
         backbone=module,
-        rpn=RPNHead(num_anchors, head_channels, objectness, compute_dtype, head_convolutions),
+        rpn=rpn if num_anchors else None,
         neck=FPN(fpn_channels, compute_dtype, fpn_norm) if neck else None,
         box=None if box is None else build_box_head(module, compute_dtype, **box),
     )
@@ -318,6 +322,8 @@ def init_variables(network: RCNN, key: jax.Array) -> dict:
     """
     key = jax.random.fold_in(key, 0)
     variables = network.init(key, np.zeros((1, 64, 64, 3), np.float32))
+    if network.rpn is None:
+        return variables
     channels = variables["params"]["rpn"]["conv"]["kernel"].shape[2]
     drawn = _UnderItsOldPath(network.rpn.clone()).init(key, jnp.zeros((1, 1, 1, channels)))
     return {**variables, "params": {**variables["params"], "rpn": drawn["params"]["head"]}}

@@ -139,7 +139,8 @@ def _apply_override(config: ConfigDict, override: str) -> None:
             config.data.options[option] = _literal(text)
         return
     if not override.startswith("--config.") or field not in known:
-        raise UserError(no_such_field(override.partition("=")[0], moved_field(field), "--config."))
+        where = override.partition("=")[0]
+        raise UserError(no_such_field(where, moved_field(field), "--config.", known))
     if not equals:
         raise UserError(f"{override}: write --config.{field}=VALUE")
     *groups, name = field.split(".")
@@ -186,10 +187,15 @@ def differences(ours: ConfigDict, saved: ConfigDict) -> list[str]:
 
 
 def located(config: ConfigDict) -> ConfigDict:
-    """Returns the config with an absolute `data.source`."""
-    if config.data.source:
-        config = ConfigDict(config)
-        config.data.source = os.path.abspath(os.path.expanduser(config.data.source))
+    """Returns the config with absolute paths of the data."""
+    config = ConfigDict(config)
+    files = (
+        (config.data, "source"),
+        *((config.data.get("proposals"), n) for n in ("train", "eval")),
+    )
+    for group, name in files:
+        if group and group[name]:
+            group[name] = os.path.abspath(os.path.expanduser(group[name]))
     return config
 
 

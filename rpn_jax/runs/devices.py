@@ -33,7 +33,9 @@ def shard(tree):
 
 def unshard(tree):
     """Returns device arrays `(local devices, b, …)` as host arrays `(B, …)`."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(tree))
+    return jax.tree.map(
+        lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), jax.device_get(tree)
+    )
 
 
 def parallel_update(step: Callable, devices: Sequence[jax.Device] | None = None) -> Callable:

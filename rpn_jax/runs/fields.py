@@ -8,7 +8,7 @@ against it, and `rpn-jax info --fields` prints it: a new field is one more entry
 import collections
 import difflib
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from rpn_jax.errors import UserError
@@ -44,7 +44,9 @@ class Field(NamedTuple):
 FIELDS: Mapping[str, Field] = {
     "version": Field(VERSION, whole(VERSION, VERSION), "of these fields; not to be changed"),
     "detector": Field(
-        "rpn", NAME, "what is trained: rpn or faster_rcnn; not to be changed on the command line"
+        "rpn",
+        NAME,
+        "what is trained: rpn, faster_rcnn or fast_rcnn; not to be changed on the command line",
     ),
     "seed": Field(
         0,
@@ -132,6 +134,18 @@ FIELDS: Mapping[str, Field] = {
         "and kept in data_dir; 2 MB for a VGG-16 and an image of 400 x 600, and as much for its "
         "mirror image",
     ),
+    # Stored proposals; only a config of a detector without an RPN has these fields.
+    "data.proposals.train": Field(
+        None,
+        NAME,
+        "the file of the proposals of train_split: results in COCO's format (.json), or what "
+        "propose --split wrote (.json or .npz)",
+    ),
+    "data.proposals.eval": Field(None, NAME, "the same of the split that is measured"),
+    "data.proposals.train_top_n": Field(
+        2000, whole(1), "of an image's proposals, the best, are trained on"
+    ),
+    "data.proposals.eval_top_n": Field(300, whole(1), "of them are classified in evaluations"),
     "data.num_threads": Field(None, whole(1), "that load batches; None: one for each CPU"),
     "model.backbone": Field("vgg16", NAME, "its name; see README, Networks and weights"),
     "model.output_stage": Field(
@@ -364,7 +378,11 @@ AT_MOST = (
     ("box.targets.lowest_bg_iou", "box.targets.bg_iou_threshold"),
 )
 # The groups of fields that only some detectors have, by the name in a config's `detector`.
-STAGES = {"rpn": (), "faster_rcnn": ("box",)}
+STAGES = {
+    "rpn": ("rpn",),
+    "faster_rcnn": ("rpn", "box"),
+    "fast_rcnn": ("box", "data.proposals"),
+}
 _OPTIONAL = {group for groups in STAGES.values() for group in groups}
 LIST = "rpn-jax info --fields"
 
@@ -372,9 +390,14 @@ LIST = "rpn-jax info --fields"
 def fields_of(detector: str) -> dict[str, Field]:
     """Returns the fields of a kind of detector; raises a `UserError` if there is no such kind."""
     if detector not in STAGES:
-        raise UserError(f"config.detector: {detector!r} is unknown; use {' or '.join(STAGES)}")
-    left_out = _OPTIONAL - set(STAGES[detector])
-    return {name: field for name, field in FIELDS.items() if name.split(".")[0] not in left_out}
+        raise UserError(f"config.detector: {detector!r} is unknown; use {', '.join(STAGES)}")
+    kept = {None, *STAGES[detector]}
+    return {name: field for name, field in FIELDS.items() if _optional_group(name) in kept}
+
+
+def _optional_group(name: str) -> str | None:
+    """Returns the optional group that a field is in, or that is meant itself; None without one."""
+    return next((group for group in _OPTIONAL if f"{name}.".startswith(f"{group}.")), None)
 
 
 def check_config(config: Any) -> None:
@@ -439,16 +462,21 @@ def flatten(config: Any) -> dict[str, Any]:
     return flat
 
 
-def no_such_field(where: str, name: str, prefix: str = "config.") -> str:
-    """Returns a line about a field that there is not, with the nearest that there is."""
+def no_such_field(
+    where: str, name: str, prefix: str = "config.", known: Collection[str] = ()
+) -> str:
+    """Returns a line about a field that there is not, with the nearest that there is.
+
+    `known` are the fields of the config, of which `name` may be one that was called otherwise.
+    """
     near = nearest_field(name)
     if name == "data.options":
         return f"{where}: give its fields one by one, {prefix}data.options.NAME=…"
-    stage = name.split(".")[0]
-    if stage in _OPTIONAL and (name in FIELDS or name == stage):
-        having = " or ".join(f'"{kind}"' for kind, stages in STAGES.items() if stage in stages)
+    group = _optional_group(name)
+    if group and name not in known and (name in FIELDS or name == group):
+        having = next(kind for kind, groups in STAGES.items() if group in groups)
         return (
-            f"{where}: this detector has no such field; begin with default_config({having}), "
+            f'{where}: this detector has no such field; begin with default_config("{having}"), '
             "which has it"
         )
     hint = (

@@ -192,6 +192,7 @@ def _describe(dataset: Dataset) -> dict[str, Any]:
         "images": len(dataset),
         "objects": int(dataset.num_objects.sum()),
         "annotations": dataset.fingerprint,
+        **({"proposals": dataset.proposals.digest} if dataset.proposals else {}),
     }
 
 

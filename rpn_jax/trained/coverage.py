@@ -63,6 +63,10 @@ def report_anchors(config: ConfigDict, out: pathlib.Path, split: str | None = No
         UserError: the dataset is not prepared, the split does not exist or has no object, or the
             fields of `config.rpn.anchors` are impossible.
     """
+    if "rpn" not in config:
+        raise UserError(
+            f"config.detector: a {config.detector} has no anchors; give the config of an RPN"
+        )
     split = split or config.data.train_split
     dataset = open_split(config, split)
     config = with_known_classes(config)

@@ -9,7 +9,7 @@ from rpn_jax.errors import UserError
 from rpn_jax.models.rcnn import RCNN
 from rpn_jax.models.summary import Layer, summarize
 from rpn_jax.ops.anchors import inside_image
-from rpn_jax.runs.config import sizes_per_level
+from rpn_jax.runs.config import flatten, sizes_per_level
 from rpn_jax.tables import format_table
 from rpn_jax.training.build import build_network, proposal_stage, with_known_classes
 
@@ -31,20 +31,22 @@ def describe(config: ConfigDict, image_hw: tuple[int, int] | None = None) -> str
             f"an image of {height} x {width} pixels is too small for a network of stride "
             f"{max(network.strides)}; give a larger --image_size or config.data.shorter_side"
         )
-    anchors = _anchor_table(config, network, height, width)
-    regions = config.rpn.proposals.test.post_nms_top_n
+    of_regions = "data.proposals.eval_top_n"
+    if "rpn" in config:
+        of_regions = "rpn.proposals.test.post_nms_top_n"
+    regions = flatten(config)[of_regions]
     layers = summarize(network, height, width, config.model.frozen_stages, regions)
     origin = "as given" if image_hw else "shorter_side by 4/3 of it, at most longer_side"
     neck = f" with {config.model.neck}" if config.model.neck else ""
-    return "\n\n".join(
-        [
-            f"{config.model.backbone}{neck} on an image of {height} x {width} pixels "
-            f"(height x width; {origin})",
-            _network_table(layers, regions),
-            anchors,
-            _output_layers(config.rpn.objectness, layers),
-        ]
-    )
+    parts = [
+        f"{config.model.backbone}{neck} on an image of {height} x {width} pixels "
+        f"(height x width; {origin})",
+        _network_table(layers, f"{regions} of config.{of_regions}"),
+    ]
+    if "rpn" in config:
+        parts.append(_anchor_table(config, network, height, width))
+        parts.append(_output_layers(config.rpn.objectness, layers))
+    return "\n\n".join(parts)
 
 
 def _typical_hw(config: ConfigDict) -> tuple[int, int]:
@@ -52,7 +54,7 @@ def _typical_hw(config: ConfigDict) -> tuple[int, int]:
     return min(shorter, longer), min(round(shorter * 4 / 3), longer)
 
 
-def _network_table(layers: Sequence[Layer], regions: int) -> str:
+def _network_table(layers: Sequence[Layer], regions: str) -> str:
     columns = "layer", "output (H x W x C)", "stride", "field", "parameters", "GFLOP", "frozen"
     rows = [
         (
@@ -72,10 +74,7 @@ def _network_table(layers: Sequence[Layer], regions: int) -> str:
     total = ("total", "", "", "", f"{parameters:,}", f"{flops / 1e9:.3f}", f"{frozen:,}")
     of_regions = []
     if any(layer.name.startswith("box/") for layer in layers):
-        of_regions = [
-            "box: the output of one region, and the GFLOP of the "
-            f"{regions} of config.rpn.proposals.test.post_nms_top_n"
-        ]
+        of_regions = [f"box: the output of one region, and the GFLOP of the {regions}"]
     return "\n".join(
         [
             format_table([columns, *rows, total]),

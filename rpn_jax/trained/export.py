@@ -14,7 +14,7 @@ from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
 from rpn_jax.files import write_bytes, write_text
 from rpn_jax.text import printable
-from rpn_jax.trained.load import load_trained
+from rpn_jax.trained.load import check_proposes, load_trained
 from rpn_jax.weights.exporting import check_torchvision, torchvision_arrays
 from rpn_jax.weights.model_file import SUFFIX, write_model
 
@@ -41,6 +41,7 @@ def export_weights(
     if out.suffix != SUFFIX:
         raise UserError(f"--out={out}: a file of weights ends in {SUFFIX}; give it such a name")
     if file_format == "torchvision":
+        check_proposes(config, place)
         check_torchvision(config)
     _, variables, step = load_trained(config, place, step)
     variables = jax.device_get(variables)
@@ -79,6 +80,7 @@ def export_function(
         step: step of the checkpoint, see `load_trained`.
     """
     check_platforms(platforms)
+    check_proposes(config, place)
     detector, variables, _ = load_trained(config, place, step)
     return write_function(
         detector.with_counts(settings),

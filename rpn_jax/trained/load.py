@@ -40,6 +40,15 @@ def check_detects(config: ConfigDict, place: str | pathlib.Path) -> None:
         )
 
 
+def check_proposes(config: ConfigDict, place: str | pathlib.Path) -> None:
+    """Raises a `UserError` unless the network has an RPN."""
+    if "rpn" not in config:
+        raise UserError(
+            f"{place}: holds a Fast R-CNN, which has no RPN and looks at given proposals alone; "
+            "evaluate it, or detect in a prepared split (--split), with config.data.proposals.eval"
+        )
+
+
 def load_trained(
     config: ConfigDict, place: pathlib.Path, step: int | None = None
 ) -> tuple[Detector, dict, int | None]:
@@ -66,7 +75,7 @@ def load_trained(
 def _read_variables(path: pathlib.Path, expected) -> tuple[dict, int | None]:
     """Returns the variables of a model file on all local devices, and their step."""
     model = read_model(path)
-    if "rpn" not in model.collections.get("params", {}):
+    if not {"rpn", "box"} & model.collections.get("params", {}).keys():
         raise UserError(
             f"{path}: holds a backbone alone, which proposes nothing; train a head on it: "
             f"rpn-jax train --config.model.pretrained={path} …"

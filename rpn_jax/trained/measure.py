@@ -23,8 +23,8 @@ from rpn_jax.evaluation.recall import RecallMeasurement, RecallResult
 from rpn_jax.files import writing
 from rpn_jax.runs.processes import gather, is_first, together
 from rpn_jax.tables import format_table
-from rpn_jax.trained.load import load_trained
-from rpn_jax.training.build import check_batch_size, open_split
+from rpn_jax.trained.load import check_proposes, load_trained
+from rpn_jax.training.build import check_batch_size, open_split, with_proposals
 from rpn_jax.training.evaluate import (
     ImageResult,
     detector_results,
@@ -55,7 +55,9 @@ def evaluate_trained(
     split = split or config.data.eval_split
     with together():
         check_batch_size("config.evaluation.batch_size", eval_batch_size(config))
-        dataset = open_split(config, split)
+        if without:
+            check_proposes(config, place)
+        dataset = with_proposals(config, open_split(config, split), "eval")
     detector, variables, step = load_trained(config, place, step)
     name = "-without-".join([split, *without])
     folder = out or place / "evaluation" / name

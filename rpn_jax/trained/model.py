@@ -21,8 +21,13 @@ from rpn_jax.errors import UserError
 from rpn_jax.evaluation.figures import Figures
 from rpn_jax.files import user_path
 from rpn_jax.trained.export import write_function
-from rpn_jax.trained.load import check_detects, load_trained, trained_config
-from rpn_jax.training.build import check_batch_size, open_split
+from rpn_jax.trained.load import (
+    check_detects,
+    check_proposes,
+    load_trained,
+    trained_config,
+)
+from rpn_jax.training.build import check_batch_size, open_split, with_proposals
 from rpn_jax.training.evaluate import detector_results, eval_batch_size, evaluate
 from rpn_jax.training.predict import ImageSource, PredictedImage, Predictor
 from rpn_jax.weights.model_file import write_model
@@ -124,6 +129,7 @@ class Model:
           UserError: an array has another shape or type, a file is no image, or a folder has no
             images; the line names it.
         """
+        check_proposes(self._config, self.source)
         return self._found(
             images, self._detector.rpn(), lambda image, path: Found(image.boxes, image.scores, path)
         )
@@ -135,9 +141,10 @@ class Model:
           images: see `propose`.
 
         Raises:
-          UserError: the network has no classes; or see `propose`.
+          UserError: the network has no classes, or no RPN; or see `propose`.
         """
         check_detects(self._config, self.source)
+        check_proposes(self._config, self.source)
 
         def detected(image: PredictedImage, path: pathlib.Path | None) -> Detected:
             names = tuple(self.class_names[label] for label in image.labels)
@@ -210,7 +217,10 @@ class Model:
         if batch_size is not None:
             config.evaluation.batch_size = batch_size
         check_batch_size("config.evaluation.batch_size", eval_batch_size(config))
+        if without:
+            check_proposes(config, self.source)
         data = open_split(config, split or config.data.eval_split)
+        data = with_proposals(config, data, "eval")
         results = detector_results(config, self._detector, self._variables, data, without)
         return evaluate(config, results)[0]
 
@@ -232,6 +242,7 @@ class Model:
           batch_size: number of images per call.
           platforms: platforms to compile for; "rocm" is known too.
         """
+        check_proposes(self._config, self.source)
         write_function(
             self._detector,
             self._variables,

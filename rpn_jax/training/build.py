@@ -15,8 +15,10 @@ from ml_collections import ConfigDict
 
 from rpn_jax.data.datasets import Dataset, open_dataset
 from rpn_jax.data.loader import Batch
+from rpn_jax.data.proposals import read_proposals
 from rpn_jax.detectors.box import BoxStage, DetectionLimits, RegionTargets
 from rpn_jax.detectors.detector import Detector
+from rpn_jax.detectors.fast_rcnn import FastRCNN
 from rpn_jax.detectors.faster_rcnn import FasterRCNN
 from rpn_jax.detectors.rpn import RPN, Counts, ProposalStage
 from rpn_jax.errors import UserError
@@ -33,19 +35,28 @@ from rpn_jax.runs.processes import is_first
 from rpn_jax.text import printable
 from rpn_jax.training.state import TrainState, initial_state
 from rpn_jax.training.step import make_train_step
-from rpn_jax.typing import Array, GroundTruth, Images
+from rpn_jax.typing import Array, GroundTruth, Images, Proposals
 from rpn_jax.weights.loading import Pretrained
 from rpn_jax.weights.sources import load_source, read_source
 
 
 def device_batch(batch: Batch) -> Images:
     """Returns the part of a host batch that the devices need: pixels as bytes, no bookkeeping."""
+    proposals = None
+    if batch.proposals.shape[1]:
+        proposals = given_proposals(batch.proposals, batch.proposal_scores, batch.proposal_valid)
     return Images(
         images=batch.images,
         image_hw=batch.image_hw,
         image_index=batch.image_index.astype(np.int32),
         ground_truth=GroundTruth(batch.gt_boxes, batch.gt_valid, batch.gt_ignore, batch.gt_labels),
+        proposals=proposals,
     )
+
+
+def given_proposals(boxes: np.ndarray, scores: np.ndarray, valid: np.ndarray) -> Proposals:
+    """Returns proposals of any origin, which come of no level."""
+    return Proposals(boxes, scores, valid, np.zeros(valid.shape, np.int32))
 
 
 def build_network(config: ConfigDict) -> RCNN:
@@ -53,22 +64,33 @@ def build_network(config: ConfigDict) -> RCNN:
     input_convention(config.model.input_convention)
     options = config.model.to_dict()
     del options["pretrained"], options["pretrained_head"], options["input_convention"]
-    cells = anchors_at_origin(config)
-    network = build_rcnn(
-        box=box_head_fields(config),
-        num_anchors=len(cells[0]),
-        head_channels=config.rpn.channels,
-        head_convolutions=config.rpn.convolutions,
-        objectness=config.rpn.objectness,
-        **options,
-    )
-    if len(cells) != len(network.strides):
+    network = build_rcnn(box=box_head_fields(config), **rpn_head_fields(config), **options)
+    if network.rpn:
+        _check_levels(config, network)
+    return network
+
+
+def rpn_head_fields(config: ConfigDict) -> dict[str, Any]:
+    """Returns what `rcnn.build_rcnn` is to know of the config's first stage."""
+    if "rpn" not in config:
+        return {"num_anchors": 0}
+    return {
+        "num_anchors": len(anchors_at_origin(config)[0]),
+        "head_channels": config.rpn.channels,
+        "head_convolutions": config.rpn.convolutions,
+        "objectness": config.rpn.objectness,
+    }
+
+
+def _check_levels(config: ConfigDict, network: RCNN) -> None:
+    """Raises a `UserError` unless each level of the network has anchors."""
+    count = len(anchors_at_origin(config))
+    if count != len(network.strides):
         raise UserError(
-            f"config.rpn.anchors.sizes: number of levels is {len(cells)}, but that of the network "
+            f"config.rpn.anchors.sizes: number of levels is {count}, but that of the network "
             f"is {len(network.strides)} (stride {', '.join(map(str, network.strides))}); give "
             + ("a tuple of sizes for each, finest first" if network.neck else "numbers alone")
         )
-    return network
 
 
 def _build_rpn(config: ConfigDict) -> RPN:
@@ -84,8 +106,14 @@ def _build_faster_rcnn(config: ConfigDict) -> FasterRCNN:
     return FasterRCNN(**vars(first), boxes=box_stage(config, first.network))
 
 
+def _build_fast_rcnn(config: ConfigDict) -> FastRCNN:
+    network = build_network(config)
+    pixels = input_convention(config.model.input_convention)
+    return FastRCNN(network, box_stage(config, network), pixels)
+
+
 # Detectors by the name in a config's `detector`.
-DETECTORS = {"rpn": _build_rpn, "faster_rcnn": _build_faster_rcnn}
+DETECTORS = {"rpn": _build_rpn, "faster_rcnn": _build_faster_rcnn, "fast_rcnn": _build_fast_rcnn}
 
 
 def build_detector(config: ConfigDict) -> Detector:
@@ -296,6 +324,26 @@ def open_split(config: ConfigDict, split: str, *, needs_objects: bool = False) -
     if "box" in config and config.box.class_names:
         return dataset.with_classes(config.box.class_names)
     return dataset
+
+
+def with_proposals(config: ConfigDict, dataset: Dataset, role: str) -> Dataset:
+    """Returns the dataset with its images' stored proposals, if the detector has no RPN.
+
+    `role` is "train" or "eval": which of the files in `config.data.proposals` has them.
+
+    Raises:
+        UserError: no file is named; it cannot be read, or is of other images.
+    """
+    if "rpn" in config:
+        return dataset
+    fields = config.data.proposals
+    if not fields[role]:
+        raise UserError(
+            f"config.data.proposals.{role}: is None, but the detector has no RPN; give a file of "
+            f"rpn-jax propose --workdir=RUN --split={dataset.split}, or of COCO's results"
+        )
+    top_n, split = fields[f"{role}_top_n"], f"{dataset.name} {dataset.split}"
+    return dataset.with_proposals(read_proposals(fields[role], dataset.images(), top_n, split))
 
 
 def check_batch_size(field: str, batch_size: int, accumulation: int = 1) -> None:

@@ -37,6 +37,7 @@ from rpn_jax.training.build import (
     new_state,
     open_split,
     with_classes,
+    with_proposals,
 )
 from rpn_jax.training.checkpoint import Checkpoints
 from rpn_jax.training.evaluate import (
@@ -70,9 +71,11 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
             check_devices(config)
             train_set = open_split(config, config.data.train_split, needs_objects=True)
             config = with_classes(config, train_set)
+            train_set = with_proposals(config, train_set, "train")
             eval_set = None
             if config.evaluation.every:
                 eval_set = open_split(config, config.data.eval_split, needs_objects=True)
+                eval_set = with_proposals(config, eval_set, "eval")
             detector = build_detector(config)
             schedule, optimizer = build_optimizer(config)
             pretrained = load_pretrained(config, detector.network)

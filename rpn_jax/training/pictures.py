@@ -44,12 +44,15 @@ def image_pictures(
     """Returns pictures of the network's input: with labelled anchors, proposals and detections."""
     batch, place = result.batch, result.place
     height, width = batch.image_hw[place].astype(int)
-    anchors = np.concatenate([np.asarray(a) for a in detector.anchors(*batch.images.shape[1:3])])
+    anchors = detector.anchors(*batch.images.shape[1:3])
     image = batch.images[place, :height, :width]
     valid = batch.gt_valid[place]
     gt_boxes, gt_ignore = batch.gt_boxes[place][valid], batch.gt_ignore[place][valid]
-    pictures = {
-        "matches": draw_matches(image, anchors, result.labels, gt_boxes, gt_ignore),
+    pictures = {}
+    if anchors:
+        all_levels = np.concatenate([np.asarray(level) for level in anchors])
+        pictures["matches"] = draw_matches(image, all_levels, result.labels, gt_boxes, gt_ignore)
+    pictures |= {
         "proposals": draw_proposals(
             image,
             rescale(result.proposals.boxes, result.original_hw, batch.image_hw[place]),

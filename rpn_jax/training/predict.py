@@ -13,13 +13,15 @@ from ml_collections import ConfigDict
 from rpn_jax.data.canvases import canvas_hw
 from rpn_jax.data.images import decode_image, read_image
 from rpn_jax.data.loader import usable_cores
+from rpn_jax.data.proposals import StoredProposals
 from rpn_jax.data.transforms import rescale, resize, resized_hw
 from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
 from rpn_jax.progress import progress_bar
 from rpn_jax.runs.devices import parallel_map, shard, unshard
+from rpn_jax.training.build import given_proposals
 from rpn_jax.training.predict_steps import make_predict_step
-from rpn_jax.typing import Detections
+from rpn_jax.typing import Detections, Proposals
 
 ImageSource = str | os.PathLike | np.ndarray  # a file, or (H, W, 3) uint8 RGB pixels
 
@@ -50,18 +52,21 @@ class Predictor:
     def __init__(self, config: ConfigDict, detector: Detector, variables):
         """`variables` are on all local devices."""
         self._data = config.data
-        self._is_exact = config.rpn.proposals.keep_padding
+        self._is_exact = "rpn" in config and config.rpn.proposals.keep_padding
         self._variables = variables
         self._step = parallel_map(make_predict_step(detector))
 
     def predict(
-        self, sources: Sequence[ImageSource], names: Sequence[str] | None = None
+        self,
+        sources: Sequence[ImageSource],
+        names: Sequence[str] | None = None,
+        proposals: StoredProposals | None = None,
     ) -> Iterator[PredictedImage]:
         """Yields what is found in every image, in order of completion.
 
         Images of one canvas go through the network together, one for each local device. An image
         that cannot be read is yielded with its `error`. Several images have a progress bar.
-        `names` are names of arrays, for messages.
+        `names` are names of arrays, for messages. `proposals` are for a detector without an RPN.
         """
         count = jax.local_device_count()
         waiting: dict[tuple[int, int], list] = {}
@@ -75,9 +80,9 @@ class Predictor:
             group = waiting.setdefault(canvas, [])
             group.append((index, pixels))
             if len(group) == count:
-                yield from self._predict_group(canvas, waiting.pop(canvas))
+                yield from self._predict_group(canvas, waiting.pop(canvas), proposals)
         for canvas, group in waiting.items():
-            yield from self._predict_group(canvas, group)
+            yield from self._predict_group(canvas, group, proposals)
 
     def _read(self, sources: Sequence[ImageSource], names: Sequence[str] | None):
         """Returns `(index, pixels, error)` for each source in order, read ahead by threads."""
@@ -97,7 +102,7 @@ class Predictor:
         images = grain.MapDataset.source(range(len(sources))).map(read).to_iter_dataset(options)
         return progress_bar(images, total=len(sources), description="predicting", unit="image")
 
-    def _predict_group(self, canvas, group) -> Iterator[PredictedImage]:
+    def _predict_group(self, canvas, group, proposals) -> Iterator[PredictedImage]:
         images = np.zeros((jax.local_device_count(), *canvas, 3), np.uint8)
         image_hw = np.ones((len(images), 2), np.float32)
         sides = {
@@ -109,12 +114,27 @@ class Predictor:
             no_boxes = np.zeros((0, 4), np.float32)
             resize(pixels, no_boxes, (height, width), out=images[i, :height, :width])
             image_hw[i] = height, width
-        found = unshard(self._step(self._variables, shard((images, image_hw))))
+        batch = (images, image_hw)
+        if proposals is not None:
+            batch += (_of_group(proposals, group, image_hw, len(images)),)
+        found = unshard(self._step(self._variables, shard(batch)))
         for i, (index, pixels) in enumerate(group):
             valid = found.valid[i]
             boxes = rescale(found.boxes[i][valid], image_hw[i], pixels.shape[:2])
             labels = found.labels[i][valid] - 1 if isinstance(found, Detections) else None
             yield PredictedImage(index, pixels, boxes, found.scores[i][valid], labels)
+
+
+def _of_group(stored: StoredProposals, group, image_hw: np.ndarray, size: int) -> Proposals:
+    """Returns the stored proposals of a group's images, in pixels of their canvas."""
+    boxes = np.zeros((size, stored.most, 4), np.float32)
+    scores, valid = np.zeros(boxes.shape[:2], np.float32), np.zeros(boxes.shape[:2], bool)
+    for i, (index, pixels) in enumerate(group):
+        given, given_scores = stored.of(index)
+        boxes[i, : len(given)] = rescale(given, pixels.shape[:2], image_hw[i], np.float32)
+        scores[i, : len(given)] = given_scores
+        valid[i, : len(given)] = True
+    return given_proposals(boxes, scores, valid)
 
 
 def read_pixels(source: ImageSource, name: str) -> UInt8[np.ndarray, "H W 3"]:

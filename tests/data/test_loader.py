@@ -8,7 +8,8 @@ from damage import flip_a_byte
 from rpn_jax.data.datasets import open_dataset, prepare_dataset
 from rpn_jax.data.loader import Batch, eval_batches, load_example, train_batches
 from rpn_jax.data.plan import BatchPlan, choose_buckets, rescaled
-from rpn_jax.data.scales import Scale
+from rpn_jax.data.proposals import StoredProposals
+from rpn_jax.data.scales import Jitter, Scale, one_canvas
 from rpn_jax.data.transforms import resized_hw, whole_view
 from rpn_jax.errors import UserError
 
@@ -180,3 +181,22 @@ def test_boxes_are_never_dropped_to_fit(voc_dataset, scale, buckets):
 def test_a_batch_must_be_shared_evenly(voc_dataset, scale):
     with pytest.raises(UserError, match="batch_size: 4 images cannot be shared by 3 processes"):
         eval_batches(voc_dataset, 4, scale, process_count=3)
+
+
+def test_proposals_go_the_way_of_the_annotated_boxes(voc_dataset, scale):
+    records = list(voc_dataset)
+    boxes = np.concatenate([record.boxes for record in records])
+    starts = np.cumsum([0, *voc_dataset.num_objects])
+    scores = np.arange(len(boxes), 0, -1).astype(np.float32)
+    dataset = voc_dataset.with_proposals(StoredProposals(boxes, scores, starts, "digest"))
+    jitter = Jitter(0.5, 2.0, 1.0, one_canvas((40, 56), len(dataset)))
+    for sizes in (scale, jitter):
+        plan = BatchPlan(sizes.buckets.of_example, 2, seed=0)
+        for batch in train_batches(dataset, plan, [sizes], num_steps=6):
+            assert batch.proposals.shape == (2, 3, 4)  # of the image with the most
+            np.testing.assert_array_equal(batch.proposal_valid, batch.gt_valid[:, :3])
+            np.testing.assert_array_equal(batch.proposals, batch.gt_boxes[:, :3])
+            assert (batch.proposal_scores[batch.proposal_valid] > 0).all()
+    assert next(eval_batches(voc_dataset, 2, scale)).proposals.shape == (2, 0, 4)
+    whole = list(eval_batches(dataset, 2, scale))
+    assert sum(batch.proposal_valid.sum() for batch in whole) == len(boxes)

@@ -31,7 +31,7 @@ def found(tmp_path_factory):
         levels, *outputs = detector.network.apply(variables, images, method=RCNN.look)
         look = Look(*outputs, detector.anchors(*images.shape[1:3]), {}, levels)
         proposals = detector.proposals_of(look, image_hw, detector.proposals.test)
-        return proposals, detector.detections_of(look, variables, proposals, image_hw)
+        return proposals, detector.fast().detections_of(look.levels, variables, proposals, image_hw)
 
     return jax.device_get(run(pretrained.collections, images, np.float32(image_hw)))
 

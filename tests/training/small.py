@@ -54,6 +54,11 @@ def small_detector_config(*overrides: str):
     return apply_overrides(default_config("faster_rcnn"), [*FIELDS, *BOX, *overrides])
 
 
+def of_fast_rcnn(flags):
+    """The flags that a Fast R-CNN has too."""
+    return tuple(flag for flag in flags if not flag.startswith("--config.rpn."))
+
+
 def over_devices(train_step):
     """The step on as many devices as its batch has rows, all of them played by one."""
     return jax.vmap(

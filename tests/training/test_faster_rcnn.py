@@ -103,3 +103,39 @@ def test_detections_are_made_of_the_proposals_that_the_rpn_alone_gives(built):
         )
     assert set(detections.labels[detections.valid].tolist()) <= {1, 2}
     assert np.isfinite(losses["loss"]).all()
+
+
+def test_fast_rcnn_on_the_same_proposals_is_the_second_stage(built):
+    _, detector, state, _ = built
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    batch, keys = small_batch(2), image_keys(KEY, 0, 0, 2)
+    fast = detector.fast()
+
+    @quickly_jitted
+    def both(variables, batch):
+        look = detector.look(variables, batch.images, batch.image_hw)
+        train, test = (
+            detector.proposals_of(look, batch.image_hw, counts)
+            for counts in (detector.proposals.train, detector.proposals.test)
+        )
+        given = batch._replace(proposals=train)
+        return (
+            detector.losses(variables, keys, batch, train=True).parts,
+            fast.losses(variables, keys, given, train=True).parts,
+            detector.predict(variables, batch.images, batch.image_hw),
+            fast.predict(variables, batch.images, batch.image_hw, test),
+        )
+
+    expected, parts, detections, of_fast = both(variables, batch)
+    assert parts.keys() == expected.keys() - {
+        *("loss_objectness", "loss_box", "objectness_accuracy", "positives"),
+        *("sampled_positives", "sampled_negatives"),
+    }
+    np.testing.assert_allclose(
+        parts["loss"], expected["loss_class"] + expected["loss_class_box"], rtol=1e-5
+    )
+    for name in parts.keys() - {"loss"}:
+        np.testing.assert_allclose(parts[name], expected[name], rtol=1e-5, err_msg=name)
+    assert np.asarray(parts["sampled_objects"]).all()
+    for a, b in zip(detections, of_fast, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from rpn_jax.data.datasets.source import Example
 from rpn_jax.data.datasets.stored import DamagedError, Records
+from rpn_jax.data.proposals import Image, StoredProposals
 from rpn_jax.errors import UserError, list_some
 
 
@@ -47,6 +48,7 @@ class Dataset:
       category_ids: the source's own id of each class, () where it has none.
       original_ids: the source's own id of each image where those are no numbers, else None.
       fingerprint: a hash of the file names, ids, boxes, labels and ignore flags.
+      proposals: those that a file gives for the images, None without one.
     """
 
     class_names: tuple[str, ...]
@@ -57,6 +59,7 @@ class Dataset:
     category_ids: tuple[int | str, ...]
     original_ids: tuple[int | str, ...] | None
     fingerprint: str
+    proposals: StoredProposals | None = None
 
     def __init__(
         self,
@@ -111,6 +114,20 @@ class Dataset:
         dataset.class_names = tuple(class_names)
         dataset.category_ids = tuple(id_of.get(name, name) for name in class_names) if id_of else ()
         return dataset
+
+    def with_proposals(self, proposals: StoredProposals) -> "Dataset":
+        """Returns the split with proposals for its images."""
+        dataset = copy.copy(self)
+        dataset.proposals = proposals
+        return dataset
+
+    def images(self) -> list[Image]:
+        """Returns the source's own id, the file and the size of each image; reads every record."""
+        ids = self.original_ids or [None] * len(self)
+        return [
+            Image(record.image_id if i is None else i, record.filename, record.height, record.width)
+            for i, record in zip(ids, map(self.__getitem__, range(len(self))), strict=True)
+        ]
 
     def __len__(self) -> int:
         return len(self.heights)
