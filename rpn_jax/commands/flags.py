@@ -57,7 +57,7 @@ def trained_place(
 def add_image_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the images to look at, --folder, --out and --format."""
     parser.add_argument(
-        "images", nargs="*", type=user_path, metavar="IMAGE", help="a file, or a folder"
+        "images", nargs="*", type=user_path, metavar="IMAGE", help="a file, a video, or a folder"
     )
     parser.add_argument(
         "--folder", type=user_path, metavar="DIR", help="all images in it and below"

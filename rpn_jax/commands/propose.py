@@ -9,8 +9,9 @@ OUT/proposals.json is a list in COCO's results layout (bbox is x, y, width, heig
 original image) with the file's name in each entry. --format=npz writes OUT/NAME.npz instead, with
 `boxes` (x1, y1, x2, y2) and `scores`. OUT/pictures has every image with its best boxes.
 
-With --split the results have the dataset's own ids, and --format=npz writes one file: a Fast R-CNN
-can be trained on either (config.data.proposals).
+Of a video every frame is an image, with "frame" and "seconds" in each entry; OUT/videos has them
+with their best boxes. With --split the results have the dataset's own ids, and --format=npz writes
+one file; a Fast R-CNN can be trained on either (config.data.proposals).
 """
 
 import argparse

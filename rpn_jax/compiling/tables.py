@@ -27,8 +27,8 @@ def _title(report: dict[str, Any]) -> str:
             f"{report['backbone']} in {report['dtype']} on {report['topology']}: "
             f"{report['batch_size']} images a step, {report['images_per_chip']} on each of "
             f"{report['chips']} chips",
-            f"canvas {height} x {width} pixels: config.data.shorter_side by longer_side, rounded "
-            f"up to 16, or jitter.canvas; {report['max_objects']} ground-truth slots",
+            f"canvas {height} x {width} pixels, the largest of the config's; "
+            f"{report['max_objects']} ground-truth slots",
             f"compiled in {report['compile_seconds']:.0f} s by jax {report['jax']}",
         ]
     )

@@ -1,9 +1,9 @@
-"""What a trained network finds in image files, or in a prepared split, written to files."""
+"""What a trained network finds in images and videos, or in a prepared split, written to files."""
 
 import collections
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,14 +13,18 @@ from ml_collections import ConfigDict
 from rpn_jax.data.datasets import Dataset
 from rpn_jax.data.images import decode_image
 from rpn_jax.data.proposals import StoredProposals
+from rpn_jax.data.videos import Frame, is_video, read_frames
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.coco import to_coco_detections, to_coco_results
 from rpn_jax.files import write_npz, write_text
+from rpn_jax.progress import progress_bar
+from rpn_jax.text import printable
 from rpn_jax.trained.load import check_detects, check_proposes, load_trained
 from rpn_jax.training.build import open_split, with_proposals
 from rpn_jax.training.predict import ImageSource, PredictedImage, Predictor
 from rpn_jax.visualize.boxes import draw_proposals, write_image
 from rpn_jax.visualize.detections import draw_detections
+from rpn_jax.visualize.videos import writing_video
 
 
 class _Images(NamedTuple):
@@ -53,7 +57,7 @@ def write_proposals(
     file_format: str = "json",
     draw: int = 20,
 ) -> list[str]:
-    """Writes the proposals of image files, and pictures of the best `draw`, into the folder `out`.
+    """Writes the proposals of images and videos, drawn with the best `draw`, into a folder `out`.
 
     With `split`, they are those of a prepared split's images, with the ids of the dataset and
     without pictures, which a Fast R-CNN can be trained on. For `place` and `step` see
@@ -76,7 +80,8 @@ def write_proposals(
     def rows(image_id: int | str, image: PredictedImage) -> list[dict]:
         return to_coco_results(image_id, image.boxes, image.scores)
 
-    return _write(predictor, images, out, "proposals", rows, picture, file_format)
+    output = _Output(out, "proposals", file_format, rows, picture)
+    return _write(predictor, images, paths, output)
 
 
 def write_detections(
@@ -90,9 +95,9 @@ def write_detections(
     file_format: str = "json",
     draw_above: float = 0.5,
 ) -> list[str]:
-    """Writes the detections in image files, and pictures of them, into the folder `out`.
+    """Writes the detections in images and videos, and those drawn, into the folder `out`.
 
-    A picture has the detections of scores above `draw_above`. For `split`, `place` and `step` see
+    A drawing has the detections of scores above `draw_above`. For `split`, `place` and `step` see
     `write_proposals`. Returns a line for each file that could not be read; what was found in the
     others is written.
 
@@ -120,11 +125,18 @@ def write_detections(
         return [{**row, "category": names[label]} for row, label in named]
 
     predictor = Predictor(config, detector, variables)
-    return _write(predictor, images, out, "detections", rows, picture, file_format)
+    output = _Output(out, "detections", file_format, rows, picture)
+    return _write(predictor, images, paths, output)
 
 
 def _of_files(paths: Sequence[pathlib.Path]) -> _Images:
-    return _Images(paths, range(1, len(paths) + 1), list(map(str, paths)), output_names(paths))
+    files = {path: name for path, name in _named(paths) if not is_video(path)}
+    ids = range(1, len(files) + 1)
+    return _Images(list(files), ids, list(map(str, files)), list(files.values()))
+
+
+def _named(paths: Sequence[pathlib.Path]) -> Iterator[tuple[pathlib.Path, str]]:
+    return zip(paths, output_names(paths), strict=True)
 
 
 def _of_split(dataset: Dataset) -> _Images:
@@ -151,46 +163,115 @@ class _Pixels(Sequence):
         return decode_image(record.image_bytes, record.filename, record.turn)
 
 
+class _Output:
+    """Results as they come, and the files that they are written to."""
+
+    def __init__(
+        self,
+        out: pathlib.Path,
+        kind: str,
+        file_format: str,
+        rows_of: Callable[[int | str, PredictedImage], list[dict]],
+        picture_of: Callable[[PredictedImage], np.ndarray | None],
+    ):
+        self._out, self._kind, self._format = out, kind, file_format
+        self._rows_of, self._picture_of = rows_of, picture_of
+        self._texts: list[str] = []
+
+    def add_images(self, predictor: Predictor, images: _Images) -> list[str]:
+        """Adds what is found in images; returns a line for each file that could not be read."""
+        failures, texts, arrays = [], {}, {}
+        for image in predictor.predict(images.sources, proposals=images.proposals):
+            if image.error and not images.names:
+                raise UserError(image.error)
+            if image.error:
+                failures.append(image.error)
+                continue
+            if self._format == "npz":
+                arrays[image.index] = _arrays_of(image)
+            else:
+                file_name = images.file_names[image.index]
+                texts[image.index] = self._text(images.ids[image.index], image, file_name=file_name)
+            if images.names:
+                name = images.names[image.index]
+                if self._format == "npz":
+                    write_npz(self._out / f"{name}.npz", **arrays.pop(image.index))
+                picture = self._picture_of(image)
+                if picture is not None:
+                    write_image(self._out / "pictures" / f"{name}.jpg", picture)
+        self._texts += [texts[index] for index in sorted(texts)]
+        if arrays:
+            write_npz(self._out / f"{self._kind}.npz", **_of_all(images, arrays))
+        return failures
+
+    def add_video(
+        self, predictor: Predictor, path: pathlib.Path, name: str, first_id: int
+    ) -> tuple[int, list[str]]:
+        """Adds what is found in a video's frames, whose ids are from `first_id` on.
+
+        Returns the number of frames, and a line if they could not all be read.
+        """
+        failures: list[str] = []
+        frames: list[Frame] = []
+        found: list[dict[str, np.ndarray]] = []
+
+        def pixels():
+            try:
+                bar = {"description": printable(path.name), "unit": "frame"}
+                for frame in progress_bar(read_frames(path), **bar):
+                    frames.append(frame._replace(pixels=None))
+                    yield frame.pixels
+            except UserError as error:
+                failures.append(str(error))
+
+        with writing_video(self._out / "videos" / f"{name}.mp4") as add:
+            for image in predictor.predict_stream(pixels()):
+                frame = frames[image.index]
+                place = {"file_name": str(path), "frame": frame.index, "seconds": frame.seconds}
+                if self._format == "json":
+                    self._texts.append(self._text(first_id + frame.index, image, **place))
+                else:
+                    count = len(image.scores)
+                    more = {"frames": frame.index, "seconds": frame.seconds}
+                    repeated = {key: np.repeat(value, count) for key, value in more.items()}
+                    found.append({**_arrays_of(image), **repeated})
+                picture = self._picture_of(image)
+                if picture is not None:
+                    add(picture, frame.rate)
+        if found:
+            joined = {key: np.concatenate([each[key] for each in found]) for key in found[0]}
+            write_npz(self._out / f"{name}.npz", **joined)
+        return len(frames), failures
+
+    def _text(self, image_id: int | str, image: PredictedImage, **more: Any) -> str:
+        """Returns an image's results as JSON, in a tenth of the memory that they take."""
+        return json.dumps([{**row, **more} for row in self._rows_of(image_id, image)])[1:-1]
+
+    def close(self) -> None:
+        """Writes the results that are in one file."""
+        if self._format == "json":
+            text = ", ".join(filter(None, self._texts))
+            write_text(self._out / f"{self._kind}.json", f"[{text}]")
+
+
 def _write(
-    predictor: Predictor,
-    images: _Images,
-    out: pathlib.Path,
-    kind: str,
-    rows_of: Callable[[int | str, PredictedImage], list[dict]],
-    picture_of: Callable[[PredictedImage], np.ndarray | None],
-    file_format: str,
+    predictor: Predictor, images: _Images, paths: Sequence[pathlib.Path], output: _Output
 ) -> list[str]:
-    """Writes what is found in images; returns a line for each file that could not be read."""
-    failures, texts, arrays = [], {}, {}
-    for image in predictor.predict(images.sources, proposals=images.proposals):
-        if image.error and not images.names:
-            raise UserError(image.error)
-        if image.error:
-            failures.append(image.error)
-            continue
-        if file_format == "npz":
-            found = {"boxes": image.boxes, "scores": image.scores}
-            if image.labels is not None:
-                found["labels"] = image.labels
-            arrays[image.index] = found
-        else:
-            file_name = images.file_names[image.index]
-            rows = rows_of(images.ids[image.index], image)
-            # Text takes a tenth of the memory.
-            texts[image.index] = json.dumps([{**row, "file_name": file_name} for row in rows])[1:-1]
-        if images.names:
-            name = images.names[image.index]
-            if file_format == "npz":
-                write_npz(out / f"{name}.npz", **arrays.pop(image.index))
-            picture = picture_of(image)
-            if picture is not None:
-                write_image(out / "pictures" / f"{name}.jpg", picture)
-    if file_format == "json":
-        in_order = (texts[index] for index in sorted(texts))
-        write_text(out / f"{kind}.json", f"[{', '.join(filter(None, in_order))}]")
-    elif not images.names:
-        write_npz(out / f"{kind}.npz", **_of_all(images, arrays))
+    """Writes what is found in images, and in the videos of `paths`; see `write_proposals`."""
+    failures = output.add_images(predictor, images)
+    first_id = len(images.sources) + 1
+    for path, name in _named(paths):
+        if is_video(path):
+            count, problems = output.add_video(predictor, path, name, first_id)
+            first_id += count
+            failures += problems
+    output.close()
     return failures
+
+
+def _arrays_of(image: PredictedImage) -> dict[str, np.ndarray]:
+    found = {"boxes": image.boxes, "scores": image.scores}
+    return found if image.labels is None else {**found, "labels": image.labels}
 
 
 def _of_all(images: _Images, found: dict[int, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

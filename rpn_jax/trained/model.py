@@ -7,7 +7,7 @@ boxes, scores, _ = model.propose(image)
 
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -118,12 +118,15 @@ class Model:
         backbone = self._config.model.backbone
         return f"<rpn_jax.Model {backbone} of {self.source}, step {self.step}>"
 
-    def propose(self, images: ImageSource | Sequence[ImageSource]) -> Found | list[Found]:
+    def propose(
+        self, images: ImageSource | Sequence[ImageSource] | Iterator[np.ndarray]
+    ) -> Found | list[Found] | Iterator[Found]:
         """Returns the boxes found in an image, or a list of results for several, in their order.
 
         Args:
           images: an array (H, W, 3) of uint8 RGB, or the path of an image file; a list of these, of
-            any sizes; or the path of a folder, for all images in it and below, sorted by path.
+            any sizes; the path of a folder, for all images in it and below, sorted by path; or an
+            iterator of arrays, such as frames of a video, for an iterator of results.
 
         Raises:
           UserError: an array has another shape or type, a file is no image, or a folder has no
@@ -134,7 +137,9 @@ class Model:
             images, self._detector.rpn(), lambda image, path: Found(image.boxes, image.scores, path)
         )
 
-    def detect(self, images: ImageSource | Sequence[ImageSource]) -> Detected | list[Detected]:
+    def detect(
+        self, images: ImageSource | Sequence[ImageSource] | Iterator[np.ndarray]
+    ) -> Detected | list[Detected] | Iterator[Detected]:
         """Returns the objects found in an image, or a list of results for several, in their order.
 
         Args:
@@ -154,6 +159,9 @@ class Model:
 
     def _found(self, images, detector: Detector, result: Callable) -> Any:
         """Returns what `result` makes of each image and its path."""
+        if isinstance(images, Iterator):
+            found = self._predictor(detector).predict_stream(images)
+            return (result(image, None) for image in found)
         if isinstance(images, list | tuple):
             sources = list(images)
         elif isinstance(images, str | os.PathLike) and user_path(images).is_dir():
@@ -171,15 +179,18 @@ class Model:
             for source in sources
         ]
         images = [path or source for path, source in zip(paths, sources, strict=True)]
-        kind = type(detector).__name__
-        if kind not in self._predictors:  # compiled once for all calls
-            self._predictors[kind] = Predictor(self._config, detector, self._variables)
         found: list[Any] = [None] * len(images)
-        for image in self._predictors[kind].predict(images, names):
+        for image in self._predictor(detector).predict(images, names):
             if image.error:
                 raise UserError(image.error)
             found[image.index] = result(image, paths[image.index])
         return found
+
+    def _predictor(self, detector: Detector) -> Predictor:
+        kind = type(detector).__name__
+        if kind not in self._predictors:  # compiled once for all calls
+            self._predictors[kind] = Predictor(self._config, detector, self._variables)
+        return self._predictors[kind]
 
     def evaluate(
         self,

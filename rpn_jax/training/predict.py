@@ -1,7 +1,7 @@
 """What a detector finds in any images: read, put on a canvas, predict, map to original pixels."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import grain
@@ -75,14 +75,40 @@ class Predictor:
                 nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
                 yield PredictedImage(index, None, *nothing, error=error)
                 continue
-            sides = self._data.shorter_side, self._data.longer_side
-            canvas = canvas_hw(*pixels.shape[:2], *sides, exact=self._is_exact)
+            canvas = self._canvas_of(pixels)
             group = waiting.setdefault(canvas, [])
             group.append((index, pixels))
             if len(group) == count:
                 yield from self._predict_group(canvas, waiting.pop(canvas), proposals)
         for canvas, group in waiting.items():
             yield from self._predict_group(canvas, group, proposals)
+
+    def predict_stream(self, images: Iterable[np.ndarray]) -> Iterator[PredictedImage]:
+        """Yields what is found in every image, in their order, while they come.
+
+        Consecutive images of one canvas go through the network together, one for each local device.
+
+        Raises:
+            UserError: an image is not (H, W, 3) uint8.
+        """
+        group: list[tuple[int, np.ndarray]] = []
+        canvas = None
+        for index, image in enumerate(images):
+            pixels = read_pixels(image, f"images[{index}]")
+            if group and self._canvas_of(pixels) != canvas:
+                yield from self._predict_group(canvas, group, None)
+                group = []
+            canvas = self._canvas_of(pixels)
+            group.append((index, pixels))
+            if len(group) == jax.local_device_count():
+                yield from self._predict_group(canvas, group, None)
+                group = []
+        if group:
+            yield from self._predict_group(canvas, group, None)
+
+    def _canvas_of(self, pixels: np.ndarray) -> tuple[int, int]:
+        sides = self._data.shorter_side, self._data.longer_side
+        return canvas_hw(*pixels.shape[:2], *sides, exact=self._is_exact)
 
     def _read(self, sources: Sequence[ImageSource], names: Sequence[str] | None):
         """Returns `(index, pixels, error)` for each source in order, read ahead by threads."""

@@ -9,10 +9,13 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from clips import red_then_brighter, write_clip
 from training.small import small_config
 
 import rpn_jax
+from rpn_jax.__main__ import main
 from rpn_jax.data.datasets import prepare_dataset
+from rpn_jax.data.videos import read_frames
 from rpn_jax.errors import UserError
 from rpn_jax.models.rcnn import variable_shapes
 from rpn_jax.training.build import build_network
@@ -89,6 +92,36 @@ def test_images_of_one_canvas_compile_once(model, images):
     model.propose(images)
     model.propose(images[2])
     assert compiled == []
+
+
+def test_frames_of_a_video(model, place, tmp_path, capsys):
+    clip = write_clip(tmp_path / "clip.avi", red_then_brighter(10, 48, 48))
+    frames = [frame.pixels for frame in read_frames(clip)]
+    found = model.propose(frame.pixels for frame in read_frames(clip))
+    assert not isinstance(found, list)
+    found = list(found)
+    for one, other in zip(found, model.propose(frames), strict=True):
+        np.testing.assert_array_equal(one.boxes, other.boxes)
+
+    out, photo = tmp_path / "out", tmp_path / "photo.png"
+    cv2.imwrite(str(photo), frames[0])
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    given = f"--weights={place}", str(clip), str(photo), str(broken), f"--out={out}"
+    assert main(["propose", *given]) == 1
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "error" in x]
+    assert line.startswith(f"error: 1 of 3 images: {broken}: is no video that can be read")
+    rows = json.loads((out / "proposals.json").read_text())
+    for number, expected in enumerate(found):
+        of_frame = [row for row in rows if row.get("frame") == number]
+        assert {row["image_id"] for row in of_frame} == {number + 2}  # behind the photograph
+        assert {row["file_name"] for row in of_frame} == {str(clip)}
+        np.testing.assert_allclose([row["seconds"] for row in of_frame], number / 10)
+        np.testing.assert_allclose([row["score"] for row in of_frame], expected.scores, atol=1e-5)
+    assert {row["file_name"] for row in rows if row["image_id"] == 1} == {str(photo)}
+    assert [path.name for path in (out / "videos").iterdir()] == ["clip.mp4"]
+    drawn = list(read_frames(out / "videos" / "clip.mp4"))
+    assert [frame.seconds for frame in drawn] == [number / 10 for number in range(10)]
 
 
 @pytest.mark.parametrize(
