@@ -27,7 +27,7 @@ from rpn_jax.commands import (
     sweep,
     train,
 )
-from rpn_jax.errors import StoppedError, UserError
+from rpn_jax.errors import StoppedError, UserError, first_line
 from rpn_jax.text import printable, shell_line
 
 COMMANDS = {
@@ -63,7 +63,12 @@ def console() -> int:
     """Runs the command of this process, which is its own: it may start over."""
     mend_streams()
     use_large_pages()
-    return main()
+    status = main()
+    if "jax" in sys.modules:
+        from rpn_jax.runs import lost
+
+        lost.leave()
+    return status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -136,19 +141,14 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         return 130 if stopped.interrupted else os.EX_TEMPFAIL
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return _failed(130)
     except BrokenPipeError:
         # As `head` closes it. What is still buffered must go somewhere when Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        if _is_lost_process(error) and not arguments.traceback:
-            print(
-                "error: another process of this job has ended or does not answer; its own output "
-                "says why; the same command goes on from the last checkpoint",
-                file=sys.stderr,
-            )
-            return _failed(os.EX_TEMPFAIL)
+        if not arguments.traceback:
+            _end_if_lost(error)
         _show_traceback()
         return _failed()
     return 0
@@ -170,12 +170,13 @@ def _with_config(message: str, arguments: argparse.Namespace, overrides: Sequenc
     return message.replace("prepare --config=…", f"prepare {used}") if config else message
 
 
-def _is_lost_process(error: Exception) -> bool:
-    """Returns whether an error is what XLA says when one of several processes is gone."""
-    jax = sys.modules.get("jax")
-    return bool(
-        jax and jax.distributed.is_initialized() and isinstance(error, jax.errors.JaxRuntimeError)
-    )
+def _end_if_lost(error: Exception) -> None:
+    """Ends this process with a line if the error says that another one of its job is gone."""
+    if "jax" in sys.modules:
+        from rpn_jax.runs import lost
+
+        if lost.is_loss(error):
+            lost.end(first_line(error))
 
 
 def _failed(status: int = 1) -> int:

@@ -105,7 +105,7 @@ def raise_failures(failures: Sequence[str], paths: Sequence[pathlib.Path]) -> No
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds --coordinator, --num_processes, --process_id and --join_seconds."""
+    """Adds --coordinator, --num_processes, --process_id, --join_seconds and --heartbeat_seconds."""
     group = parser.add_argument_group(
         "several processes",
         "found by themselves on Slurm, Open MPI, GKE and TPU pods; elsewhere, start the command "
@@ -121,6 +121,13 @@ def add_process_flags(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="how long to wait for the other processes (%(default)s)",
     )
+    group.add_argument(
+        "--heartbeat_seconds",
+        type=int,
+        default=60,
+        metavar="S",
+        help="all end when one of them has not answered for so long (%(default)s)",
+    )
 
 
 def join(arguments: argparse.Namespace) -> None:
@@ -132,4 +139,5 @@ def join(arguments: argparse.Namespace) -> None:
         arguments.num_processes,
         arguments.process_id,
         arguments.join_seconds,
+        arguments.heartbeat_seconds,
     )

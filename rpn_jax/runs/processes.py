@@ -14,9 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from rpn_jax.errors import StoppedError, UserError, first_line
-
-# After so long without an answer from one process, all end.
-_HEARTBEAT_SECONDS = 60
+from rpn_jax.runs.lost import told_by_jax
 
 _PATIENCE = 10  # seconds of waiting for the others, after which a line says so
 
@@ -30,6 +28,7 @@ def join_processes(
     num_processes: int | None = None,
     process_id: int | None = None,
     join_seconds: int = 300,
+    heartbeat_seconds: int = 60,
 ) -> None:
     """Joins the other processes of the job, if there are any; must come before any use of devices.
 
@@ -39,7 +38,8 @@ def join_processes(
 
     A process that is alone on its node gets all of the node's accelerators; processes that share a
     node get one each. If the others are missing after `join_seconds`, the process ends with a line
-    and the status 75, upon which schedulers start it again.
+    and the status 75, upon which schedulers start it again. It does so later too, when one of the
+    others is killed or does not answer for `heartbeat_seconds`.
 
     Raises:
         UserError: only some of the three are given, or the others cannot be reached.
@@ -58,7 +58,7 @@ def join_processes(
         return
     shares_node = _first_of(_TASKS_ON_NODE).partition("(")[0] not in ("", "1")
     try:
-        with _waiting(join_seconds):
+        with _waiting(join_seconds), told_by_jax():
             jax.distributed.initialize(
                 coordinator,
                 num_processes,
@@ -67,7 +67,7 @@ def join_processes(
                 local_device_ids=None if shares_node and not coordinator else [],
                 # After our own limit: JAX then aborts with a C++ stack.
                 initialization_timeout=join_seconds + 60,
-                heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+                heartbeat_timeout_seconds=heartbeat_seconds,
             )
     except Exception as error:
         # From version 5 on, Open MPI does not tell the address of the first process.

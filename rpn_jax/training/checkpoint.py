@@ -30,7 +30,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rpn_jax.errors import UserError, first_line, list_some
 from rpn_jax.models.rcnn import current_path
-from rpn_jax.runs import processes
+from rpn_jax.runs import lost, processes
 from rpn_jax.runs.devices import AXIS, replicate
 from rpn_jax.runs.metrics import NonFiniteError
 from rpn_jax.runs.seal import SEAL, damage, flush, seal
@@ -276,6 +276,8 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError) as error:  # Orbax raises ValueError for system errors
+            if lost.is_loss(error):
+                raise
             if processes.is_first():
                 self._remove_unfinished(str(step))
             reason = first_line(error)
