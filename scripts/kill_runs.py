@@ -288,9 +288,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=25)
     parser.add_argument("--processes", type=int, choices=(1, 2), default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--config", default="configs/shapes.py")
+    parser.add_argument("--config", default="shapes")
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="a new one")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # and ends what it has started
     out = arguments.out.resolve()
     try:
         out.mkdir(parents=True)
