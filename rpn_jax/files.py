@@ -7,6 +7,7 @@ import os
 import pathlib
 import platform
 import re
+import stat
 import sys
 import threading
 import time
@@ -31,6 +32,17 @@ _LOCK_SECONDS = 5
 def user_path(path: str | os.PathLike) -> pathlib.Path:
     """Returns the path with `~` expanded: bash does not expand it in `--out=~/x`."""
     return pathlib.Path(os.path.expanduser(path))
+
+
+def regular(path: pathlib.Path) -> pathlib.Path:
+    """Returns `path`, there or not; raises a `UserError` if it is a pipe or a device.
+
+    To open a pipe is to wait for its other end, and a folder of somebody else may hold one.
+    """
+    with contextlib.suppress(OSError):
+        if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
+            raise UserError(f"{path}: a pipe or a device, which is not read; remove it")
+    return path
 
 
 @contextlib.contextmanager
@@ -116,10 +128,10 @@ def locked(path: pathlib.Path, busy: str, seconds: float = _LOCK_SECONDS) -> Ite
         seconds: time to wait for another process.
 
     Raises:
-        UserError: another process holds the lock.
+        UserError: another process holds the lock, or the path is a pipe.
         OSError: the file cannot be opened.
     """
-    with path.open("a+") as file:
+    with regular(path).open("a+") as file:
         deadline = time.monotonic() + seconds
         while not _take(file):
             if time.monotonic() > deadline:

@@ -1,11 +1,18 @@
 import fcntl
 import os
+import re
 
 import pytest
 
 from rpn_jax import files
 from rpn_jax.errors import UserError
+from rpn_jax.evaluation.objects import read_objects
+from rpn_jax.evaluation.weighted import read_matches
 from rpn_jax.files import write_bytes
+from rpn_jax.runs.history import read_run
+from rpn_jax.runs.metrics import read_metrics
+from rpn_jax.runs.seal import damage, seal
+from rpn_jax.sweeps.runs import is_claimed, read_state
 
 
 def test_replaces_a_file_and_makes_its_folder(tmp_path):
@@ -44,3 +51,30 @@ def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         [being_written.name, other.name, "new.txt"]
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("objects.npz", read_objects),
+        ("matches.npz", read_matches),
+        ("metrics.jsonl", read_metrics),
+        ("config.json", lambda path: read_run(path.parent)),
+        ("state/a/end.json", lambda path: read_state(path.parents[2] / "a", "end")),
+        ("lock", lambda path: is_claimed(path.parent)),
+    ],
+)
+def test_a_pipe_in_a_folder_is_named_and_not_waited_for(tmp_path, name, read):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: a pipe"):
+        read(path)
+
+
+def test_a_pipe_in_a_checkpoint_is_damage(tmp_path):
+    (tmp_path / "array").write_bytes(b"1")
+    seal(tmp_path)
+    (tmp_path / "array").unlink()
+    os.mkfifo(tmp_path / "array")
+    assert damage(tmp_path) == "array is missing"

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, UInt16
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.matching import IOU_THRESHOLDS, match_ranks, pairwise_iou
 from rpn_jax.evaluation.recall import ImageProposals
+from rpn_jax.files import regular
 from rpn_jax.typing import Array
 
 NOT_FOUND = np.iinfo(np.uint16).max
@@ -116,6 +117,7 @@ def read_objects(path: pathlib.Path) -> tuple[ObjectRanks, tuple[str, ...]]:
     Raises:
         UserError: there is no such file, or it is damaged or of another version.
     """
+    regular(path)
     try:
         with np.load(path) as arrays:
             names = tuple(arrays["class_names"].astype(str).tolist())

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.matching import IOU_THRESHOLDS
+from rpn_jax.files import regular
 from rpn_jax.typing import Array
 
 RECALL_POINTS = np.linspace(0, 1, 101)  # of a precision curve, as pycocotools spells them
@@ -100,6 +101,7 @@ def read_matches(path: pathlib.Path) -> SplitMatches:
     Raises:
         UserError: there is no such file, or it is damaged or of another version.
     """
+    regular(path)
     try:
         with np.load(path) as arrays:
             matches = SplitMatches(*(arrays[field] for field in SplitMatches._fields))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jinja2
 import markupsafe
 
-from rpn_jax.files import write_bytes
+from rpn_jax.files import regular, write_bytes
 from rpn_jax.text import markdown, printable
 
 
@@ -119,5 +119,5 @@ def _finalize(escape: Callable[[str], str], value: Any) -> Any:
 
 
 def _data_uri(path: pathlib.Path) -> str:
-    content = base64.b64encode(path.read_bytes()).decode()
+    content = base64.b64encode(regular(path).read_bytes()).decode()
     return f"data:{mimetypes.guess_type(path.name)[0]};base64,{content}"

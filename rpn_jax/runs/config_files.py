@@ -22,7 +22,16 @@ from ml_collections import ConfigDict
 from rpn_jax.errors import UserError, first_line
 from rpn_jax.files import user_path
 from rpn_jax.runs.config import default_config, flatten
-from rpn_jax.runs.fields import FIELDS, VERSION, check_config, check_names, no_such_field
+from rpn_jax.runs.fields import (
+    FIELDS,
+    STAGES,
+    VERSION,
+    check_config,
+    check_names,
+    fields_of,
+    no_such_field,
+)
+from rpn_jax.runs.fields import flatten as flat_fields
 
 _SHIPPED = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -211,16 +220,26 @@ def from_json(text: str, where: str = "config.json") -> ConfigDict:
         UserError: the text is no config, or has a field that this version of the project lacks;
             the message begins with `where`, the text's origin.
     """
+    wrong = "{}; the config is damaged, or of another version of rpn_jax".format
     try:
         fields = upgrade(json.loads(text))
-        config = default_config(fields["detector"])
-        config.data.options = fields["data"].pop("options")
-        config.update(ConfigDict(_with_tuples(fields)))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = first_line(error).strip("'").partition(". Other fields present")[0]
-        raise UserError(
-            f"{where}: {reason}; it is damaged, or of another version of rpn_jax"
-        ) from error
+    except (RecursionError, ValueError) as error:
+        raise UserError(wrong(f"{where}: {first_line(error)}")) from error
+    detector, data = fields.get("detector"), fields.get("data")
+    if detector not in list(STAGES):
+        raise UserError(wrong(f"{where}: detector={detector!r}: give {' or '.join(STAGES)}"))
+    if not isinstance(data, dict) or not isinstance(data.get("options"), dict):
+        raise UserError(wrong(f"{where}: data.options: is missing, or no object"))
+    config, known = default_config(detector), fields_of(detector)
+    config.data.options = data.pop("options")
+    for name, value in flat_fields(fields).items():
+        if name not in known:
+            raise UserError(wrong(no_such_field(f"{where}: {name}", name)))
+        try:
+            config.update_from_flattened_dict({name: _with_tuples(value)})
+        except (TypeError, ValueError) as error:
+            words = known[name].rule.words
+            raise UserError(wrong(f"{where}: {name}={value!r:.60}: give {words}")) from error
     return config
 
 
@@ -243,14 +262,16 @@ _MOVED = {
 }
 
 
-def upgrade(fields: dict[str, Any]) -> dict[str, Any]:
+def upgrade(fields: Any) -> dict[str, Any]:
     """Returns the fields of a config's JSON, renamed to those of the newest version.
 
     Version 1 had no version number; its groups at the top are now in `rpn`.
 
     Raises:
-        ValueError: the fields are of a later version.
+        ValueError: the fields are of a later version, or no fields.
     """
+    if not isinstance(fields, dict):
+        raise ValueError("holds no fields")
     version = fields.get("version", 1)
     if version == VERSION:
         return fields
@@ -259,8 +280,8 @@ def upgrade(fields: dict[str, Any]) -> dict[str, Any]:
     upgraded = copy.deepcopy({**fields, "version": VERSION, "detector": "rpn"})
     for old, new in _MOVED.items():
         *groups, name = old.split(".")
-        group = functools.reduce(dict.get, groups, upgraded)
-        if name in group:
+        group = upgraded.get(groups[0]) if groups else upgraded
+        if isinstance(group, dict) and name in group:
             upgraded.setdefault("rpn", {})[new.removeprefix("rpn.")] = group.pop(name)
     return upgraded
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError
+from rpn_jax.files import regular
 from rpn_jax.runs.config import default_config, flatten
 from rpn_jax.runs.config_files import upgrade
 from rpn_jax.runs.metrics import read_metrics
@@ -47,12 +48,12 @@ def read_run(folder: pathlib.Path) -> Run:
     """
     file = folder / "config.json"
     try:
-        fields = ConfigDict(upgrade(json.loads(file.read_text())))
+        fields = ConfigDict(upgrade(json.loads(regular(file).read_text())))
     except FileNotFoundError as error:
         raise UserError(
             f"{folder}: is no run's (it has no config.json); give the --workdir of a training run"
         ) from error
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, RecursionError, TypeError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({error}); give another run") from error
     rows = read_metrics(folder / "metrics.jsonl")
     by_step = {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}

@@ -12,7 +12,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from rpn_jax.files import replacing
+from rpn_jax.files import regular, replacing
 
 _FLUSH_SECONDS = 30  # between writes of TensorBoard's file
 
@@ -30,7 +30,7 @@ class MetricsWriter:
         with replacing(path) as file:
             file.write("".join(json.dumps(row) + "\n" for row in kept).encode())
         self._kept = kept
-        self._file = path.open("a", buffering=1)
+        self._file = regular(path).open("a", buffering=1)
         # Written in this thread: a full disk kills the thread of tensorboardX's SummaryWriter, and
         # the run would then wait for it for ever.
         folder = workdir / "tensorboard"
@@ -77,7 +77,7 @@ def read_metrics(path: pathlib.Path) -> list[dict]:
     A killed run can leave half a line.
     """
     rows = []
-    text = path.read_text(errors="replace") if path.exists() else ""
+    text = regular(path).read_text(errors="replace") if path.exists() else ""
     for line in text.splitlines():
         try:
             rows.append(json.loads(line))

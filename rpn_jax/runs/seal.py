@@ -53,6 +53,8 @@ def damage(folder: pathlib.Path) -> str | None:
 
 def _read_seal(folder: pathlib.Path) -> tuple[dict[str, str], bool]:
     """Returns the digest of each file, and whether the seal has their count."""
+    if not (folder / SEAL).is_file():
+        raise FileNotFoundError(folder / SEAL)
     lines = (folder / SEAL).read_text().splitlines()
     counts = [line for line in lines if line.startswith("#")]
     sealed = {
@@ -70,6 +72,8 @@ def _names(folder: pathlib.Path) -> list[str]:
 
 
 def _digest(path: pathlib.Path) -> str:
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError
-from rpn_jax.files import locked, write_text
+from rpn_jax.files import locked, regular, write_text
 from rpn_jax.runs import processes
 from rpn_jax.runs.config_files import differences, from_json, located, to_json
 
@@ -61,4 +61,4 @@ def load_workdir_config(workdir: pathlib.Path) -> ConfigDict:
 
 def _read(file: pathlib.Path) -> ConfigDict:
     # A damaged byte gives other JSON, or none; the message then names the file.
-    return from_json(file.read_text(errors="replace"), str(file))
+    return from_json(regular(file).read_text(errors="replace"), str(file))

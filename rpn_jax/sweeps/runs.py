@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.figures import read_figures
-from rpn_jax.files import write_text
+from rpn_jax.files import regular, write_text
 from rpn_jax.runs.metrics import read_metrics
 
 STATES = ("done", "running", "failed", "stopped", "queued", "missing")
@@ -119,6 +119,7 @@ def read_state(workdir: pathlib.Path, name: str) -> dict[str, Any]:
 
 
 def _load(file: pathlib.Path) -> dict[str, Any]:
+    regular(file)
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError):
@@ -229,7 +230,7 @@ def claim(folder: pathlib.Path) -> Iterator[bool]:
     The lock ends with the process that holds it; the file names the process.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as file:
+    with regular(folder / "lock").open("a+") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
@@ -249,7 +250,7 @@ def is_claimed(folder: pathlib.Path) -> bool:
     The process that holds the lock must not call this: it would release the lock.
     """
     try:
-        with (folder / "lock").open() as file:
+        with regular(folder / "lock").open() as file:
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
     except FileNotFoundError:

@@ -93,7 +93,7 @@ class FeatureCache:
         facts = str((image.shape, *image_hw.tolist())).encode()
         name = hashlib.blake2b(image.tobytes() + facts, digest_size=16).hexdigest()
         path = self._folder / name[:2] / f"{name}.npz"
-        if path.exists():
+        if path.is_file():
             try:
                 with np.load(path) as file:
                     return tuple(file.values())

@@ -132,6 +132,26 @@ def test_json_keeps_every_field_and_its_type():
     assert again.rpn.anchors.sizes == ((8.0,), (16.0,))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": "many"}, "steps='many': give a whole number from 1 up"),
+        ({"optimizer": {"lr": 1}}, r"optimizer.lr: there is no such field; .*learning_rate"),
+        ({"optimizer": 3}, "optimizer: there is no such field"),
+        ({"data": [1]}, "data.options: is missing"),
+        ({"detector": ["rpn"]}, r"detector=\['rpn'\]: give rpn or faster_rcnn"),
+        ({"version": "x"}, "version is x, and this"),
+        ("[1]", "holds no fields"),
+        ("[" * 100_000, "maximum recursion depth"),
+    ],
+)
+def test_a_damaged_config_is_told_in_our_words(changes, message):
+    fields = json.loads(to_json(default_config()))
+    text = changes if isinstance(changes, str) else json.dumps(fields | changes)
+    with pytest.raises(UserError, match=f"^run/config.json: {message}.*; the config is damaged"):
+        from_json(text, "run/config.json")
+
+
 def test_a_config_saved_before_a_field_was_there_has_its_default():
     fields = json.loads(to_json(default_config()))
     for name in ("accumulation", "ema_decay", "deterministic"):

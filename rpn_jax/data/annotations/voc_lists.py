@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from rpn_jax.errors import UserError, list_some
+from rpn_jax.files import regular
 
 # Lists of a class end each line with whether the image shows it: 1, -1, or 0 if it is difficult.
 _FLAGGED = re.compile(r"(.*\S)\s+(?:1|0|-1)")
@@ -69,7 +70,7 @@ def read_name_lists(
 
 
 def _read_lines(file: pathlib.Path) -> list[str]:
-    data = file.read_bytes()
+    data = regular(file).read_bytes()
     is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = data.decode("utf-16" if is_utf16 else "utf-8-sig")

@@ -27,6 +27,7 @@ from rpn_jax.data.annotations.overlaps import shared_images
 from rpn_jax.data.datasets.source import Example, Finding, Source
 from rpn_jax.data.images import read_image
 from rpn_jax.errors import UserError
+from rpn_jax.files import regular
 
 _INT64 = range(-(2**63), 2**63)
 
@@ -93,7 +94,7 @@ def read_coco_json(
 
 def _read(file: pathlib.Path) -> bytes:
     try:
-        return file.read_bytes()
+        return regular(file).read_bytes()
     except OSError as error:
         raise UserError(f"{file}: cannot read the annotations ({error.strerror})") from error
 

@@ -24,6 +24,7 @@ from rpn_jax.data.annotations.voc_xml import VocAnnotation, VocObject, parse_voc
 from rpn_jax.data.datasets.source import Example, Finding, Source
 from rpn_jax.data.images import read_image
 from rpn_jax.errors import UserError, list_some
+from rpn_jax.files import regular
 
 
 class _Annotated(NamedTuple):
@@ -142,7 +143,7 @@ class _Reader:
             reason = error if os.path.isfile(path) else "no such annotation file"
             raise UserError(f"{path}: {reason}, but ImageSets/Main names it") from error
         try:
-            text = path.read_bytes()
+            text = regular(path).read_bytes()
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
         self.digest.update(name.encode() + b"\0" + text)
