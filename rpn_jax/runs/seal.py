@@ -1,9 +1,12 @@
-"""Seals: the SHA-256 of every file in a folder, to detect later damage."""
+"""Seals: the SHA-256 of every file in a folder, to detect later damage; locks while it is read."""
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import pathlib
+from collections.abc import Iterator
 
 from rpn_jax.errors import UserError, list_some
 
@@ -49,6 +52,31 @@ def damage(folder: pathlib.Path) -> str | None:
             return str(error)
         raise UserError(f"{folder}: cannot be read ({error.strerror}); try again") from error
     return list_some(sorted(problems), limit=3) or None
+
+
+@contextlib.contextmanager
+def being_read(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps a sealed folder from being deleted during the block, see `unread`."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # it has no seal, or the file system no locks
+            file = held.enter_context((folder / SEAL).open("rb"))
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
+
+
+@contextlib.contextmanager
+def unread(folder: pathlib.Path) -> Iterator[bool]:
+    """Yields whether no process reads the folder; during the block none begins to."""
+    with contextlib.ExitStack() as held:
+        try:
+            file = held.enter_context((folder / SEAL).open("r+b"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:
+            pass
+        yield True
 
 
 def _read_seal(folder: pathlib.Path) -> tuple[dict[str, str], bool]:

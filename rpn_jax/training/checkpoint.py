@@ -6,9 +6,9 @@
     WORKDIR/damaged/STEP                changed since it was sealed, or of a diverged run
 
 A rename creates or removes a checkpoint. An older checkpoint is removed only after a newer one
-exists and the next loss was finite. So a run killed at any moment leaves its newest checkpoint, and
-no partial one. The seal detects later damage. With several processes, all write and read; only the
-first reads back, seals, judges, moves and deletes.
+exists and the next loss was finite, and not while another process reads it. So a run killed at any
+moment leaves its newest checkpoint, and no partial one. The seal detects later damage. With several
+processes, all write and read; only the first reads back, seals, judges, moves and deletes.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from rpn_jax.models.rcnn import current_path
 from rpn_jax.runs import lost, processes
 from rpn_jax.runs.devices import AXIS, replicate
 from rpn_jax.runs.metrics import NonFiniteError
-from rpn_jax.runs.seal import SEAL, damage, flush, seal
+from rpn_jax.runs.seal import SEAL, being_read, damage, flush, seal, unread
 from rpn_jax.text import printable
 from rpn_jax.training.saved_arrays import ITEM, by_name, name_of, read_arrays, shapes_of, unsound
 from rpn_jax.training.state import TrainState
@@ -139,7 +139,8 @@ class Checkpoints:
         for _ in range(_ATTEMPTS):
             found = processes.on_first(lambda: self._checked(step))
             try:
-                state = self._load(like, found)
+                with being_read(self._at(found)):
+                    state = self._load(like, found)
             except _UnreadableError as error:
                 problem = f"cannot be read: {error}"
             else:
@@ -240,7 +241,9 @@ class Checkpoints:
 
     def _delete_beyond(self, count: int) -> None:
         for old in self._steps()[:-count]:
-            self._at(old).rename(self.folder / f"{old}.deleted")
+            with unread(self._at(old)) as is_free:
+                if is_free:
+                    self._at(old).rename(self.folder / f"{old}.deleted")
             self._remove_unfinished(str(old))
 
     def _read_back(self, step: int, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -301,6 +301,24 @@ def test_checkpoints_of_an_older_version_load_until_there_are_sealed_ones(tmp_pa
     assert names(tmp_path / "checkpoints") == ["1", "2"]
 
 
+def test_a_checkpoint_is_not_deleted_while_it_is_read(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    kept = []
+
+    def load(self, *arguments):
+        save(tmp_path, 2, 3, keep=1)
+        kept.extend(names(self.folder))
+        return original(self, *arguments)
+
+    original = Checkpoints._load
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "_load", load)
+        assert_same(Checkpoints(tmp_path, read_only=True).restore(LIKE), 1)
+    assert kept == ["1", "3"]
+    save(tmp_path, 4, keep=1)
+    assert names(tmp_path / "checkpoints") == ["4"]
+
+
 def test_averages_are_kept_where_there_are_any(tmp_path):
     state = make_state(5, ema={"params": {"frozen": None, "kernel": np.ones(2)}})
     checkpoints = Checkpoints(tmp_path)
