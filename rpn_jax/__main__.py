@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from importlib import metadata, util
+from typing import Any
 
 from rpn_jax import __version__
 from rpn_jax.commands import (
@@ -196,8 +197,10 @@ def mend_streams() -> None:
     """Makes sure that whatever is printed is taken, whatever a process was started with.
 
     A stream that was closed (`2>&-`) goes nowhere, rather than into the next file that is opened;
-    letters that its encoding lacks become escapes.
+    letters that its encoding lacks become escapes. Orbax says by an exception why it cannot read or
+    write; what its other threads still have to say of that is left out.
     """
+    sys.unraisablehook = _unraisable
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -207,6 +210,12 @@ def mend_streams() -> None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
         if number and hasattr(getattr(sys, name), "reconfigure"):
             getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def _unraisable(error: Any) -> None:
+    """Shows an exception that nobody can catch, unless it is that Orbax has given up before."""
+    if str(error.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(error)
 
 
 def use_large_pages() -> None:

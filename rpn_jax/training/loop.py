@@ -176,7 +176,7 @@ def _explained(
             "--config.model.remat=true"
         ) from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise UserError(
             f"{workdir}: {error.strerror}; {last_good()}; make room there and give the same "
