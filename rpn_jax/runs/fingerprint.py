@@ -77,8 +77,8 @@ def fingerprint(
     """Returns the facts that every process of a run must share, as JSON types.
 
     `code.source` is a hash of the package's installed Python files, with git or without. `data` has
-    for each split its counts and a hash of file names, image ids, boxes, labels and ignore flags;
-    pixels are not hashed, because that would read all images. `weights` are the name and SHA-256 of
+    for each split its counts, a hash of file names, image ids, boxes, labels and ignore flags, and
+    one of the images, which `prepare` made. `weights` are the name and SHA-256 of
     `config.model.pretrained`: None without it, and None unless the run `is_new`, because a resumed
     run takes its parameters from a checkpoint.
     """
@@ -158,6 +158,8 @@ def _tell_other_data(workdir: pathlib.Path, rows: list[dict], data: dict[str, An
         {split: before[split] for split in before.keys() & data.keys()},
         {split: data[split] for split in before.keys() & data.keys()},
     )
+    # Earlier versions recorded less.
+    differing = {field: both for field, both in differing.items() if both[0] is not None}
     if differing:
         changes = (f"{field} is {ours}, was {was}" for field, (was, ours) in differing.items())
         print(
@@ -193,6 +195,7 @@ def _describe(dataset: Dataset) -> dict[str, Any]:
         "objects": int(dataset.num_objects.sum()),
         "annotations": dataset.fingerprint,
         **({"proposals": dataset.proposals.digest} if dataset.proposals else {}),
+        "pixels": dataset.pixels,
     }
 
 

@@ -23,6 +23,7 @@ class TinySplit(Dataset):
         self.name, self.split = "shapes", split
         self.num_objects = np.array([2, 0, 1])
         self.fingerprint = "0f" * 32
+        self.pixels = "f0" * 32
 
     def __len__(self):
         return len(self.num_objects)
@@ -124,6 +125,7 @@ def test_each_start_adds_a_row(package, tmp_path, monkeypatch):
     assert (first["code"]["commit"], patch) == fingerprint.commit_and_patch(package)
     assert first["data"]["eval"] == {
         "dataset": "shapes", "split": "test", "images": 3, "objects": 3, "annotations": "0f" * 32,
+        "pixels": "f0" * 32,
     }  # fmt: skip
     digest = hashlib.sha256(b"some weights").hexdigest()
     assert first["weights"] == {"file": "weights.npz", "sha256": digest}

@@ -146,7 +146,7 @@ class Audit:
     ) -> Iterator[CheckedExample]:
         """Yields the usable examples of a split, in order, under a progress bar."""
         summaries, skipped = [], []
-        digest = hashlib.sha256()
+        digest, pixels = hashlib.sha256(), hashlib.sha256()
         checks = grain.MapDataset.source(readers).map(lambda read: read())
         # OpenCV lets go of the interpreter while it decodes. The buffer holds encoded images.
         options = grain.ReadOptions(num_threads=os.cpu_count() or 1, prefetch_buffer_size=64)
@@ -160,6 +160,7 @@ class Audit:
                 skipped.append(checked)
                 continue
             _digest_example(digest, checked)
+            pixels.update(hashlib.sha256(checked.example.image).digest())
             self._compare_frames(checked)
             yield checked
             # All but the pixels are kept until the split is done.
@@ -176,6 +177,7 @@ class Audit:
             "num_objects": [len(s.example.boxes) for s in summaries],
             "turns": [s.frame.turn if s.frame else 1 for s in summaries],
             "fingerprint": digest.hexdigest(),
+            "pixels": pixels.hexdigest(),
         }
         ids = [s.example.original_id for s in summaries]
         if any(isinstance(image_id, str) for image_id in ids):

@@ -49,6 +49,7 @@ class Dataset:
       original_ids: the source's own id of each image where those are no numbers, else None.
       fingerprint: a hash of the file names, ids, boxes, labels and ignore flags.
       proposals: those that a file gives for the images, None without one.
+      pixels: a hash of the encoded images; None for data that were prepared before it was kept.
     """
 
     class_names: tuple[str, ...]
@@ -60,6 +61,7 @@ class Dataset:
     original_ids: tuple[int | str, ...] | None
     fingerprint: str
     proposals: StoredProposals | None = None
+    pixels: str | None
 
     def __init__(
         self,
@@ -83,6 +85,7 @@ class Dataset:
             self.widths = np.array(known["widths"], np.int64)
             self.num_objects = np.array(known["num_objects"], np.int64)
             self.fingerprint = str(known["fingerprint"])
+            self.pixels = known.get("pixels")
             # Data that version 0.1 prepared have boxes in what OpenCV decodes.
             turns = known.get("turns", [1] * len(self.heights))
             self._turns = np.array(turns, np.int64)

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 
@@ -71,6 +72,16 @@ def test_the_fingerprint_follows_the_annotations_of_its_split(voc, data_dir, tmp
         open_voc(voc, tmp_path / "again", "test").fingerprint
         == open_voc(voc, data_dir, "test").fingerprint
     )
+
+
+def test_the_hash_of_the_images_follows_one_that_is_replaced(voc, data_dir, tmp_path):
+    prepare_voc(voc, data_dir)
+    before = open_voc(voc, data_dir)
+    shutil.copy(voc.image("c"), voc.image("e"))
+    prepare_voc(voc, tmp_path / "again")
+    after = open_voc(voc, tmp_path / "again")
+    assert after.fingerprint == before.fingerprint
+    assert after.pixels != before.pixels
 
 
 def test_the_report_and_the_silence(voc, data_dir, capfd):
