@@ -271,11 +271,15 @@ def write_proposals():
 
 
 @torch.no_grad()
-def write_fasterrcnn():
-    """What fasterrcnn_resnet50_fpn proposes and detects, and names and shapes of its state dict."""
-    model = seed_weights(
-        torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
-    )
+def write_detectors():
+    """What whole detectors propose and detect, and names and shapes of their state dicts."""
+    for name in peer_cases.DETECTORS:
+        constructor = getattr(torchvision.models.detection, name)
+        write_detector(name, seed_weights(constructor(weights=None, weights_backbone=None)))
+
+
+def write_detector(name, model):
+    """What one of them proposes and detects, and names and shapes of its state dict."""
     images, image_hw = peer_cases.padded_images()
     images = ImageList(*tensors(images.transpose(0, 3, 1, 2)), list(image_hw))
     features = model.backbone(images.tensors)
@@ -283,11 +287,11 @@ def write_fasterrcnn():
     detections, _ = model.roi_heads(features, boxes, images.image_sizes)
     arrays = {f"boxes{index}": of_image for index, of_image in enumerate(boxes)}
     for index, of_image in enumerate(detections):
-        arrays |= {f"detections{index}/{name}": array for name, array in of_image.items()}
+        arrays |= {f"detections{index}/{key}": array for key, array in of_image.items()}
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     arrays["names"] = list(shapes)
     arrays["shapes"] = [shape + (0,) * (4 - len(shape)) for shape in shapes.values()]
-    write_answers("fasterrcnn", arrays)
+    write_answers(name, arrays)
 
 
 def write_stage():
@@ -346,7 +350,7 @@ WRITERS = {
     "stage": write_stage,
     "masks": write_masks,
     "proposals": write_proposals,
-    "fasterrcnn": write_fasterrcnn,
+    "detectors": write_detectors,
 }
 
 

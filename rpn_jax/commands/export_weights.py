@@ -5,9 +5,9 @@
 
 --format=rpn_jax writes a model file, which holds the config too: `propose`, `evaluate` and `export`
 take it as --weights=FILE, `train` as config.model.pretrained. --format=torchvision writes the names
-of torchvision's fasterrcnn_resnet50_fpn; a network that differs from it is refused, with the fields
-that differ. num_classes counts the background; the file of an RPN lacks the second stage, and wants
-strict=False:
+of torchvision's fasterrcnn_resnet50_fpn, or fasterrcnn_resnet50_fpn_v2 where the FPN has norms; a
+network that differs is refused, with the fields that differ. num_classes counts the background; the
+file of an RPN lacks the second stage, and wants strict=False:
 
   from safetensors.torch import load_file
   model = torchvision.models.detection.fasterrcnn_resnet50_fpn(

@@ -15,7 +15,7 @@ from rpn_jax.errors import UserError
 from rpn_jax.files import write_bytes, write_text
 from rpn_jax.text import printable
 from rpn_jax.trained.load import check_proposes, load_trained
-from rpn_jax.weights.exporting import check_torchvision, torchvision_arrays
+from rpn_jax.weights.exporting import torchvision_arrays, torchvision_layout
 from rpn_jax.weights.model_file import SUFFIX, write_model
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -42,13 +42,13 @@ def export_weights(
         raise UserError(f"--out={out}: a file of weights ends in {SUFFIX}; give it such a name")
     if file_format == "torchvision":
         check_proposes(config, place)
-        check_torchvision(config)
+    layout = torchvision_layout(config) if file_format == "torchvision" else None
     _, variables, step = load_trained(config, place, step)
     variables = jax.device_get(variables)
-    if file_format == "torchvision":
-        arrays = torchvision_arrays(variables, config.rpn.anchors.aspect_ratios)
+    if layout:
+        arrays = torchvision_arrays(variables, layout, config.rpn.anchors.aspect_ratios)
         write_bytes(out, safetensors.numpy.save(arrays, {"format": "pt", "source": str(place)}))
-        kind = "for torchvision's fasterrcnn_resnet50_fpn"
+        kind = f"for torchvision's {layout.model}"
     else:
         write_model(out, config, variables, source=str(place), step=step)
         kind = f"with the config of its {config.model.backbone}"

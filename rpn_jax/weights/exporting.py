@@ -9,14 +9,25 @@ from ml_collections import ConfigDict
 from rpn_jax.errors import UserError, list_some
 from rpn_jax.runs.config import flatten
 from rpn_jax.weights.forms import to_theirs
-from rpn_jax.weights.layouts import LAYOUTS
+from rpn_jax.weights.layouts import Layout, layout_called
 from rpn_jax.weights.loading import reorder_anchors
-from rpn_jax.weights.networks import TORCHVISION, source_config
+from rpn_jax.weights.networks import TORCHVISION, TORCHVISION_V2, source_config
 from rpn_jax.weights.sources import meaning_of_head
 
 _POOLED_HW = (7, 7)
+# What those networks are. None is what a field that concerns few backbones is by default.
+_NETWORK = {
+    "model.backbone": ("resnet50",),
+    "model.neck": ("fpn",),
+    "model.fpn_channels": (256,),
+    "model.norm": (None, "sync_batch_norm", "frozen_batch_norm"),
+    "model.stem": (None, "imagenet"),
+    "model.stride_in_1x1": (None, False),
+    "model.input_convention": ("torchvision",),
+    "rpn.channels": (256,),
+    "rpn.objectness": ("sigmoid",),
+}
 _BOX = {
-    "box.head": ("fc",),
     "box.channels": (1024,),
     "box.class_agnostic": (False,),
     "box.pooling.kind": ("align",),
@@ -25,59 +36,59 @@ _BOX = {
     "box.pooling.aligned": (False,),
     "box.box_weights": ([10.0, 10.0, 5.0, 5.0],),
 }
-# What that network is. None is what a field that concerns few backbones is by default.
-_TORCHVISION_MODEL = {
-    "model.backbone": ("resnet50",),
-    "model.neck": ("fpn",),
-    "model.fpn_channels": (256,),
-    "model.fpn_norm": (None,),
-    "model.norm": (None, "sync_batch_norm", "frozen_batch_norm"),
-    "model.stem": (None, "imagenet"),
-    "model.stride_in_1x1": (None, False),
-    "model.input_convention": ("torchvision",),
-    "rpn.channels": (256,),
-    "rpn.convolutions": (1,),
-    "rpn.objectness": ("sigmoid",),
-}
+# In what the two differ.
+_V1_NETWORK = {"model.fpn_norm": (None,), "rpn.convolutions": (1,)}
+_V1_BOX = {"box.head": ("fc",)}
+_V2_NETWORK = {"model.fpn_norm": ("frozen_batch_norm",), "rpn.convolutions": (2,)}
+_V2_BOX = {"box.head": ("conv",), "box.norm": ("frozen_batch_norm",)}
 
 
-def check_torchvision(config: ConfigDict) -> None:
-    """Raises a `UserError` unless torchvision's fasterrcnn_resnet50_fpn computes the same.
+def torchvision_layout(config: ConfigDict) -> Layout:
+    """Returns the layout of the network of torchvision that computes what the config's does.
 
     That is up to the logits and deltas, and the anchors that they are of. How many proposals are
     kept, and of what size images are, is for whoever builds the model there.
+
+    Raises:
+        UserError: neither fasterrcnn_resnet50_fpn nor fasterrcnn_resnet50_fpn_v2 does. Held against
+            the second is what has a norm behind its FPN.
     """
+    name = TORCHVISION_V2 if config.model.fpn_norm else TORCHVISION
     fields = flatten(config)
-    wanted = _TORCHVISION_MODEL | (_BOX if "box" in config else {})
+    wanted = _NETWORK | (_V2_NETWORK if name == TORCHVISION_V2 else _V1_NETWORK)
+    if "box" in config:
+        wanted |= _BOX | (_V2_BOX if name == TORCHVISION_V2 else _V1_BOX)
     differing = [
         f"config.{field} is {fields[field]!r} instead of {known[-1]!r}"
         for field, known in wanted.items()
         if fields[field] not in known
     ]
-    theirs = source_config(TORCHVISION)
+    theirs = source_config(name)
     meaning = meaning_of_head(theirs)
     differing += [
-        f"config.{field} is {flatten(config)[field]} instead of {flatten(theirs)[field]}"
+        f"config.{field} is {fields[field]} instead of {flatten(theirs)[field]}"
         for field, value in meaning_of_head(config).items()
         if value != meaning[field]
     ]
     if differing:
         raise UserError(
-            "--format=torchvision: fasterrcnn_resnet50_fpn is another network: "
+            f"--format=torchvision: {layout_called(name).model} is another network: "
             f"{list_some(differing, 3)}; use --format=rpn_jax"
         )
+    return layout_called(name)
 
 
-def torchvision_arrays(variables, aspect_ratios: Sequence[float]) -> dict[str, np.ndarray]:
-    """Returns the arrays of a network, as the state dict of fasterrcnn_resnet50_fpn has them.
+def torchvision_arrays(
+    variables, layout: Layout, aspect_ratios: Sequence[float]
+) -> dict[str, np.ndarray]:
+    """Returns the arrays of a network, as the state dict of torchvision's has them.
 
-    `variables` are trees of NumPy arrays, of a network that `check_torchvision` lets pass. The
+    `variables` are trees of NumPy arrays, of a network that has this `torchvision_layout`. The
     anchors at a position, and the head's channels with them, change from the order of
     `aspect_ratios` to torchvision's. Of an RPN there are no `roi_heads`. Each norm has its counter
     of batches, 0, which torchvision's learning norms ask for, and its frozen ones pass over.
     """
-    (layout,) = (layout for layout in LAYOUTS if layout.name == TORCHVISION)
-    ratios = source_config(TORCHVISION).rpn.anchors.aspect_ratios
+    ratios = source_config(layout.name).rpn.anchors.aspect_ratios
     order = [list(aspect_ratios).index(ratio) for ratio in ratios]
     arrays = {}
     for tree in variables.values():

@@ -92,6 +92,11 @@ class Layout(NamedTuple):
     sizes_outside: bool = False
     background_last: bool = False
 
+    @property
+    def model(self) -> str:
+        """The name without the project, such as "resnet"."""
+        return self.name.partition("/")[2]
+
     def array_name(self, leaf: Leaf) -> str | None:
         """Returns the name that such a file has for a leaf, None if it has nothing of the kind."""
         part, *module, array = leaf
@@ -354,3 +359,8 @@ LAYOUTS = (
         background_last=True,
     ),
 )
+
+
+def layout_called(name: str) -> Layout:
+    """Returns the layout of that name."""
+    return next(layout for layout in LAYOUTS if layout.name == name)

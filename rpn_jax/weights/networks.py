@@ -13,7 +13,7 @@ from rpn_jax.weights.class_names import classes_of
 from rpn_jax.weights.layouts import LAYOUTS, Layout
 
 TORCHVISION = "torchvision/fasterrcnn_resnet50_fpn"
-_V2 = f"{TORCHVISION}_v2"
+TORCHVISION_V2 = f"{TORCHVISION}_v2"
 _WHOLE = {layout.name: layout for layout in LAYOUTS if "rpn" in layout.parts}
 # detectron2's two depths have the same names of arrays.
 _WHOLE |= {
@@ -95,7 +95,7 @@ def _set_rpn(config: ConfigDict, layout: Layout) -> None:
     sizes = (32.0, 64.0, 128.0, 256.0, 512.0)
     if "neck" in layout.parts:
         config.model.neck = "fpn"
-        if layout.name == _V2:
+        if layout.name == TORCHVISION_V2:
             config.model.fpn_norm = "frozen_batch_norm"
             config.rpn.convolutions = 2
         config.rpn.channels = 256
@@ -107,7 +107,7 @@ def _set_rpn(config: ConfigDict, layout: Layout) -> None:
         config.rpn.anchors.sizes = sizes
         config.rpn.proposals.train.pre_nms_top_n = 12_000
         config.rpn.proposals.test.pre_nms_top_n = 6000
-    if layout.name in (TORCHVISION, _V2):
+    if layout.name in (TORCHVISION, TORCHVISION_V2):
         config.rpn.anchors.rounding = "torchvision"
         config.rpn.proposals.min_size = 1e-3
     else:
@@ -121,10 +121,10 @@ def _set_box(config: ConfigDict, layout: Layout) -> None:
     config.box.dropout = 0.0
     config.box.pooling.kind = "align"
     config.box.targets.batch_size_per_image = 512
-    if layout.name in (TORCHVISION, _V2):
+    if layout.name in (TORCHVISION, TORCHVISION_V2):
         config.box.loss.beta = 1 / 9
         config.box.detections.min_size = 1e-2
-        if layout.name == _V2:
+        if layout.name == TORCHVISION_V2:
             config.box.head, config.box.norm = "conv", "frozen_batch_norm"
         return
     config.box.loss.beta = 0.0

@@ -291,9 +291,13 @@ def padded_images():
     return images, image_hw
 
 
-def fasterrcnn_state_dict() -> dict[str, np.ndarray]:
-    """Returns the seeded weights of torchvision's fasterrcnn_resnet50_fpn, as a file holds them."""
-    answers = peer_answers("fasterrcnn")
+# Whole detectors of torchvision.
+DETECTORS = ("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2")
+
+
+def detector_state_dict(name: str) -> dict[str, np.ndarray]:
+    """Returns the seeded weights of one of torchvision's `DETECTORS`, as a file holds them."""
+    answers = peer_answers(name)
     return {
         str(name): np.array(0)
         if name.endswith("num_batches_tracked")

@@ -17,10 +17,11 @@ from rpn_jax.runs.config import default_config
 from rpn_jax.runs.config_files import apply_overrides
 from rpn_jax.trained.export import export_function, export_weights, predict_function
 from rpn_jax.training.build import build_detector, build_network
-from rpn_jax.weights.exporting import check_torchvision, torchvision_arrays
+from rpn_jax.weights.exporting import torchvision_arrays, torchvision_layout
+from rpn_jax.weights.layouts import layout_called
 from rpn_jax.weights.loading import recognize
 from rpn_jax.weights.model_file import write_model
-from rpn_jax.weights.networks import TORCHVISION, source_config
+from rpn_jax.weights.networks import TORCHVISION, TORCHVISION_V2, source_config
 from rpn_jax.weights.sources import Source, load_source
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
@@ -94,9 +95,16 @@ TORCHVISION_FIELDS = (
 )
 
 
-@pytest.mark.parametrize("detector", ["rpn", "faster_rcnn"])
-def test_what_was_imported_from_torchvision_is_exported_as_it_was(detector):
-    with np.load(FIXTURES / "fasterrcnn.npz") as fixture:
+@pytest.mark.parametrize(
+    ("name", "detector"),
+    [
+        (TORCHVISION, "rpn"),
+        (TORCHVISION, "faster_rcnn"),
+        (TORCHVISION_V2, "faster_rcnn"),
+    ],
+)
+def test_what_was_imported_from_torchvision_is_exported_as_it_was(name, detector):
+    with np.load(FIXTURES / f"{name.partition('/')[2]}.npz") as fixture:
         shapes = {
             name: tuple(size for size in shape if size > 0)
             for name, shape in zip(fixture["names"].tolist(), fixture["shapes"], strict=True)
@@ -110,13 +118,13 @@ def test_what_was_imported_from_torchvision_is_exported_as_it_was(detector):
     }
     path = pathlib.Path("state_dict.pth")
     layout, _ = recognize(path, arrays)
-    theirs = source_config(TORCHVISION, detector)
+    theirs = source_config(name, detector)
     config = theirs.copy_and_resolve_references()
     ours = theirs.rpn.anchors.aspect_ratios[::-1]
     config.rpn.anchors.aspect_ratios = ours  # so the head's channels change places, twice
-    check_torchvision(config)
+    assert torchvision_layout(config) == layout
     loaded = load_source(config, build_network(config), Source(path, layout, arrays, theirs))
-    exported = torchvision_arrays(jax.device_get(loaded.collections), ours)
+    exported = torchvision_arrays(jax.device_get(loaded.collections), layout, ours)
     assert exported.keys() == arrays.keys()
     for name, array in arrays.items():
         assert exported[name].dtype == array.dtype
@@ -134,7 +142,7 @@ def test_the_heads_channels_are_put_in_torchvisions_order():
             "bias": np.float32([10 * ratio + i for ratio in ratios for i in range(4)]),
         },
     }
-    arrays = torchvision_arrays({"params": {"rpn": head}}, ratios)
+    arrays = torchvision_arrays({"params": {"rpn": head}}, layout_called(TORCHVISION), ratios)
     np.testing.assert_array_equal(arrays["rpn.head.cls_logits.bias"], [2, 1, 0.5])
     np.testing.assert_array_equal(arrays["rpn.head.cls_logits.weight"][:, 0, 0, 0], [2, 1, 0.5])
     np.testing.assert_array_equal(
