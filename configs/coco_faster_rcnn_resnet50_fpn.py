@@ -47,6 +47,7 @@ def get_config():
     config.box.pooling.kind = "align"
     config.box.pooling.sampling_ratio = 0
     config.box.pooling.aligned = True
+    config.box.pooling.level_eps = 1e-8
     config.box.targets.batch_size_per_image = 512
     config.box.loss.beta = 0.0
 

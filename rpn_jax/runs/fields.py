@@ -296,6 +296,15 @@ FIELDS: Mapping[str, Field] = {
     "box.pooling.aligned": Field(
         False, FLAG, "of align: shift by half a cell, as detectron2 does and torchvision does not"
     ),
+    "box.pooling.canonical_size": Field(
+        224.0, POSITIVE, "of a pyramid: side in pixels of the regions with which level p4 begins"
+    ),
+    "box.pooling.level_eps": Field(
+        1e-6,
+        PART,
+        "of a pyramid: part of a level that a region may lack and still belong to it; 1e-6 of "
+        "torchvision, 1e-8 of detectron2",
+    ),
     "box.targets.fg_iou_threshold": Field(
         0.5, PART, "from this IoU with an object on a proposal has its class"
     ),

@@ -189,6 +189,8 @@ def box_stage(config: ConfigDict, network: RCNN) -> BoxStage:
             strides=strides,
             sampling_ratio=pooling.sampling_ratio,
             aligned=pooling.aligned,
+            canonical_size=pooling.canonical_size,
+            eps=pooling.level_eps,
         )
     elif len(strides) == 1:
         pool = functools.partial(_pool_level, size=pooling.size, scale=1 / strides[0])

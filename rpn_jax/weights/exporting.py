@@ -34,6 +34,8 @@ _BOX = {
     "box.pooling.size": (7,),
     "box.pooling.sampling_ratio": (2,),
     "box.pooling.aligned": (False,),
+    "box.pooling.canonical_size": (224.0,),
+    "box.pooling.level_eps": (1e-6,),
     "box.box_weights": ([10.0, 10.0, 5.0, 5.0],),
 }
 # In what the two differ.

@@ -130,6 +130,8 @@ def _set_box(config: ConfigDict, layout: Layout) -> None:
     config.box.loss.beta = 0.0
     config.box.pooling.aligned = True
     config.box.pooling.sampling_ratio = 0
+    # There it is added within the logarithm, which is the same: less than float32 can tell.
+    config.box.pooling.level_eps = 1e-8
     if layout.name.endswith("_c4"):
         config.box.head = "c5"
         config.box.pooling.size = 14

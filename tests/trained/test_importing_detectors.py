@@ -208,3 +208,5 @@ def test_detectron2_has_two_depths_and_cocos_classes():
     assert len(config.box.class_names) == 80
     assert config.box.pooling.aligned
     assert config.box.pooling.sampling_ratio == 0
+    assert config.box.pooling.level_eps == 1e-8
+    assert source_config(TORCHVISION, "faster_rcnn").box.pooling.level_eps == 1e-6

@@ -8,11 +8,13 @@ from training.small import PYRAMID, small_config
 
 from rpn_jax.errors import UserError
 from rpn_jax.training.build import (
+    box_stage,
     build_network,
     check_batch_size,
     initial_variables,
     proposal_stage,
 )
+from rpn_jax.weights.networks import source_config
 
 
 def pyramid(*overrides):
@@ -81,6 +83,24 @@ def test_anchors_beyond_the_image_propose_if_the_config_says_so(keep_padding):
     boxes = np.asarray(proposals.boxes[proposals.valid])
     expected = [[25, 0, 30, 10], [0, 0, 10, 10]]
     np.testing.assert_array_equal(boxes, expected if keep_padding else expected[1:])
+
+
+@pytest.mark.parametrize(
+    ("name", "canonical_size", "expected"),
+    [
+        ("torchvision/fasterrcnn_resnet50_fpn", 224, [2, 3, 4]),
+        ("detectron2/r50_fpn", 224, [2, 2, 4]),
+        ("detectron2/r50_fpn", 112, [3, 3, 5]),
+    ],
+)
+def test_a_region_is_pooled_from_the_level_that_the_system_says(name, canonical_size, expected):
+    config = source_config(name, "faster_rcnn")
+    config.box.pooling.canonical_size = float(canonical_size)
+    levels = tuple(np.full((3, 3, 1), number, np.float32) for number in (2, 3, 4, 5))
+    # The second is a rounding error too small for p3, the third is p4's.
+    boxes = np.float32([[0, 0, side, side] for side in (60, 111.99995, 250)])
+    pooled = box_stage(config, build_network(config)).pool(levels, boxes)
+    np.testing.assert_allclose(pooled[:, 0, 0, 0], expected, rtol=1e-6)
 
 
 def test_a_network_of_one_level_keeps_the_names_of_its_variables():
