@@ -1,14 +1,16 @@
 import fcntl
 import os
 import re
+import resource
 
+import numpy as np
 import pytest
 
 from rpn_jax import files
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.objects import read_objects
 from rpn_jax.evaluation.weighted import read_matches
-from rpn_jax.files import write_bytes
+from rpn_jax.files import write_bytes, write_npz
 from rpn_jax.runs.history import read_run
 from rpn_jax.runs.metrics import read_metrics
 from rpn_jax.runs.seal import damage, seal
@@ -27,6 +29,22 @@ def test_a_failure_leaves_no_part_behind(tmp_path):
     with pytest.raises(UserError, match="taken: cannot be written"):
         write_bytes(tmp_path / "taken", b"content")
     assert [file.name for file in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path):
+    path = tmp_path / "function.jax"
+    write_bytes(path, b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"function.jax: cannot be written \(.*; give another"):
+            write_bytes(path, bytes(200))
+        with pytest.raises(UserError, match=r"a.npz: cannot be written"):
+            write_npz(tmp_path / "a.npz", a=np.arange(200))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [file.name for file in tmp_path.iterdir()] == ["function.jax"]
+    assert path.read_bytes() == b"old"
 
 
 def test_a_file_for_a_folder_is_reported(tmp_path):

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import platform
+import shutil
 import subprocess
 import sys
 
@@ -151,3 +152,19 @@ def test_it_says_its_version(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert capsys.readouterr().out == f"rpn-jax {rpn_jax.__version__}\n"
+
+
+def test_a_user_whom_the_system_does_not_know_prepares_data(tmp_path):
+    """As containers have them: a number without a name, and no home folder."""
+    unknown = ["unshare", "--user", "--map-user=12345"]
+    if shutil.which("unshare") is None or subprocess.run([*unknown, "true"]).returncode:
+        pytest.skip("making up a user is not allowed here")
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    options = "num_train=1", "num_test=1", "image_size=32"
+    command = [
+        *(*unknown, sys.executable, "-m", "rpn_jax", "prepare", "--config=shapes"),
+        *(f"--config.data.options.{option}" for option in options),
+        f"--config.data.data_dir={tmp_path}",
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
