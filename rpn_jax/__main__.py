@@ -99,7 +99,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         subparser.add_argument(
             "--traceback", action="store_true", help="show where in the code an error arose"
         )
-    arguments, overrides = parser.parse_known_args(argv)
+    # argparse takes an argument with a space in it, such as a tuple, for no flag.
+    given = sys.argv[1:] if argv is None else list(argv)
+    fields = [argument for argument in given if argument.startswith("--config.")]
+    others = [argument for argument in given if argument not in fields]
+    arguments, unknown = parser.parse_known_args(others)
+    overrides = [*fields, *unknown]
     with _settings_of_a_command():
         return _run(arguments, overrides)
 
