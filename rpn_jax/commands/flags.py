@@ -43,6 +43,7 @@ def trained_place(
     from rpn_jax.errors import UserError
     from rpn_jax.runs.config_files import apply_overrides
     from rpn_jax.runs.workdir import load_workdir_config
+    from rpn_jax.weights.class_names import check_renamed
     from rpn_jax.weights.model_file import read_model
 
     if arguments.workdir is not None:
@@ -51,7 +52,11 @@ def trained_place(
         raise UserError(f"--step={arguments.step}: a model file holds one step; leave it out")
     else:
         config, place = read_model(arguments.weights).config, arguments.weights
-    return apply_overrides(config, overrides), place
+    trained_on = config.box.class_names if "box" in config else ()
+    config = apply_overrides(config, overrides)
+    if trained_on:
+        check_renamed(str(place), config.box.class_names, trained_on)
+    return config, place
 
 
 def add_image_flags(parser: argparse.ArgumentParser) -> None:

@@ -97,7 +97,9 @@ def _with_overrides(
             "name them all, in its order"
         )
     if config.box.category_ids == theirs["category_ids"]:
-        config.box.category_ids = ()
+        ids = dict(zip(theirs["class_names"], theirs["category_ids"], strict=False))
+        is_known = any(name in ids for name in names)
+        config.box.category_ids = tuple(ids.get(name, name) for name in names) if is_known else ()
     renamed = source.config.copy_and_resolve_references()
     renamed.box.class_names = names
     return source._replace(config=renamed), config

@@ -4,6 +4,7 @@ Layers below this file do not see a config.
 """
 
 import functools
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,7 @@ from rpn_jax.ops.roi import pyramid_roi_align, roi_pool
 from rpn_jax.runs.config import random_key, sizes_per_level
 from rpn_jax.runs.fields import check_config
 from rpn_jax.runs.processes import is_first
+from rpn_jax.runs.workdir import load_workdir_config
 from rpn_jax.text import printable
 from rpn_jax.training.state import TrainState, initial_state
 from rpn_jax.training.step import make_train_step
@@ -222,6 +224,22 @@ def with_classes(config: ConfigDict, dataset: Dataset) -> ConfigDict:
     config = config.copy_and_resolve_references()
     config.box.class_names = dataset.class_names
     config.box.category_ids = dataset.category_ids
+    return config
+
+
+def with_classes_of_run(config: ConfigDict, workdir: pathlib.Path) -> ConfigDict:
+    """Returns the config with the classes of the run begun in a folder, where it has none.
+
+    So a run goes on in its own order of classes, whatever the order of the data is by now.
+    """
+    if "box" not in config or config.box.class_names or not (workdir / "config.json").is_file():
+        return config
+    begun = load_workdir_config(workdir)
+    if "box" not in begun:  # `claim_workdir` says so
+        return config
+    config = config.copy_and_resolve_references()
+    config.box.class_names = begun.box.class_names
+    config.box.category_ids = config.box.category_ids or begun.box.category_ids
     return config
 
 

@@ -37,6 +37,7 @@ from rpn_jax.training.build import (
     new_state,
     open_split,
     with_classes,
+    with_classes_of_run,
     with_proposals,
 )
 from rpn_jax.training.checkpoint import Checkpoints
@@ -69,6 +70,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
         with together():
             check_config(config)
             check_devices(config)
+            config = with_classes_of_run(config, workdir)
             train_set = open_split(config, config.data.train_split, needs_objects=True)
             config = with_classes(config, train_set)
             train_set = with_proposals(config, train_set, "train")

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from rpn_jax.errors import UserError, list_some
+
 # COCO's categories by their ids, which have gaps.
 COCO = {
     number: name
@@ -62,6 +64,24 @@ def are_known(names: Sequence[str]) -> bool:
 def same_classes(ours: Sequence[str], theirs: Sequence[str]) -> bool:
     """Returns whether a detector of the classes `theirs`, as far as known, tells `ours` apart."""
     return tuple(ours) == tuple(theirs) or (len(ours) == len(theirs) and not are_known(theirs))
+
+
+def check_renamed(where: str, given: Sequence[str], trained: Sequence[str]) -> None:
+    """Raises a `UserError` unless `given` renames classes of a trained detector in their places.
+
+    Its outputs know their classes by place alone. `where` is the detector's folder or file.
+    """
+    if len(given) != len(trained):
+        raise UserError(
+            f"--config.box.class_names: are {len(given)}, but {where} was trained on "
+            f"{len(trained)} classes; leave it out, or rename {list_some(trained)} in this order"
+        )
+    for new, old in zip(given, trained, strict=True):
+        if new != old and new in trained:
+            raise UserError(
+                f"--config.box.class_names: has {new!r} in the place of {old!r}, but {where} was "
+                f"trained on {list_some(trained)}; leave it out, data are mapped by name"
+            )
 
 
 def _numbered(count: int) -> tuple[str, ...]:

@@ -16,7 +16,14 @@ from rpn_jax.runs.config import default_config
 from rpn_jax.runs.config_files import load_config
 from rpn_jax.runs.workdir import claim_workdir
 from rpn_jax.sweeps.definition import load_sweep
-from rpn_jax.training.build import build_detector, build_network, open_split, with_classes
+from rpn_jax.training.build import (
+    build_detector,
+    build_network,
+    open_split,
+    with_classes,
+    with_classes_of_run,
+)
+from rpn_jax.weights.class_names import check_renamed
 from rpn_jax.weights.model_file import write_model
 
 COMPILED = []
@@ -249,10 +256,59 @@ def test_an_overridden_class_name_of_a_trained_detector(flags, fails, tmp_path):
     assert line.startswith(
         "coco_json: has car, cat, dog among its classes, but the detector knows only dark"
     )
-    more = "--config.box.class_names=('dog','car','cat')"
-    line = fails(*trained, "--config.data.eval_split=val", more, "--config.evaluation.batch_size=8")
-    assert line.startswith(f"{weights}: does not fit config.model: of another shape: ")
-    assert "params/box/deltas/bias (12,) instead of (16,)" in line
+
+
+DARK = small_detector_config().box.class_names  # of a detector that data of no names trained
+
+
+@pytest.mark.parametrize("command", ["evaluate", "detect"])
+def test_a_trained_detectors_classes_keep_their_places(command, fails, tmp_path):
+    weights = model_file(small_detector_config(), tmp_path / "detector.safetensors")
+
+    image = [tmp_path] if command == "detect" else []
+    (tmp_path / "a.jpg").touch()
+
+    def said(names):
+        given = f"--config.box.class_names={tuple(names)}"
+        return fails(command, f"--weights={weights}", f"--out={tmp_path / 'out'}", given, *image)
+
+    moved = f"--config.box.class_names: has {DARK[1]!r} in the place of {DARK[0]!r}, but {weights}"
+    assert said((DARK[1], DARK[0], *DARK[2:])).startswith(moved)
+    for names in (DARK[:-1], (*DARK, "other")):
+        line = said(names)
+        assert line.startswith(f"--config.box.class_names: are {len(names)}, but {weights} was ")
+
+
+def test_a_trained_detectors_classes_can_be_renamed():
+    check_renamed("a.safetensors", ("car", "Cat", "dog"), DATA)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("dog", "cat", "car"), ("car", "cat", "dog", "bus"), ("car", "cat", "hound")],
+)
+def test_a_run_that_was_begun_with_other_classes(names, flags, fails, tmp_path):
+    assert main(["prepare", *flags]) == 0
+    workdir, given = tmp_path / "run", f"--config.box.class_names={names}"
+    begun = load_config(flags[0].partition("=")[2], [*flags[1:], given])
+    begun.box.category_ids = names
+    with claim_workdir(workdir, begun):
+        pass
+    line = fails("train", *flags, f"--workdir={workdir}", f"--config.box.class_names={DATA}")
+    assert "was begun with another config (box.category_ids: " in line
+    assert "box.class_names: ['car', 'cat', 'dog'] here, " in line
+    # Without classes of its own the config takes those of the run; data are mapped by name.
+    config = load_config(flags[0].partition("=")[2], flags[1:])
+    config = with_classes_of_run(config, workdir)
+    assert config.box.class_names == names
+    if "hound" in names:
+        with pytest.raises(UserError, match="^coco_json: has dog among its classes, but the det"):
+            open_split(config, "val")
+    else:
+        assert open_split(config, "val")[0].labels.tolist() == [
+            names.index("dog"),
+            names.index("car"),
+        ]
 
 
 def test_a_detector_as_pretrained_weights_of_an_rpn_and_the_reverse(tmp_path):

@@ -9,6 +9,7 @@ from rpn_jax.errors import UserError
 from rpn_jax.models.rcnn import variable_shapes
 from rpn_jax.runs.config import default_config, flatten
 from rpn_jax.runs.config_files import apply_overrides
+from rpn_jax.trained import importing
 from rpn_jax.trained.importing import import_weights
 from rpn_jax.training.build import build_network, initial_variables, load_pretrained
 from rpn_jax.weights.layouts import LAYOUTS
@@ -106,6 +107,23 @@ def test_names_for_its_classes_and_its_first_stage_alone(tmp_path):
         import_weights(rpn_file, TORCHVISION, out, bn_eps=1e-5, detector="faster_rcnn")
 
 
+def test_the_ids_of_classes_follow_their_names(tmp_path):
+    """Twenty classes are taken for VOC's, eighty for COCO's, unless the user names them."""
+    path, _ = written("detectron2/r50_fpn", tmp_path, 80)
+    source = read_source(path)
+    names = source.config.box.class_names
+    for given, ids in (
+        ((names[1], names[0], *names[2:]), (2, 1, 3)),
+        (("human", *names[1:]), ("human", 2, 3)),
+        ([f"kind {i}" for i in range(80)], ()),
+    ):
+        override = f"--config.box.class_names={tuple(given)}"
+        _, config = importing._with_overrides(
+            source, source.config.copy_and_resolve_references(), [override]
+        )
+        assert config.box.category_ids[:3] == ids
+
+
 def test_a_detector_of_other_classes_keeps_all_but_the_last_layers(tmp_path, capsys):
     path, ours = written(TORCHVISION, tmp_path)
     out = tmp_path / "ours.safetensors"
@@ -123,6 +141,7 @@ def test_a_detector_of_other_classes_keeps_all_but_the_last_layers(tmp_path, cap
         params["box"]["fc6"]["kernel"], ours["params", "box", "fc6", "kernel"]
     )
     config.box.class_names = ("class 1", "class 2", "class 3")
+    assert load_pretrained(config, build_network(config)).missing == ()
     config.box.box_weights = (1.0, 1.0, 1.0, 1.0)
     with pytest.raises(UserError, match=r"^config.box.box_weights: is .* was trained with"):
         load_pretrained(config, build_network(config))
