@@ -124,6 +124,8 @@ def compute_figures(study: Study) -> Figures:
     replicates = resample_images(hits, objects)
     scalars = [run.evaluation.figures["scalars"] for run in runs]
     precise = list(PRECISION) if all(set(PRECISION) <= set(named) for named in scalars) else []
+    if precise:  # COCO's AR of detections is another
+        measured = [measure._replace(name=f"proposals {measure.name}") for measure in measured]
     of_detections = np.array([[named[name] for name in precise] for named in scalars])
     resampled = [replicates]
     if precise:

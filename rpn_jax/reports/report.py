@@ -130,9 +130,11 @@ def _settings_table(study: Study, figures: Figures) -> Table:
 
 
 def _meaning(figures: Figures) -> str:
+    last = figures.measured[-1]
+    of_whom = last.name.rpartition("recall@")[0]  # "proposals ", or ""
     recall = (
-        "AR@N: mean recall of the best N proposals over IoU 0.50 to 0.95. recall@t: recall of the "
-        f"best {figures.measured[-1].top_n} proposals at IoU t."
+        f"{of_whom}AR@N: mean recall of the best N proposals over IoU 0.50 to 0.95. "
+        f"{of_whom}recall@t: recall of the best {last.top_n} proposals at IoU t."
     )
     return " ".join([*(PRECISION[n] for n in figures.names if n in PRECISION), recall])
 
