@@ -54,7 +54,12 @@ class FasterRCNN(RPN):
         look = self.look(variables, batch.images, batch.image_hw, batch.features)
         losses = self.losses_of(look, keys, batch, variables)
         measured = self.without(look, keys, batch, without, self.proposals.measured)
-        used = self.without(look, keys, batch, without, self.proposals.test)
+        if self.proposals.measured.pre_nms_top_n == self.proposals.test.pre_nms_top_n:
+            # The best of those that are measured, for which no second NMS is needed.
+            count = self.proposals.test.post_nms_top_n
+            used = jax.tree.map(lambda array: array[:, :count], measured)
+        else:
+            used = self.without(look, keys, batch, without, self.proposals.test)
         detections = self.fast().detections_of(look.levels, variables, used, batch.image_hw)
         return Found(measured, detections), losses
 
