@@ -71,6 +71,9 @@ def open_builder(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
     """
     for name in (FEATURES, INFO):
         _check_names(directory / name)
+    for file in directory.iterdir():
+        if not file.is_file() and not file.is_dir():  # TFDS reads names of labels, too
+            raise DamagedError(file, "it is no regular file")
     try:
         return tfds.builder_from_directory(directory)
     except Exception as error:  # of many kinds: TFDS's, protobuf's and Python's

@@ -108,11 +108,12 @@ def test_a_damaged_file_is_named_with_the_remedy(prepared, name, damage):
         open_it()
 
 
-def test_a_pipe_is_not_waited_for(prepared):
+@pytest.mark.parametrize("name", ["metadata.json", "objects-label.labels.txt"])
+def test_a_pipe_is_not_waited_for(prepared, name):
     directory, open_it = prepared
-    (directory / "metadata.json").unlink()
-    os.mkfifo(directory / "metadata.json")
-    with pytest.raises(UserError, match=r"metadata\.json: the prepared dataset is damaged"):
+    (directory / name).unlink()
+    os.mkfifo(directory / name)
+    with pytest.raises(UserError, match=rf"{name}: the prepared dataset is damaged"):
         open_it()
 
 
