@@ -14,13 +14,12 @@ import pytest
 pytestmark = pytest.mark.backend
 
 TARGET = pathlib.Path(__file__).parents[1] / "fixtures" / "h100.txt"
-# In a process of its own, because a failed check of the compiler ends the process.
-PROGRAM = """
+# In processes of their own, because a failed check of the compiler ends the process.
+DEVICES = """
 import pathlib, sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from rpn_jax.models.rcnn import build_rcnn
 
 try:
     target = pathlib.Path(sys.argv[1]).read_text()
@@ -30,6 +29,15 @@ try:
 except Exception as error:
     print("no compiler:", type(error).__name__, str(error).splitlines()[0])
     raise SystemExit
+place = NamedSharding(Mesh(np.array(devices), ("data",)), PartitionSpec())
+
+def compiled(function, *arguments):
+    jitted = jax.jit(function, in_shardings=place, out_shardings=place)
+    return jitted.trace(*arguments).lower().compile()
+"""
+NETWORK = """
+from rpn_jax.models.rcnn import build_rcnn
+
 network = build_rcnn(backbone="resnet18", norm="group_norm", output_stage="c3", head_channels=128)
 images = jax.ShapeDtypeStruct((2, 128, 128, 3), jnp.float32)
 variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x), images)
@@ -40,30 +48,56 @@ def gradients(variables, images):
         return sum((output**2).sum() for output in jax.tree.leaves(outputs))
     return jax.grad(loss)(variables)
 
-place = NamedSharding(Mesh(np.array(devices), ("data",)), PartitionSpec())
 for step in (network.apply, gradients):
-    jitted = jax.jit(step, in_shardings=place, out_shardings=place)
-    jitted.trace(variables, images).lower().compile()
+    compiled(step, variables, images)
     print("compiled")
+"""
+REGIONS = """
+import re
+from rpn_jax.ops.roi import roi_align
+
+def loss(features, boxes):
+    return (roi_align(features, boxes, size=7, scale=1 / 16) ** 2).sum()
+
+features = jax.ShapeDtypeStruct((38, 50, 64), jnp.float32)
+program = compiled(jax.grad(loss), features, np.zeros((128, 4), np.float32)).as_text()
+for scatter in re.findall(r" scatter\\(.*", program):
+    print("ordered" if "unique_indices=true" in scatter else "in any order")
 """
 
 
-@pytest.mark.skipif(
-    not any(
-        importlib.util.find_spec("jax_plugins") and importlib.util.find_spec(name)
-        for name in ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12")
-    ),
-    reason="JAX's CUDA plugin, which brings the compiler, is not installed",
-)
-def test_the_quick_starts_network_compiles_for_an_h100():
-    """A strided 1x1 convolution as slice and product beside a strided 3x3 ended in SIGABRT."""
+def printed(program, flags=""):
+    """What a program prints; skips the test if no compiler is there."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, TARGET],
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        [sys.executable, "-c", DEVICES + program, TARGET],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
         capture_output=True,
         text=True,
         check=False,
     )
     if done.stdout.startswith("no compiler"):
         pytest.skip(done.stdout.strip())
-    assert done.stdout.split() == ["compiled", "compiled"], done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.splitlines()
+
+
+has_plugin = pytest.mark.skipif(
+    not any(
+        importlib.util.find_spec("jax_plugins") and importlib.util.find_spec(name)
+        for name in ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12")
+    ),
+    reason="JAX's CUDA plugin, which brings the compiler, is not installed",
+)
+
+
+@has_plugin
+def test_the_quick_starts_network_compiles_for_an_h100():
+    """A strided 1x1 convolution as slice and product beside a strided 3x3 ended in SIGABRT."""
+    assert printed(NETWORK) == ["compiled", "compiled"]
+
+
+@has_plugin
+@pytest.mark.parametrize("is_deterministic", [False, True])
+def test_the_flag_puts_the_sums_of_regions_gradients_in_order(is_deterministic):
+    flags = "--xla_gpu_deterministic_ops=true" if is_deterministic else ""
+    assert printed(REGIONS, flags) == ["ordered" if is_deterministic else "in any order"]

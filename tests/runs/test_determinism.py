@@ -9,6 +9,7 @@ from training.small import over_devices, small_batch, small_config
 
 from rpn_jax.errors import UserError
 from rpn_jax.models.rcnn import trainable_mask
+from rpn_jax.ops.roi import roi_align, roi_pool
 from rpn_jax.runs import determinism
 from rpn_jax.runs.config import default_config
 from rpn_jax.runs.config_files import apply_overrides
@@ -77,3 +78,18 @@ def test_a_gpu_is_given_nothing_whose_result_depends_on_the_order(random_variabl
     scatters = re.findall(r'"stablehlo.scatter"[^\n]*', program)
     assert scatters
     assert all("unique_indices = true" in scatter for scatter in scatters)
+
+
+@pytest.mark.parametrize(("pool", "combined_by"), [(roi_align, ["add"]), (roi_pool, [])])
+def test_a_gpu_sums_gradients_of_regions_by_what_xla_can_order(pool, combined_by):
+    """With the flag XLA sorts the rows of a scatter that adds, see test_gpu_compiler."""
+
+    def total(features, boxes):
+        return jax.vmap(lambda f, b: pool(f, b, size=3, scale=1 / 16))(features, boxes).sum()
+
+    shapes = jax.ShapeDtypeStruct((2, 9, 11, 3), np.float32), np.zeros((2, 5, 4), np.float32)
+    traced = jax.jit(jax.grad(total)).trace(*shapes)
+    program = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "select_and_scatter" not in program
+    scatters = r'"stablehlo.scatter".*?stablehlo\.(\w+) %arg\w+, %arg\w+'
+    assert re.findall(scatters, program, re.DOTALL) == combined_by
