@@ -49,8 +49,8 @@ is one of our own: no score on it can be compared with a published VOC number.
 from rpn_jax.runs.config import default_config
 
 
-def get_config():
-    config = default_config()
+def get_config(detector="rpn"):
+    config = default_config(detector)
     config.data.dataset = "voc_folder"
     config.data.train_split = "trainval"
     config.data.eval_split = "test"
