@@ -281,7 +281,7 @@ def result(workdir: pathlib.Path) -> dict[str, object]:
 
 
 def main() -> None:
-    """Does all runs and prints the table."""
+    """Does all runs and prints the table, a row after each run."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -308,7 +308,8 @@ def main() -> None:
     bar.update()
     # Phases come in turn, so that short ones are hit too.
     turns = itertools.cycle(draw.sample(sorted(phases), len(phases)))
-    table, failed, counts = [], 0, collections.Counter()
+    failed, counts = 0, collections.Counter()
+    bar.write("run  starts  seconds  result     killed while")
     for number in range(arguments.runs):
         begun = time.monotonic()
         # A run that ended before its kill proves nothing; another takes its place.
@@ -324,14 +325,12 @@ def main() -> None:
         failed += bool(differing)
         counts.update(phase for phase, _ in run.moments)
         moments = ", ".join(f"{phase} (step {step})" for phase, step in run.moments)
-        table.append(
+        bar.write(
             f"{number:3d} {run.starts:7d} {time.monotonic() - begun:8.0f}  "
             f"{f'DIFFERS: {differing[:3]}' if differing else 'same bits':9}  {moments}"
         )
         bar.update()
     bar.close()
-    print("run  starts  seconds  result     killed while")
-    print("\n".join(table))
     print("kills:", ", ".join(f"{counts[phase]} {phase}" for phase in PHASES))
     print(f"{arguments.runs - failed} of {arguments.runs} runs ended like the undisturbed one")
     sys.exit(1 if failed else 0)
