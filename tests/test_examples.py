@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 MODULES = (
-    *("boxes", "anchors", "matching", "sampling", "losses", "nms", "roi"),
-    *("detectors.proposals", "detectors.targets", "detectors.box"),
+    *("boxes", "anchors", "matching", "sampling", "losses", "nms", "roi", "masks"),
+    *("detectors.proposals", "detectors.targets", "detectors.box", "evaluation.masks"),
 )
 PROGRAM = """
 import doctest, importlib, sys

@@ -16,7 +16,7 @@ from rpn_jax.detectors.detector import Detector, Found, Losses, Variables
 from rpn_jax.errors import UserError
 from rpn_jax.models.inputs import InputConvention, normalize_images
 from rpn_jax.models.rcnn import RCNN, Levels
-from rpn_jax.typing import Array, Detections, Images, Proposals
+from rpn_jax.typing import Array, Detections, GroundTruth, Images, Proposals, Regions
 
 # What an image's key is folded with, so that each use of it draws its own numbers.
 _SAMPLE, _DROPOUT = 1, 2
@@ -120,6 +120,17 @@ class FastRCNN:
         """Returns what images of those feature maps cost, and what is logged of each."""
         regions = jax.vmap(self.boxes.sample)(_folded(keys, _SAMPLE), proposals, ground_truth)
         dropout = _folded(keys, _DROPOUT) if train else None
+        return self.losses_of_regions(levels, variables, regions, ground_truth, dropout)
+
+    def losses_of_regions(
+        self,
+        levels: Levels,
+        variables: Variables,
+        regions: Regions,
+        ground_truth: GroundTruth,
+        dropout: Key[jax.Array, " B"] | None,
+    ) -> tuple[Float[Array, " B"], dict[str, Array]]:
+        """Returns what those regions of the images cost, and what is logged of each image."""
         logits, deltas = self.classify(levels, variables, regions.boxes, dropout)
         return jax.vmap(self.boxes.loss_of)(logits, deltas, regions, ground_truth)
 
@@ -138,9 +149,13 @@ class FastRCNN:
         dropout: Key[jax.Array, " B"] | None = None,
     ) -> tuple[Array, Array]:
         """Returns what the box head says of boxes; with the keys `dropout` it drops units out."""
-        pooled = jax.vmap(self.boxes.pool)(levels[: len(self.network.pooled_strides)], boxes)
+        pooled = jax.vmap(self.boxes.pool)(self.pooled(levels), boxes)
         outputs: Any = self.network.apply(variables, pooled, dropout, method=RCNN.classify)
         return outputs
+
+    def pooled(self, levels: Levels) -> Levels:
+        """Returns those of the feature maps that the heads of regions pool."""
+        return levels[: len(self.network.pooled_strides)]
 
 
 def _folded(keys: Key[jax.Array, " B"], number: int) -> Key[jax.Array, " B"]:

@@ -44,6 +44,10 @@ class BoxHead(nn.Module):
         """Returns the vector of each region; the N regions are those of B images in turn."""
         raise NotImplementedError
 
+    def shared(self, pooled: Float[Array, "B R h w _"]) -> Float[Array, "B R _ _ _"]:
+        """Returns what a mask head gets of each region: the features, or what a stage makes."""
+        return pooled
+
     @nn.compact
     def __call__(
         self, pooled: Float[Array, "B R h w _"], keys: Key[jax.Array, " B"] | None = None
@@ -133,9 +137,18 @@ class StageHead(BoxHead, kw_only=True):
 
     stage: Callable[..., nn.Module]
 
+    def setup(self):
+        """Makes the stage, which two methods run."""
+        self.c5 = self.stage(name="c5")
+
     def vectors(self, pooled, keys):
         """Returns the mean of the stage's features."""
-        return self.stage(name="c5")(pooled, False).mean((1, 2))
+        return self.c5(pooled, False).mean((1, 2))
+
+    def shared(self, pooled):
+        """Returns the stage's features."""
+        features = self.c5(pooled.reshape(-1, *pooled.shape[2:]), False)
+        return features.reshape(*pooled.shape[:2], *features.shape[1:])
 
 
 def _drop_out(number: int, keys: jax.Array, x: Array, rate: float) -> Array:

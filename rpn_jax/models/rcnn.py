@@ -22,6 +22,7 @@ from rpn_jax.models.backbones import BACKBONES, resnet
 from rpn_jax.models.box_head import BoxHead, ConvolutionHead, FullyConnectedHead, StageHead
 from rpn_jax.models.fpn import FPN
 from rpn_jax.models.layers import norms
+from rpn_jax.models.mask_head import MaskHead
 from rpn_jax.models.rpn_head import RPNHead
 from rpn_jax.typing import Array
 
@@ -29,7 +30,7 @@ Levels = tuple[Array, ...]  # one array a level, finest first
 
 
 class RCNN(nn.Module):
-    """The parts of a detector: a backbone, and of a neck, RPN and box head those that it has.
+    """The parts of a detector: a backbone, and of a neck, RPN and other heads those that it has.
 
     A backbone maps `(images, train)` to a tuple of feature maps, finest first, and knows their
     `strides` and, for any canvas, their `grid_hw`. A neck maps the three to those of its levels.
@@ -40,6 +41,7 @@ class RCNN(nn.Module):
     rpn: nn.Module | None
     neck: nn.Module | None = None
     box: nn.Module | None = None
+    mask: nn.Module | None = None
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -79,9 +81,10 @@ class RCNN(nn.Module):
     ) -> tuple[Levels, Levels, Levels]:
         """Returns the feature maps, and what `objectness` says of them."""
         levels = self.levels(images, train, features)
-        if self.box and self.is_initializing():
-            rows, columns = self.box.pooled_hw
-            self.classify(jnp.zeros((1, 1, rows, columns, levels[0].shape[-1])))
+        if self.is_initializing():
+            for head, run in ((self.box, self.classify), (self.mask, self.segment)):
+                if head:
+                    run(jnp.zeros((1, 1, *head.pooled_hw, levels[0].shape[-1])))
         return (levels, *self.objectness(levels))
 
     def levels(
@@ -115,6 +118,10 @@ class RCNN(nn.Module):
         With `keys`, one for each image, the head drops units out.
         """
         return self.box(pooled, keys)
+
+    def segment(self, pooled: Float[Array, "B R h w C"]) -> Float[Array, "B R M M K"]:
+        """Returns the logits of the mask of each class of regions, see `mask_head`."""
+        return self.mask(self.box.shared(pooled))
 
 
 def frozen_stages_of(count: int) -> tuple[tuple[str, ...], ...]:
@@ -166,6 +173,7 @@ def build_rcnn(
     remat: bool = False,
     dtype: str = "float32",
     box: Mapping[str, Any] | None = None,
+    mask: Mapping[str, Any] | None = None,
 ) -> RCNN:
     """Returns the network that the fields of `config.model` describe.
 
@@ -192,6 +200,7 @@ def build_rcnn(
       remat: whether the backward pass runs the stages of the backbone again, see `Backbone`.
       dtype: what to compute in, "float32" or "bfloat16"; parameters and outputs are float32.
       box: fields of the box head, see `build_box_head`; None is none.
+      mask: fields of the mask head, see `mask_head.MaskHead`; None is none.
 
     Raises a `UserError` for an unknown name, and for options that the backbone does not have or
     that exclude each other.
@@ -241,6 +250,7 @@ def build_rcnn(
         rpn=rpn if num_anchors else None,
         neck=FPN(fpn_channels, compute_dtype, fpn_norm) if neck else None,
         box=None if box is None else build_box_head(module, compute_dtype, **box),
+        mask=None if mask is None else MaskHead(**mask, dtype=compute_dtype),
     )
 
 

@@ -19,7 +19,7 @@ def default_config(detector: str = "rpn") -> ConfigDict:
     A config file can change fields but not add any, so that a field without effect is refused.
 
     Args:
-        detector: "rpn", "faster_rcnn" or "fast_rcnn".
+        detector: "rpn", "faster_rcnn", "mask_rcnn" or "fast_rcnn".
 
     Raises:
         UserError: there is no such kind.

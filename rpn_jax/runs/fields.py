@@ -46,7 +46,8 @@ FIELDS: Mapping[str, Field] = {
     "detector": Field(
         "rpn",
         NAME,
-        "what is trained: rpn, faster_rcnn or fast_rcnn; not to be changed on the command line",
+        "what is trained: rpn, faster_rcnn, mask_rcnn or fast_rcnn; not to be changed on the command "
+        "line",
     ),
     "seed": Field(
         0,
@@ -341,6 +342,49 @@ FIELDS: Mapping[str, Field] = {
     "box.detections.min_size": Field(
         0.0, NOT_NEGATIVE, "pixels of the resized image; a narrower or lower detection goes"
     ),
+    # The third stage.
+    "mask.cut_size": Field(
+        112, whole(1), "rows and columns of an object's mask, cut to its box, that is trained on"
+    ),
+    "mask.channels": Field(256, whole(1), "of the head's convolutions"),
+    "mask.convolutions": Field(
+        4,
+        whole(0),
+        "3x3 convolutions of the head; 0 with box.head c5, whose stage the two heads share",
+    ),
+    "mask.norm": Field(
+        None,
+        one_of("frozen_batch_norm", "group_norm"),
+        "of these convolutions; None: no norm",
+    ),
+    "mask.pooling.size": Field(
+        14, whole(1), "rows and columns of a region; a mask has twice as many, or as many with c5"
+    ),
+    "mask.pooling.sampling_ratio": Field(
+        2, whole(0), "samples of a bin along each side; 0: as many as it has cells"
+    ),
+    "mask.pooling.aligned": Field(
+        False, FLAG, "shift by half a cell, as detectron2 does and torchvision does not"
+    ),
+    "mask.pooling.canonical_size": Field(
+        224.0, POSITIVE, "side in pixels of the regions with which level p4 begins"
+    ),
+    "mask.pooling.level_eps": Field(1e-6, PART, "as box.pooling.level_eps"),
+    "mask.targets.soft": Field(
+        False,
+        FLAG,
+        "the part of a cell that the object covers, as in torchvision; or 1 from a half up",
+    ),
+    "mask.targets.aligned": Field(
+        True, FLAG, "a pixel's centre lies at half a pixel; in torchvision at a whole one"
+    ),
+    "mask.loss.balance": Field(1.0, NOT_NEGATIVE, "what the loss of the masks is multiplied by"),
+    "mask.pasting": Field(
+        "continuous",
+        one_of("continuous", "torchvision"),
+        "how a mask is put into its image: by continuous coordinates, or by whole pixels",
+    ),
+    "mask.threshold": Field(0.5, PART, "from this probability on a pixel belongs to the object"),
     "optimizer.name": Field("sgd", one_of("sgd", "adamw", "muon"), "the rule"),
     "optimizer.learning_rate": Field(1e-3, NOT_NEGATIVE, "before any decay, after the warm-up"),
     "optimizer.backbone_factor": Field(
@@ -390,6 +434,7 @@ AT_MOST = (
 STAGES = {
     "rpn": ("rpn",),
     "faster_rcnn": ("rpn", "box"),
+    "mask_rcnn": ("rpn", "box", "mask"),
     "fast_rcnn": ("box", "data.proposals"),
 }
 _OPTIONAL = {group for groups in STAGES.values() for group in groups}

@@ -5,7 +5,7 @@ Layers below this file do not see a config.
 
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,8 @@ from rpn_jax.detectors.box import BoxStage, DetectionLimits, RegionTargets
 from rpn_jax.detectors.detector import Detector
 from rpn_jax.detectors.fast_rcnn import FastRCNN
 from rpn_jax.detectors.faster_rcnn import FasterRCNN
+from rpn_jax.detectors.mask import MaskStage
+from rpn_jax.detectors.mask_rcnn import MaskRCNN
 from rpn_jax.detectors.rpn import RPN, Counts, ProposalStage
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.figures import Measurement, Measurements
@@ -66,7 +68,12 @@ def build_network(config: ConfigDict) -> RCNN:
     input_convention(config.model.input_convention)
     options = config.model.to_dict()
     del options["pretrained"], options["pretrained_head"], options["input_convention"]
-    network = build_rcnn(box=box_head_fields(config), **rpn_head_fields(config), **options)
+    network = build_rcnn(
+        box=box_head_fields(config),
+        mask=mask_head_fields(config),
+        **rpn_head_fields(config),
+        **options,
+    )
     if network.rpn:
         _check_levels(config, network)
     return network
@@ -108,6 +115,11 @@ def _build_faster_rcnn(config: ConfigDict) -> FasterRCNN:
     return FasterRCNN(**vars(first), boxes=box_stage(config, first.network))
 
 
+def _build_mask_rcnn(config: ConfigDict) -> MaskRCNN:
+    first = _build_faster_rcnn(config)
+    return MaskRCNN(**vars(first), masks=mask_stage(config, first.network))
+
+
 def _build_fast_rcnn(config: ConfigDict) -> FastRCNN:
     network = build_network(config)
     pixels = input_convention(config.model.input_convention)
@@ -115,7 +127,12 @@ def _build_fast_rcnn(config: ConfigDict) -> FastRCNN:
 
 
 # Detectors by the name in a config's `detector`.
-DETECTORS = {"rpn": _build_rpn, "faster_rcnn": _build_faster_rcnn, "fast_rcnn": _build_fast_rcnn}
+DETECTORS = {
+    "rpn": _build_rpn,
+    "faster_rcnn": _build_faster_rcnn,
+    "mask_rcnn": _build_mask_rcnn,
+    "fast_rcnn": _build_fast_rcnn,
+}
 
 
 def build_detector(config: ConfigDict) -> Detector:
@@ -185,15 +202,7 @@ def box_stage(config: ConfigDict, network: RCNN) -> BoxStage:
     box, pooling = config.box, config.box.pooling
     strides = network.pooled_strides
     if pooling.kind == "align":
-        pool = functools.partial(
-            pyramid_roi_align,
-            size=pooling.size,
-            strides=strides,
-            sampling_ratio=pooling.sampling_ratio,
-            aligned=pooling.aligned,
-            canonical_size=pooling.canonical_size,
-            eps=pooling.level_eps,
-        )
+        pool = _align(pooling, strides)
     elif len(strides) == 1:
         pool = functools.partial(_pool_level, size=pooling.size, scale=1 / strides[0])
     else:
@@ -207,6 +216,48 @@ def box_stage(config: ConfigDict, network: RCNN) -> BoxStage:
         limits=DetectionLimits(**box.detections),
         box_weights=box.box_weights,
         **box.loss,
+    )
+
+
+def mask_head_fields(config: ConfigDict) -> dict[str, Any] | None:
+    """Returns what `rcnn.build_rcnn` is to know of the config's third stage, None without one."""
+    if "mask" not in config:
+        return None
+    mask = config.mask
+    if config.box.head == "c5" and mask.pooling.size != config.box.pooling.size:
+        raise UserError(
+            f"config.mask.pooling.size: is {mask.pooling.size}, but stage c5, which the two heads "
+            f"share, gets {config.box.pooling.size} of the box head; set it to that"
+        )
+    return {
+        "num_classes": 1 + len(config.box.class_names),
+        "pooled_hw": (mask.pooling.size, mask.pooling.size),
+        "channels": mask.channels,
+        "convolutions": mask.convolutions,
+        "norm": mask.norm,
+    }
+
+
+def mask_stage(config: ConfigDict, network: RCNN) -> MaskStage:
+    """Returns the third stage of the config's detector."""
+    mask, targets = config.mask, config.box.targets
+    return MaskStage(
+        pool=_align(mask.pooling, network.pooled_strides),
+        max_objects=int(targets.batch_size_per_image * targets.positive_fraction),
+        **mask.targets,
+        **mask.loss,
+    )
+
+
+def _align(pooling: ConfigDict, strides: Sequence[int]) -> Callable[..., Array]:
+    return functools.partial(
+        pyramid_roi_align,
+        size=pooling.size,
+        strides=strides,
+        sampling_ratio=pooling.sampling_ratio,
+        aligned=pooling.aligned,
+        canonical_size=pooling.canonical_size,
+        eps=pooling.level_eps,
     )
 
 
@@ -341,6 +392,11 @@ def open_split(config: ConfigDict, split: str, *, needs_objects: bool = False) -
             f"{data.dataset}: split {split!r} has no objects in its {len(dataset)} images, so that "
             "there is nothing to learn or to find; name another split"
         )
+    if "mask" in config and not getattr(dataset, "has_masks", False):
+        raise UserError(
+            f"{data.dataset}: split {split!r} has no masks, of which a mask_rcnn learns; name a "
+            "dataset that has some, or train a faster_rcnn"
+        )
     if "box" in config and config.box.class_names:
         return dataset.with_classes(config.box.class_names)
     return dataset
@@ -395,7 +451,9 @@ def load_pretrained(config: ConfigDict, network: RCNN) -> Pretrained | None:
     pretrained = load_source(config, network, source)
     loaded = pretrained.collections["params"]
     drawn = [
-        part for part in ("neck", "rpn", "box") if getattr(network, part) and part not in loaded
+        part
+        for part in ("neck", "rpn", "box", "mask")
+        if getattr(network, part) and part not in loaded
     ]
     drawn += [module for module in pretrained.missing if module.partition("/")[0] not in drawn]
     if is_first():

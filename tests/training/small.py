@@ -46,6 +46,14 @@ BOX = (
 )
 
 
+# A third stage on top of `BOX`.
+MASK = (
+    "--config.mask.channels=8",
+    "--config.mask.convolutions=1",
+    "--config.mask.pooling.size=4",
+)
+
+
 def small_config(*overrides: str):
     return apply_overrides(default_config(), [*FIELDS, *overrides])
 
@@ -57,6 +65,10 @@ def small_detector_config(*overrides: str):
 def of_fast_rcnn(flags):
     """The flags that a Fast R-CNN has too."""
     return tuple(flag for flag in flags if not flag.startswith("--config.rpn."))
+
+
+def small_mask_config(*overrides: str):
+    return apply_overrides(default_config("mask_rcnn"), [*FIELDS, *BOX, *MASK, *overrides])
 
 
 def over_devices(train_step):
@@ -87,3 +99,10 @@ def small_batch(size: int, seed: int = 0, objects: int = 3) -> Images:
             slots.astype(np.int32) % 2 + 1,
         ),
     )
+
+
+def with_masks(batch: Images) -> Images:
+    """Returns the batch with a mask of each slot: the upper left half of its box."""
+    half = 255 * np.tri(8, dtype=np.uint8)[:, ::-1]
+    masks = np.broadcast_to(half, (*batch.ground_truth.valid.shape, 8, 8))
+    return batch._replace(ground_truth=batch.ground_truth._replace(masks=masks))

@@ -1,0 +1,89 @@
+"""The mask head: from the pooled features of a region to a mask of its object for each class.
+
+Here and in what calls it: R regions of an image; C classes, of which 0 is background; M rows and
+columns of a mask. See He et al., "Mask R-CNN", arXiv 1703.06870, figure 4.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.nn.initializers import normal, variance_scaling, zeros
+from jax.typing import DTypeLike
+from jaxtyping import Float
+
+from rpn_jax.models.layers.convolution import Conv
+from rpn_jax.models.layers.norms import normalize
+from rpn_jax.models.layers.relu import relu
+from rpn_jax.typing import Array
+
+
+class Upsample(nn.Module):
+    """A transposed 2x2 convolution of stride 2: each cell becomes four.
+
+    Their windows do not overlap, so that it is one matrix product.
+
+    Fields:
+      channels: of the result.
+      dtype: what to compute in.
+    """
+
+    channels: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "N h w _"]) -> Float[Array, "N 2*h 2*w {self.channels}"]:
+        """Returns the larger maps."""
+        shape = (2, 2, x.shape[-1], self.channels)
+        kernel = self.param("kernel", variance_scaling(2.0, "fan_out", "normal"), shape)
+        bias = self.param("bias", zeros, (self.channels,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        count, rows, columns, _ = x.shape
+        cells = jnp.einsum("nyxc,abco->nyaxbo", x, kernel)
+        return cells.reshape(count, 2 * rows, 2 * columns, self.channels) + bias[None, None, None]
+
+
+class MaskHead(nn.Module):
+    """3x3 convolutions, each with its norm and ReLU; a transposed one; and a map for each class.
+
+    On a pyramid there are four convolutions. Behind the last stage of a ResNet, which the head
+    shares with the box head, there is none.
+
+    Fields:
+      num_classes: C, background included, of whose mask nobody asks.
+      pooled_hw: rows and columns of a region's features.
+      channels: of the convolutions.
+      convolutions: how many there are before the transposed one.
+      norm: behind them, see `norms.normalize`; None for none.
+      dtype: what to compute in; parameters and outputs are float32.
+    """
+
+    num_classes: int
+    pooled_hw: tuple[int, int] = (14, 14)
+    channels: int = 256
+    convolutions: int = 4
+    norm: str | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, pooled: Float[Array, "B R h w _"]
+    ) -> Float[Array, "B R 2*h 2*w {self.num_classes}"]:
+        """Returns the logits of the mask of each class of each region."""
+        x = pooled.reshape(-1, *pooled.shape[2:])
+        for i in range(1, self.convolutions + 1):
+            x = Conv(
+                self.channels,
+                (3, 3),
+                padding=1,
+                use_bias=self.norm is None,
+                dtype=self.dtype,
+                name=f"conv{i}",
+            )(x)
+            if self.norm:
+                x = normalize(x, self.norm, train=False, dtype=self.dtype, name=f"norm{i}")
+            x = relu(x)
+        x = relu(Upsample(self.channels, dtype=self.dtype, name="upsample")(x))
+        predictor = Conv(
+            self.num_classes, (1, 1), kernel_init=normal(0.001), dtype=self.dtype, name="logits"
+        )
+        logits = predictor(x).astype(jnp.float32)
+        return logits.reshape(*pooled.shape[:2], *logits.shape[1:])
