@@ -287,6 +287,10 @@ def write_detector(name, model):
     detections, _ = model.roi_heads(features, boxes, images.image_sizes)
     arrays = {f"boxes{index}": of_image for index, of_image in enumerate(boxes)}
     for index, of_image in enumerate(detections):
+        if "masks" in of_image:
+            masks, some = of_image.pop("masks"), slice(peer_cases.NUM_MASKS)
+            pasted = paste_masks_in_image(masks[some], of_image["boxes"][some], image_hw[index])
+            of_image["masks"] = np.packbits(pasted.numpy() > 0.5)
         arrays |= {f"detections{index}/{key}": array for key, array in of_image.items()}
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     arrays["names"] = list(shapes)

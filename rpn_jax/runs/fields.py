@@ -46,8 +46,8 @@ FIELDS: Mapping[str, Field] = {
     "detector": Field(
         "rpn",
         NAME,
-        "what is trained: rpn, faster_rcnn, mask_rcnn or fast_rcnn; not to be changed on the command "
-        "line",
+        "what is trained: rpn, faster_rcnn, mask_rcnn or fast_rcnn; not to be changed on the "
+        "command line",
     ),
     "seed": Field(
         0,

@@ -15,7 +15,11 @@ from rpn_jax.errors import UserError
 from rpn_jax.files import write_bytes, write_text
 from rpn_jax.text import printable
 from rpn_jax.trained.load import check_proposes, load_trained
-from rpn_jax.weights.exporting import torchvision_arrays, torchvision_layout
+from rpn_jax.weights.exporting import (
+    torchvision_arrays,
+    torchvision_layout,
+    torchvision_model,
+)
 from rpn_jax.weights.model_file import SUFFIX, write_model
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -48,7 +52,7 @@ def export_weights(
     if layout:
         arrays = torchvision_arrays(variables, layout, config.rpn.anchors.aspect_ratios)
         write_bytes(out, safetensors.numpy.save(arrays, {"format": "pt", "source": str(place)}))
-        kind = f"for torchvision's {layout.model}"
+        kind = f"for torchvision's {torchvision_model(config)}"
     else:
         write_model(out, config, variables, source=str(place), step=step)
         kind = f"with the config of its {config.model.backbone}"

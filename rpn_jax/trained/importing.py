@@ -12,10 +12,11 @@ from rpn_jax.runs.config_files import apply_overrides
 from rpn_jax.text import printable
 from rpn_jax.training.build import build_network
 from rpn_jax.weights.model_file import write_model
-from rpn_jax.weights.networks import WHOLE_NETWORKS, source_config
+from rpn_jax.weights.networks import WHOLE_NETWORKS, is_named, source_config
 from rpn_jax.weights.sources import Source, load_source, read_source
 
 NAMES = (*BACKBONES, *WHOLE_NETWORKS)
+_STAGES = ("rpn", "faster_rcnn", "mask_rcnn")  # by how many they have
 
 
 def import_weights(
@@ -34,8 +35,9 @@ def import_weights(
         out: model file to write.
         overrides: `--config.field=value` for the model file's config.
         bn_eps: epsilon of the source's batch normalisation, if it differs from its project's. A
-            Faster R-CNN of torchvision needs it, unless it is a published file.
-        detector: "rpn" for the first stage of a whole network alone; by default all that there is.
+            R-CNN of torchvision needs it, unless it is a published file.
+        detector: "rpn" for the first stage of a whole network alone, "faster_rcnn" for two; by
+            default all that there is.
 
     Raises:
         UserError: the file cannot be read, is not of that network, or does not fit the config; or
@@ -65,17 +67,19 @@ def import_weights(
 
 
 def _network_config(name: str, source: Source, detector: str | None) -> ConfigDict | None:
-    """Returns the config of a whole network, or of its first stage alone."""
-    if name != source.layout.name or source.config is None:
+    """Returns the config of a whole network, or of its first stages alone."""
+    if source.config is None or not is_named(source.layout, source.config.detector, name):
         raise UserError(
             f"--model={name}: {source.path} holds something else, {source.layout.title}; "
             "give the file of that model, or the model of that file"
         )
-    if detector in (None, source.config.detector):
+    has, wanted = source.config.detector, detector or source.config.detector
+    if wanted == has:
         return source.config.copy_and_resolve_references()
-    if detector == "rpn":
-        return source_config(name)
-    raise UserError(f"--detector={detector}: {source.path} holds no second stage; give rpn")
+    if _STAGES.index(wanted) > _STAGES.index(has):
+        missing = "second" if has == "rpn" else "third"
+        raise UserError(f"--detector={wanted}: {source.path} holds no {missing} stage; give {has}")
+    return source_config(name, wanted, len(source.config.box.class_names))
 
 
 def _with_overrides(

@@ -38,11 +38,27 @@ _BOX = {
     "box.pooling.level_eps": (1e-6,),
     "box.box_weights": ([10.0, 10.0, 5.0, 5.0],),
 }
-# In what the two differ.
-_V1_NETWORK = {"model.fpn_norm": (None,), "rpn.convolutions": (1,)}
-_V1_BOX = {"box.head": ("fc",)}
-_V2_NETWORK = {"model.fpn_norm": ("frozen_batch_norm",), "rpn.convolutions": (2,)}
-_V2_BOX = {"box.head": ("conv",), "box.norm": ("frozen_batch_norm",)}
+_MASK = {
+    "mask.channels": (256,),
+    "mask.convolutions": (4,),
+    "mask.pooling.size": (14,),
+    "mask.pooling.sampling_ratio": (2,),
+    "mask.pooling.aligned": (False,),
+    "mask.pooling.canonical_size": (224.0,),
+    "mask.pooling.level_eps": (1e-6,),
+}
+_STAGES = {"model": _NETWORK, "box": _BOX, "mask": _MASK}
+# In what the two versions differ.
+_V1 = {
+    "model": {"model.fpn_norm": (None,), "rpn.convolutions": (1,)},
+    "box": {"box.head": ("fc",)},
+    "mask": {"mask.norm": (None,)},
+}
+_V2 = {
+    "model": {"model.fpn_norm": ("frozen_batch_norm",), "rpn.convolutions": (2,)},
+    "box": {"box.head": ("conv",), "box.norm": ("frozen_batch_norm",)},
+    "mask": {"mask.norm": ("frozen_batch_norm",)},
+}
 
 
 def torchvision_layout(config: ConfigDict) -> Layout:
@@ -52,14 +68,16 @@ def torchvision_layout(config: ConfigDict) -> Layout:
     kept, and of what size images are, is for whoever builds the model there.
 
     Raises:
-        UserError: neither fasterrcnn_resnet50_fpn nor fasterrcnn_resnet50_fpn_v2 does. Held against
-            the second is what has a norm behind its FPN.
+        UserError: neither fasterrcnn_resnet50_fpn nor fasterrcnn_resnet50_fpn_v2 does, nor, where
+            there is a third stage, maskrcnn_resnet50_fpn or its v2. Held against a v2 is what has a
+            norm behind its FPN.
     """
-    name = TORCHVISION_V2 if config.model.fpn_norm else TORCHVISION
+    name = _torchvision_name(config)
     fields = flatten(config)
-    wanted = _NETWORK | (_V2_NETWORK if name == TORCHVISION_V2 else _V1_NETWORK)
-    if "box" in config:
-        wanted |= _BOX | (_V2_BOX if name == TORCHVISION_V2 else _V1_BOX)
+    version = _V2 if name == TORCHVISION_V2 else _V1
+    wanted: dict[str, tuple] = {}
+    for stage in _STAGES:
+        wanted |= _STAGES[stage] | version[stage] if stage in config else {}
     differing = [
         f"config.{field} is {fields[field]!r} instead of {known[-1]!r}"
         for field, known in wanted.items()
@@ -74,10 +92,20 @@ def torchvision_layout(config: ConfigDict) -> Layout:
     ]
     if differing:
         raise UserError(
-            f"--format=torchvision: {layout_called(name).model} is another network: "
+            f"--format=torchvision: {torchvision_model(config)} is another network: "
             f"{list_some(differing, 3)}; use --format=rpn_jax"
         )
     return layout_called(name)
+
+
+def torchvision_model(config: ConfigDict) -> str:
+    """Returns what torchvision calls the network of a config that it can hold."""
+    model = layout_called(_torchvision_name(config)).model
+    return model.replace("faster", "mask") if "mask" in config else model
+
+
+def _torchvision_name(config: ConfigDict) -> str:
+    return TORCHVISION_V2 if config.model.fpn_norm else TORCHVISION
 
 
 def torchvision_arrays(

@@ -9,6 +9,7 @@ import numpy as np
 from rpn_jax.weights.layouts import LAST_LAYERS, OIHW, Layout, Leaf
 
 _FLATTENED = ("box", "fc6", "kernel")  # the kernel behind the pooled features of a region
+_TRANSPOSED = ("mask", "upsample", "kernel")  # torch has its channels the other way round
 
 
 def to_ours(
@@ -25,6 +26,8 @@ def to_ours(
         pooled_hw: rows and columns of a region's features, where there is a second stage.
     """
     if array.ndim == 4:
+        if leaf == _TRANSPOSED and _channels_first(layout):
+            array = array.swapaxes(0, 1)
         array = array.transpose(layout.dialect.kernel_axes)
     elif array.ndim == 2 and _channels_first(layout):
         array = array.T
@@ -38,12 +41,13 @@ def to_ours(
 
 
 def _background_first(leaf: Leaf, array: np.ndarray) -> np.ndarray:
-    """Returns the array with the outputs of background, of boxes zeros, in front."""
+    """Returns the array with the outputs of background, of boxes and masks zeros, in front."""
     if leaf[1] == "scores":
         return np.roll(array, 1, axis=-1)
-    if array.shape[-1] == 4:  # one box for all classes
+    outputs = 4 if leaf[1] == "deltas" else 1
+    if outputs == 4 == array.shape[-1]:  # one box for all classes
         return array
-    return np.concatenate([np.zeros_like(array[..., :4]), array], axis=-1)
+    return np.concatenate([np.zeros_like(array[..., :outputs]), array], axis=-1)
 
 
 def to_theirs(
@@ -52,6 +56,8 @@ def to_theirs(
     """Returns the array of a network as the file has it; undoes `to_ours`, of background first."""
     if array.ndim == 4:
         array = array.transpose(np.argsort(layout.dialect.kernel_axes))
+        if leaf == _TRANSPOSED and _channels_first(layout):
+            array = array.swapaxes(0, 1)
     elif array.ndim == 2 and _channels_first(layout):
         if leaf == _FLATTENED:
             maps = array.reshape(*pooled_hw, -1, array.shape[1])

@@ -41,7 +41,7 @@ def _arrays(*names: str) -> dict[str, str]:
 
 HWIO, OIHW = (0, 1, 2, 3), (2, 3, 1, 0)
 # What a detector that is trained on other classes has to learn anew.
-LAST_LAYERS = (("box", "scores"), ("box", "deltas"))
+LAST_LAYERS = (("box", "scores"), ("box", "deltas"), ("mask", "logits"))
 _CAFFE = Dialect("_", HWIO, _arrays("w", "b"), {})
 _TORCH = Dialect(
     ".",
@@ -76,7 +76,8 @@ class Layout(NamedTuple):
       stride_in_1x1: where its bottlenecks stride, see `resnet.ResidualBlock`.
       sizes_outside: whether the head's channels have the sizes of anchors as the outer loop and
         their ratios as the inner one.
-      background_last: whether the last class is background, for which there is no box then.
+      background_last: whether the last class is background, for which there is neither box nor mask
+        then.
     """
 
     name: str
@@ -284,7 +285,7 @@ LAYOUTS = (
     ),
     Layout(
         name="torchvision/fasterrcnn_resnet50_fpn_v2",
-        title="torchvision's Faster R-CNN v2 with an FPN",
+        title="torchvision's R-CNN v2 with an FPN",
         signature="backbone.body.layer1.0.conv1.weight backbone.fpn.inner_blocks.0.1.weight",
         dialect=_TORCH,
         parts={
@@ -292,12 +293,13 @@ LAYOUTS = (
             "neck": modules.TORCHVISION_FPN_V2.get,
             "rpn": modules.TORCHVISION_HEAD.get,
             "box": modules.TORCHVISION_BOX_V2.get,
+            "mask": modules.TORCHVISION_MASK_V2.get,
         },
         convention="torchvision",
     ),
     Layout(
         name="torchvision/fasterrcnn_resnet50_fpn",
-        title="torchvision's Faster R-CNN with an FPN",
+        title="torchvision's R-CNN with an FPN",
         signature="backbone.body.layer1.0.conv1.weight",
         dialect=_TORCH,
         parts={
@@ -305,11 +307,13 @@ LAYOUTS = (
             "neck": modules.TORCHVISION_FPN.get,
             "rpn": modules.TORCHVISION_HEAD.get,
             "box": modules.TORCHVISION_BOX.get,
+            "mask": modules.TORCHVISION_MASK.get,
         },
         convention="torchvision",
         former_names=(
             (r"(fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$", r"\1.0.\2"),
             (r"(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2"),
+            *((rf"mask_head\.mask_fcn{i}\.", f"mask_head.{i - 1}.0.") for i in range(1, 5)),
         ),
     ),
     Layout(
@@ -321,6 +325,7 @@ LAYOUTS = (
             "backbone": _behind("backbone.", modules.detectron2_resnet),
             "rpn": modules.DETECTRON2_HEAD.get,
             "box": modules.DETECTRON2_BOX.get,
+            "mask": modules.DETECTRON2_MASK.get,
         },
         convention="detectron2",
         stride_in_1x1=True,
@@ -336,6 +341,7 @@ LAYOUTS = (
             "backbone": _behind("backbone.", modules.detectron2_resnet),
             "rpn": modules.DETECTRON2_HEAD.get,
             "box": modules.detectron2_c4_box,
+            "mask": modules.DETECTRON2_MASK.get,
         },
         convention="detectron2",
         stride_in_1x1=True,
@@ -352,6 +358,7 @@ LAYOUTS = (
             "neck": modules.DETECTRON2_FPN.get,
             "rpn": modules.DETECTRON2_HEAD.get,
             "box": modules.DETECTRON2_BOX.get,
+            "mask": modules.DETECTRON2_MASK.get,
         },
         convention="detectron2",
         stride_in_1x1=True,

@@ -79,7 +79,8 @@ def load_parts(
         network: whose parts they are for.
         variables: of the network, or their shapes.
         convention_name: of the pixels that the model is configured for.
-        parts: which ones to load, "backbone", "neck", "rpn", "box"; those that the network has.
+        parts: which ones to load, of "backbone", "neck", "rpn", "box" and "mask" those that the
+            network has.
         anchor_order: for each anchor at a position, the index that it has in the file's head; None
             where they are the same.
         left_out: leaves of the parts that are not loaded.

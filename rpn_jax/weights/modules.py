@@ -150,6 +150,14 @@ TORCHVISION_BOX_V2 = {
     ("scores",): "roi_heads.box_predictor.cls_score",
     ("deltas",): "roi_heads.box_predictor.bbox_pred",
 }
+TORCHVISION_MASK = {
+    **{(f"conv{i}",): f"roi_heads.mask_head.{i - 1}.0" for i in range(1, 5)},
+    ("upsample",): "roi_heads.mask_predictor.conv5_mask",
+    ("logits",): "roi_heads.mask_predictor.mask_fcn_logits",
+}
+TORCHVISION_MASK_V2 = TORCHVISION_MASK | {
+    (f"norm{i}",): f"roi_heads.mask_head.{i - 1}.1" for i in range(1, 5)
+}
 DETECTRON2_FPN = {
     (f"{layer}{stage}",): f"backbone.fpn_{layer}{stage}"
     for layer in ("lateral", "output")
@@ -165,6 +173,11 @@ DETECTRON2_BOX = {
     ("fc7",): "roi_heads.box_head.fc2",
     ("scores",): "roi_heads.box_predictor.cls_score",
     ("deltas",): "roi_heads.box_predictor.bbox_pred",
+}
+DETECTRON2_MASK = {
+    **{(f"conv{i}",): f"roi_heads.mask_head.mask_fcn{i}" for i in range(1, 5)},
+    ("upsample",): "roi_heads.mask_head.deconv",
+    ("logits",): "roi_heads.mask_head.predictor",
 }
 CAFFE_HEAD = {
     ("conv",): "rpn_conv/3x3",

@@ -14,6 +14,7 @@ from rpn_jax.weights.layouts import LAYOUTS, Layout
 
 TORCHVISION = "torchvision/fasterrcnn_resnet50_fpn"
 TORCHVISION_V2 = f"{TORCHVISION}_v2"
+_TORCHVISIONS = (TORCHVISION, TORCHVISION_V2)
 _WHOLE = {layout.name: layout for layout in LAYOUTS if "rpn" in layout.parts}
 # detectron2's two depths have the same names of arrays.
 _WHOLE |= {
@@ -21,6 +22,8 @@ _WHOLE |= {
     for name, layout in _WHOLE.items()
     if name.startswith("detectron2/")
 }
+# torchvision's Mask R-CNN has its own name, and the arrays of its Faster R-CNN with more to them.
+_WHOLE |= {name.replace("faster", "mask"): _WHOLE[name] for name in _TORCHVISIONS}
 WHOLE_NETWORKS = tuple(_WHOLE)
 _NUM_CLASSES = {"torchvision": 90, "detectron2": 80, "py-faster-rcnn": 20}
 
@@ -41,7 +44,7 @@ def source_config(
 
     Args:
         name: of a layout; None is returned for those of a classifier.
-        detector: "rpn" for its first stage alone, "faster_rcnn" for both.
+        detector: "rpn" for its first stage alone, "faster_rcnn" for two, "mask_rcnn" for three.
         num_classes: without background; by default those of its project's usual models.
     """
     if name not in _WHOLE:
@@ -57,7 +60,14 @@ def source_config(
         classes = classes_of(num_classes or _NUM_CLASSES[project])
         config.box.class_names, config.box.category_ids = classes.names, classes.category_ids
         set_box(config, layout)
+    if detector == "mask_rcnn":
+        _set_mask(config, layout)
     return config
+
+
+def is_named(layout: Layout, detector: str, name: str) -> bool:
+    """Returns whether a file of that layout, with such a detector, is a whole network `name`."""
+    return layout.name == _WHOLE[name].name and (detector == "mask_rcnn" or "/mask" not in name)
 
 
 def _set_caffe_rpn(config: ConfigDict, layout: Layout) -> None:
@@ -107,7 +117,7 @@ def _set_rpn(config: ConfigDict, layout: Layout) -> None:
         config.rpn.anchors.sizes = sizes
         config.rpn.proposals.train.pre_nms_top_n = 12_000
         config.rpn.proposals.test.pre_nms_top_n = 6000
-    if layout.name in (TORCHVISION, TORCHVISION_V2):
+    if layout.name in _TORCHVISIONS:
         config.rpn.anchors.rounding = "torchvision"
         config.rpn.proposals.min_size = 1e-3
     else:
@@ -121,7 +131,7 @@ def _set_box(config: ConfigDict, layout: Layout) -> None:
     config.box.dropout = 0.0
     config.box.pooling.kind = "align"
     config.box.targets.batch_size_per_image = 512
-    if layout.name in (TORCHVISION, TORCHVISION_V2):
+    if layout.name in _TORCHVISIONS:
         config.box.loss.beta = 1 / 9
         config.box.detections.min_size = 1e-2
         if layout.name == TORCHVISION_V2:
@@ -135,6 +145,20 @@ def _set_box(config: ConfigDict, layout: Layout) -> None:
     if layout.name.endswith("_c4"):
         config.box.head = "c5"
         config.box.pooling.size = 14
+
+
+def _set_mask(config: ConfigDict, layout: Layout) -> None:
+    if layout.name in _TORCHVISIONS:
+        config.mask.targets.soft, config.mask.targets.aligned = True, False
+        config.mask.pasting = "torchvision"
+        if layout.name == TORCHVISION_V2:
+            config.mask.norm = "frozen_batch_norm"
+        return
+    config.mask.pooling.aligned = True
+    config.mask.pooling.sampling_ratio = 0
+    config.mask.pooling.level_eps = 1e-8
+    if layout.name.endswith("_c4"):
+        config.mask.convolutions = 0
 
 
 _PROJECTS = {

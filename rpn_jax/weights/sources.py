@@ -71,16 +71,20 @@ def read_source(path: str | pathlib.Path) -> Source:
 
 
 def _config_of(layout: Layout, arrays: dict[str, np.ndarray]) -> ConfigDict | None:
-    """Returns the config of another project's network, with a second stage if the file has one."""
-    scores = ("box", "scores", "bias")
-    bias = arrays.get(layout.array_name(scores) or "")
+    """Returns the config of another project's network, with the stages that the file has."""
+
+    def array(*leaf: str) -> np.ndarray | None:
+        return arrays.get(layout.array_name(leaf) or "")
+
+    bias = array("box", "scores", "bias")
     if bias is None or bias.ndim != 1 or len(bias) < 2:
         return source_config(layout.name)
-    return source_config(layout.name, "faster_rcnn", len(bias) - 1)
+    has_masks = array("mask", "logits", "bias") is not None
+    return source_config(layout.name, "mask_rcnn" if has_masks else "faster_rcnn", len(bias) - 1)
 
 
 def _with_epsilon(source: Source) -> Source:
-    """Returns a Faster R-CNN of torchvision with the epsilon of a published file, if it is one."""
+    """Returns an R-CNN of torchvision with the epsilon of a published file, if it is one."""
     with source.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if not digest.startswith(_EPSILON_0):
@@ -101,7 +105,7 @@ def load_source(config: ConfigDict, network: RCNN, source: Source) -> Pretrained
     has, shapes = source.layout.parts, variable_shapes(network)
     heads = [
         part
-        for part in ("rpn", "box")
+        for part in ("rpn", "box", "mask")
         if config.model.pretrained_head and part in has and getattr(network, part) is not None
     ]
     neck = ["neck"] if network.neck is not None and "neck" in has else []
@@ -114,7 +118,12 @@ def load_source(config: ConfigDict, network: RCNN, source: Source) -> Pretrained
         config.model.input_convention,
         ["backbone", *neck, *heads],
         _anchor_order(config, source) if "rpn" in heads else None,
-        _left_out(config, source, leaves_of(shapes, ["box"])) if "box" in heads else (),
+        [
+            leaf
+            for part in ("box", "mask")
+            if part in heads
+            for leaf in _left_out(config, source, part, leaves_of(shapes, [part]))
+        ],
     )
     if source.layout.name == TORCHVISION:
         title = f"{pretrained.title}, norms with epsilon {source.layout.epsilon:g}"
@@ -122,9 +131,9 @@ def load_source(config: ConfigDict, network: RCNN, source: Source) -> Pretrained
     return pretrained
 
 
-def _left_out(config: ConfigDict, source: Source, leaves: Iterable[Leaf]) -> list[Leaf]:
-    """Returns the leaves of the box head that the file has not, or has for other classes."""
-    if source.config is None or "box" not in source.config:
+def _left_out(config: ConfigDict, source: Source, part: str, leaves: Iterable[Leaf]) -> list[Leaf]:
+    """Returns the leaves of a head of regions that the file has not, or has for other classes."""
+    if source.config is None or part not in source.config:
         return [leaf for leaf in leaves if source.layout.array_name(leaf) not in source.arrays]
     if not same_classes(config.box.class_names, source.config.box.class_names):
         return [leaf for leaf in leaves if leaf[:2] in LAST_LAYERS]

@@ -292,7 +292,8 @@ def padded_images():
 
 
 # Whole detectors of torchvision.
-DETECTORS = ("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2")
+DETECTORS = ("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn")
+NUM_MASKS = 10  # of an image's detections, the best, are compared
 
 
 def detector_state_dict(name: str) -> dict[str, np.ndarray]:

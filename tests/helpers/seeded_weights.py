@@ -6,12 +6,14 @@ import numpy as np
 
 # The seeded features of a deep feature pyramid reach 10,000: these bring its objectness to about 1
 # and its deltas to about 0.2.
-# The class logits reach about 5, so that several classes are likely, and box deltas about 2.
+# The class logits reach about 5, so that several classes are likely, box deltas about 2, and the
+# logits of masks about 5.
 LAST_LAYERS = {
     "rpn.head.cls_logits": 1e-4,
     "rpn.head.bbox_pred": 2e-5,
     "roi_heads.box_predictor.cls_score": 3e-4,
     "roi_heads.box_predictor.bbox_pred": 1e-4,
+    "roi_heads.mask_predictor.mask_fcn_logits": 3e-4,
 }
 
 

@@ -101,6 +101,7 @@ TORCHVISION_FIELDS = (
         (TORCHVISION, "rpn"),
         (TORCHVISION, "faster_rcnn"),
         (TORCHVISION_V2, "faster_rcnn"),
+        ("torchvision/maskrcnn_resnet50_fpn", "mask_rcnn"),
     ],
 )
 def test_what_was_imported_from_torchvision_is_exported_as_it_was(name, detector):

@@ -22,20 +22,22 @@ TORCHVISION = "torchvision/fasterrcnn_resnet50_fpn"
 NARROW = ("--config.model.backbone=resnet18", "--config.rpn.channels=8")
 NARROW_BOX = (*NARROW, "--config.box.channels=8")
 NARROW_FPN = (*NARROW_BOX, "--config.model.fpn_channels=8")
+NARROW_MASK = (*NARROW_FPN, "--config.mask.channels=4")
+MASK = "torchvision/maskrcnn_resnet50_fpn"
 OVERRIDES = {
-    TORCHVISION: NARROW_FPN,
-    f"{TORCHVISION}_v2": NARROW_FPN,
-    "detectron2/r50_c4": NARROW,
-    "detectron2/r50_dc5": NARROW_BOX,
-    "detectron2/r50_fpn": NARROW_FPN,
+    TORCHVISION: ("faster_rcnn", NARROW_FPN),
+    f"{MASK}_v2": ("mask_rcnn", NARROW_MASK),
+    "detectron2/r50_c4": ("mask_rcnn", (*NARROW, "--config.mask.channels=4")),
+    "detectron2/r50_dc5": ("faster_rcnn", NARROW_BOX),
+    "detectron2/r50_fpn": ("mask_rcnn", NARROW_MASK),
 }
 
 
 def written(name, tmp_path, num_classes=3):
     """Writes a narrow detector as its project would; returns the file and our arrays of it."""
-    layout = next(layout for layout in LAYOUTS if layout.name == name)
-    config = source_config(name, "faster_rcnn", num_classes)
-    config = apply_overrides(config, OVERRIDES[name])
+    layout = next(layout for layout in LAYOUTS if layout.name == name.replace("/mask", "/faster"))
+    detector, overrides = OVERRIDES[name]
+    config = apply_overrides(source_config(name, detector, num_classes), overrides)
     shapes = traverse_util.flatten_dict(variable_shapes(build_network(config)))
     rng = np.random.default_rng(0)
     ours = {leaf: rng.random(shape.shape, np.float32) for leaf, shape in shapes.items()}
@@ -58,6 +60,11 @@ def as_torch_has_it(leaf, array, pooled_size, background_last):
     if background_last and leaf[1:3] == ("box", "deltas"):
         array[..., :4] = 0  # there is no box of background
         array = array[..., 4:]
+    if background_last and leaf[1:3] == ("mask", "logits"):
+        array[..., 0] = 0
+        array = array[..., 1:]
+    if leaf[1:3] == ("mask", "upsample") and array.ndim == 4:
+        return array.transpose(2, 3, 0, 1)
     if array.ndim == 4:
         return array.transpose(3, 2, 0, 1)
     if leaf[1:] == ("box", "fc6", "kernel"):
@@ -70,10 +77,11 @@ def as_torch_has_it(leaf, array, pooled_size, background_last):
 def test_a_detector_becomes_a_model_file(name, tmp_path):
     path, ours = written(name, tmp_path)
     out = tmp_path / "ours.safetensors"
-    said = import_weights(path, name, out, OVERRIDES[name], bn_eps=1e-5)
+    detector, overrides = OVERRIDES[name]
+    said = import_weights(path, name, out, overrides, bn_eps=1e-5)
     assert "not used" not in said
     model = read_model(out)
-    assert model.config.detector == "faster_rcnn"
+    assert model.config.detector == detector
     assert model.config.box.class_names == ("class 1", "class 2", "class 3")
     found = traverse_util.flatten_dict(model.collections)
     assert found.keys() == ours.keys()
@@ -122,6 +130,35 @@ def test_the_ids_of_classes_follow_their_names(tmp_path):
             source, source.config.copy_and_resolve_references(), [override]
         )
         assert config.box.category_ids[:3] == ids
+
+
+def test_two_of_three_stages_and_one_name_for_each_number(tmp_path):
+    name = f"{MASK}_v2"
+    path, ours = written(name, tmp_path)
+    out = tmp_path / "ours.safetensors"
+    said = import_weights(path, name, out, NARROW_FPN, bn_eps=1e-5, detector="faster_rcnn")
+    assert "not used: roi_heads.mask_" in said
+    assert "mask" not in read_model(out).config
+    two_stages = tmp_path / "two.safetensors"
+    arrays = safetensors.numpy.load_file(path)
+    kept = {name: array for name, array in arrays.items() if ".mask_" not in name}
+    safetensors.numpy.save_file(kept, two_stages)
+    with pytest.raises(UserError, match=r"^--model=torchvision/maskrcnn.* holds something else"):
+        import_weights(two_stages, name, out, NARROW_FPN, bn_eps=1e-5)
+    faster = name.replace("mask", "faster")
+    with pytest.raises(UserError, match=r"^--detector=mask_rcnn: .* no third stage; give faster"):
+        import_weights(two_stages, faster, out, NARROW_FPN, bn_eps=1e-5, detector="mask_rcnn")
+    # A third stage is drawn where the file has two.
+    config = apply_overrides(source_config(name, "mask_rcnn", 3), NARROW_MASK)
+    config.model.pretrained = str(two_stages)
+    pretrained = load_pretrained(config, build_network(config))
+    assert set(pretrained.collections["params"]) == {"backbone", "neck", "rpn", "box"}
+
+
+def test_older_names_of_torchvisions_masks():
+    (layout,) = (layout for layout in LAYOUTS if layout.name == TORCHVISION)
+    old = "roi_heads.mask_head.mask_fcn2.weight"
+    assert layout.present_name(old) == layout.array_name(("mask", "conv2", "kernel"))
 
 
 def test_a_detector_of_other_classes_keeps_all_but_the_last_layers(tmp_path, capsys):

@@ -1,12 +1,13 @@
-"""torchvision's fasterrcnn_resnet50_fpn and its v2, from a file to proposals and detections."""
+"""torchvision's Faster and Mask R-CNN, from a file to proposals, detections and masks."""
 
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from peer_cases import DETECTORS, detector_state_dict, padded_images, peer_answers
+from peer_cases import DETECTORS, NUM_MASKS, detector_state_dict, padded_images, peer_answers
 
 from rpn_jax.detectors.rpn import Look
+from rpn_jax.evaluation.masks import paste_mask_as_torchvision
 from rpn_jax.models.rcnn import RCNN
 from rpn_jax.training.build import build_detector, load_pretrained
 from rpn_jax.weights.sources import read_source
@@ -65,3 +66,18 @@ def test_detections_are_torchvisions(found):
         same = expected["labels"] == detections.labels[index][:, None]
         apart = np.abs(expected["boxes"] - detections.boxes[index][:, None]).max(axis=-1)
         assert (near & same & (apart < 0.05)).any(axis=1).all()
+
+
+@pytest.mark.parametrize("found", ["maskrcnn_resnet50_fpn"], indirect=True)
+def test_masks_are_torchvisions(found):
+    _, detections, answers = found
+    _, image_hw = padded_images()
+    for index, hw in enumerate(image_hw):
+        boxes, masks = detections.boxes[index], detections.masks[index]
+        packed = answers[f"detections{index}/masks"]
+        theirs = np.unpackbits(packed, count=NUM_MASKS * hw[0] * hw[1]).reshape(-1, *hw) > 0
+        for expected, box in zip(theirs, answers[f"detections{index}/boxes"], strict=False):
+            (nearest, *_) = np.argsort(np.abs(boxes - box).max(axis=1))
+            pasted = paste_mask_as_torchvision(masks[nearest], boxes[nearest], *hw)
+            assert expected.sum() > 50
+            assert (pasted & expected).sum() >= 0.99 * (pasted | expected).sum()
