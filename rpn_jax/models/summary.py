@@ -13,6 +13,7 @@ from rpn_jax.models.receptive_field import Rows, rows_seen
 
 _CANVAS = 2048  # pixels on which receptive fields are measured, where that is enough
 _PARTS = ("backbone", "neck", "rpn")
+_OF_REGIONS = ("box", "mask")
 
 
 class Layer(NamedTuple):
@@ -24,8 +25,8 @@ class Layer(NamedTuple):
     the multiply-adds of the convolutions, by their definition, for one image; biases, norms,
     activations and pools are not counted.
 
-    A layer of the box head puts out a map, or a vector, of each region: `shape` is that of one, and
-    `flops` are those of all. It has neither stride nor receptive field: both are 0.
+    A layer of the box or the mask head puts out a map, or a vector, of each region: `shape` is that
+    of one, and `flops` are those of all. It has neither stride nor receptive field: both are 0.
     """
 
     name: str  # such as "backbone/c1"
@@ -39,7 +40,12 @@ class Layer(NamedTuple):
 
 
 def summarize(
-    network: RCNN, height: int, width: int, frozen_stages: int = 0, regions: int = 1
+    network: RCNN,
+    height: int,
+    width: int,
+    frozen_stages: int = 0,
+    regions: int = 1,
+    masks: int = 1,
 ) -> tuple[Layer, ...]:
     """Returns the layers, by part and name, for a canvas of `height` x `width` pixels.
 
@@ -49,6 +55,7 @@ def summarize(
         width: columns of the canvas.
         frozen_stages: so many of the backbone's first stages are not trained.
         regions: number of regions that a box head classifies in an image.
+        masks: number of regions that a mask head gives masks.
 
     Raises:
         NotImplementedError: see `receptive_field.rows_seen`.
@@ -73,8 +80,12 @@ def summarize(
         for level, (output, rows) in enumerate(zip(maps[layer], seen[layer], strict=True))
     ]
     of_regions = [
-        costs.layer(layer, (1, 1, *maps[layer][0].shape[1:])[-3:], 0, regions)
-        for layer in sorted(layer for layer in maps if len(layer) == 2 and layer[0] == "box")
+        costs.layer(layer, (1, 1, *output.shape[1:])[-3:], level, times)
+        for layer in sorted(path for path in maps if len(path) == 2 and path[0] in _OF_REGIONS)
+        # A stage of the box head that a mask head shares runs for both.
+        for level, (output, times) in enumerate(
+            zip(maps[layer], (regions, masks) if layer[0] == "box" else (masks,), strict=False)
+        )
     ]
     return (*of_image, *of_regions)
 
@@ -110,10 +121,12 @@ def _costs(params, learns, maps) -> _Costs:
         costs.learning[layer] += leaf.size if learns[path] else 0
         if path[-1] == "kernel":
             costs.weights[layer] += leaf.size
+            # A transposed convolution makes each cell with one of its 2 x 2 matrices.
+            of_cell = leaf.size // (4 if layer[1] == "upsample" else 1)
             for i, output in enumerate(maps[module]):
                 # The output of the layer that this call of the module was for.
                 level = i * len(maps[layer]) // len(maps[module])
-                costs.flops[layer, level] += 2 * math.prod(output.shape[:-1]) * leaf.size
+                costs.flops[layer, level] += 2 * math.prod(output.shape[:-1]) * of_cell
     return costs
 
 
@@ -134,7 +147,9 @@ def _rows_of_layers(variables, canvas: int) -> dict[tuple[str, str], list[Rows]]
     """Returns the rows that the layers see of an image large enough for the widest of them."""
     by_module = _by_module(rows_seen(variables, _images(canvas, canvas))["intermediates"])
     layers = {
-        path: outputs for path, outputs in by_module.items() if len(path) == 2 and path[0] != "box"
+        path: outputs
+        for path, outputs in by_module.items()
+        if len(path) == 2 and path[0] not in _OF_REGIONS
     }
     widest = max(rows.extent for outputs in layers.values() for rows in outputs)
     return layers if widest <= canvas // 2 else _rows_of_layers(variables, 2 * canvas)

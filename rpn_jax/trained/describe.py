@@ -35,13 +35,14 @@ def describe(config: ConfigDict, image_hw: tuple[int, int] | None = None) -> str
     if "rpn" in config:
         of_regions = "rpn.proposals.test.post_nms_top_n"
     regions = flatten(config)[of_regions]
-    layers = summarize(network, height, width, config.model.frozen_stages, regions)
+    masks = config.box.detections.top_n if "mask" in config else 0
+    layers = summarize(network, height, width, config.model.frozen_stages, regions, masks)
     origin = "as given" if image_hw else "shorter_side by 4/3 of it, at most longer_side"
     neck = f" with {config.model.neck}" if config.model.neck else ""
     parts = [
         f"{config.model.backbone}{neck} on an image of {height} x {width} pixels "
         f"(height x width; {origin})",
-        _network_table(layers, f"{regions} of config.{of_regions}"),
+        _network_table(layers, f"{regions} of config.{of_regions}", masks),
     ]
     if "rpn" in config:
         parts.append(_anchor_table(config, network, height, width))
@@ -54,7 +55,7 @@ def _typical_hw(config: ConfigDict) -> tuple[int, int]:
     return min(shorter, longer), min(round(shorter * 4 / 3), longer)
 
 
-def _network_table(layers: Sequence[Layer], regions: str) -> str:
+def _network_table(layers: Sequence[Layer], regions: str, masks: int) -> str:
     columns = "layer", "output (H x W x C)", "stride", "field", "parameters", "GFLOP", "frozen"
     rows = [
         (
@@ -75,6 +76,8 @@ def _network_table(layers: Sequence[Layer], regions: str) -> str:
     of_regions = []
     if any(layer.name.startswith("box/") for layer in layers):
         of_regions = [f"box: the output of one region, and the GFLOP of the {regions}"]
+    if masks:
+        of_regions.append(f"mask: the same, of the {masks} of config.box.detections.top_n")
     return "\n".join(
         [
             format_table([columns, *rows, total]),

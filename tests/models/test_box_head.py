@@ -67,3 +67,13 @@ def test_dropout_keeps_the_mean():
         rate_kept.append(float(logits[0, 0, 0]))
     assert np.mean(rate_kept) == pytest.approx(1, abs=0.05)
     assert len(set(rate_kept)) == 3
+
+
+def test_a_mask_head_gets_what_the_stage_makes_or_the_features():
+    head, variables = HEADS["c5"], variables_of("c5")
+    made = jax.jit(functools.partial(head.apply, method="shared"))(variables, POOLED)
+    scores = variables["params"]["scores"]
+    logits, _ = jax.jit(head.apply)(variables, POOLED)
+    expected = made.mean((2, 3)) @ scores["kernel"] + scores["bias"][None, None]
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    assert HEADS["fc"].shared(POOLED) is POOLED

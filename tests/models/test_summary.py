@@ -175,3 +175,24 @@ def test_levels_that_share_a_head():
     ]
     of_head = [layer.flops for layer in layers if layer.name == "rpn/conv"]
     assert of_head == [2 * 16 * 24 * 288, 2 * 8 * 12 * 288]
+
+
+def test_a_shared_stage_runs_for_the_boxes_and_for_the_masks():
+    box = {"kind": "c5", "num_classes": 3, "pooled_size": 14, "channels": 0, "dropout": 0.0}
+    network = build_rcnn(
+        backbone="resnet18",
+        box={**box, "norm": None, "class_agnostic": False},
+        mask={"num_classes": 3, "channels": 8, "convolutions": 0},
+    )
+    layers = summarize(network, 64, 64, regions=10, masks=3)
+    of_regions = {"box": [], "mask": []}
+    for layer in layers:
+        of_regions.get(layer.name.partition("/")[0], []).append(layer)
+    first, second = (layer for layer in of_regions["box"] if layer.name == "box/c5")
+    assert first.flops / 10 == second.flops / 3 > 0
+    assert second.parameters == 0
+    logits, upsample = of_regions["mask"]
+    assert upsample.shape == (14, 14, 8)
+    # Each of the 7 x 7 cells becomes four, by 512 x 8 numbers each.
+    assert upsample.flops == 3 * 2 * 14 * 14 * 512 * 8
+    assert logits.flops == 3 * 2 * 14 * 14 * 8 * 3
