@@ -19,16 +19,16 @@ GT_INDEX = np.tile(np.arange(3, dtype=np.int32), (2, 1))
 @pytest.fixture(scope="module")
 def run():
     """Of a batch the gradient of the masks' loss, and what its regions cost and are."""
-    detector = build_detector(small_mask_config())
+    detector = build_detector(small_mask_config()).fast()
     variables = jax.jit(functools.partial(init_variables, detector.network))(jax.random.key(0))
 
     def loss_of(params, batch):
         variables_now, objects = {**variables, "params": params}, batch.ground_truth
-        look = detector.look(variables_now, batch.images, batch.image_hw)
+        levels, _ = detector.levels(variables_now, batch.images, batch.image_hw)
         regions = Regions(objects.boxes, objects.valid, objects.labels, GT_INDEX)
-        loss, parts = detector.losses_of_regions(look, variables_now, regions, objects, None)
+        loss, parts = detector.losses_of_regions(levels, variables_now, regions, objects, None)
         proposals = Proposals(objects.boxes, objects.boxes[..., 0], objects.valid, GT_INDEX)
-        found = detector.detections_of(look, variables_now, proposals, batch.image_hw)
+        found = detector.detections_of(levels, variables_now, proposals, batch.image_hw)
         return parts["loss_mask"].mean(), ({**parts, "loss": loss}, found)
 
     quickly = {"xla_backend_optimization_level": 0}
