@@ -14,7 +14,7 @@ import grain
 import numpy as np
 from jaxtyping import Bool, Float, Int32, Int64, UInt8
 
-from rpn_jax.data import images, transforms
+from rpn_jax.data import images, masks, transforms
 from rpn_jax.data.datasets import Dataset, Record
 from rpn_jax.data.plan import BatchPlan, Buckets, PlannedBatch
 from rpn_jax.data.scales import Jitter, Scale
@@ -34,7 +34,9 @@ class Batch(NamedTuple):
     dataset's labels plus 1, 0 in padding. `proposals` are the dataset's, as the boxes are, padded
     to P slots; P is 0 for a dataset without proposals. `image_index` is the index in the split.
     `image_valid` is False for a filler image in the last batch of a bucket in evaluation: all zeros
-    and index 0, but `image_hw` is the canvas size.
+    and index 0, but `image_hw` is the canvas size. `gt_masks` are the masks of the objects, each
+    cut to its box in `gt_boxes`, see `rpn_jax.typing.GroundTruth`: zeros for ignore regions,
+    padding and objects without a mask; None where no masks are wanted.
     """
 
     images: UInt8[np.ndarray, "B H W 3"]
@@ -48,6 +50,7 @@ class Batch(NamedTuple):
     proposal_valid: Bool[np.ndarray, "B P"]
     image_index: Int64[np.ndarray, " B"]
     image_valid: Bool[np.ndarray, " B"]
+    gt_masks: UInt8[np.ndarray, "B G S S"] | None = None
 
 
 def train_batches(
@@ -60,6 +63,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     max_objects: int | None = None,
+    mask_size: int | None = None,
     num_threads: int | None = None,
     prefetch: int = 4,
 ) -> Iterator[Batch]:
@@ -74,6 +78,7 @@ def train_batches(
       process_index: index of the share to load of each global batch.
       process_count: number of shares of a global batch; must divide the batch size.
       max_objects: G; by default the most boxes of any image of the dataset, rounded up to 8.
+      mask_size: S, rows and columns of the objects' masks; None for none.
       num_threads: number of loading threads; one per CPU by default, 16 at most.
       prefetch: number of batches loaded ahead.
 
@@ -86,6 +91,7 @@ def train_batches(
         scales,
         _share(plan.batch_size, process_index, process_count),
         num_slots=_num_slots(dataset, max_objects),
+        mask_size=mask_size,
     )
     stop = _ENDLESS if num_steps is None else start_step + num_steps
     steps = grain.MapDataset.range(start_step, stop)
@@ -100,6 +106,7 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     max_objects: int | None = None,
+    mask_size: int | None = None,
     num_threads: int | None = None,
     prefetch: int = 4,
 ) -> Iterator[Batch]:
@@ -114,6 +121,7 @@ def eval_batches(
         [scale],
         _share(batch_size, process_index, process_count),
         num_slots=_num_slots(dataset, max_objects),
+        mask_size=mask_size,
     )
     batches = list(_eval_plan(scale.buckets, batch_size))
     return _read_ahead(grain.MapDataset.source(batches).map(load), num_threads, prefetch)
@@ -177,12 +185,13 @@ def _load_batch(
     planned: PlannedBatch,
     *,
     num_slots: int,
+    mask_size: int | None,
 ) -> Batch:
     """Returns a process's share of a global batch."""
     scale = scales[planned.scale]
     canvas_hw = scale.buckets.canvases[planned.bucket]
     examples, flips, draws = planned.examples[share], planned.flips[share], planned.draws[share]
-    batch = _empty_batch(examples, canvas_hw, num_slots, dataset)
+    batch = _empty_batch(examples, canvas_hw, num_slots, dataset, mask_size)
     for i in np.flatnonzero(batch.image_valid):
         record = dataset[int(examples[i])]
         view = scale.view(record.height, record.width, canvas_hw, draws[i])
@@ -201,6 +210,8 @@ def _load_batch(
         batch.gt_valid[i, :count] = True
         batch.gt_ignore[i, :count] = record.ignore[is_object]
         batch.gt_labels[i, :count] = record.labels[is_object] + 1
+        if batch.gt_masks is not None:
+            cut_masks(record, view, is_object, flip=bool(flips[i]), out=batch.gt_masks[i])
         count = int(is_proposal.sum())
         batch.proposals[i, :count] = given[is_proposal]
         batch.proposal_scores[i, :count] = scores[is_proposal]
@@ -209,10 +220,17 @@ def _load_batch(
 
 
 def _empty_batch(
-    examples: Int64[np.ndarray, " B"], canvas_hw: tuple[int, int], num_slots: int, dataset: Dataset
+    examples: Int64[np.ndarray, " B"],
+    canvas_hw: tuple[int, int],
+    num_slots: int,
+    dataset: Dataset,
+    mask_size: int | None,
 ) -> Batch:
     """Returns a batch of images that are not loaded yet."""
     size, proposals = len(examples), dataset.proposals.most if dataset.proposals else 0
+    gt_masks = None
+    if mask_size:
+        gt_masks = np.zeros((size, num_slots, mask_size, mask_size), np.uint8)
     return Batch(
         images=np.zeros((size, *canvas_hw, 3), np.uint8),
         image_hw=np.tile(np.array(canvas_hw, np.float32), (size, 1)),
@@ -225,7 +243,30 @@ def _empty_batch(
         proposal_valid=np.zeros((size, proposals), bool),
         image_index=np.maximum(examples, 0),
         image_valid=examples >= 0,
+        gt_masks=gt_masks,
     )
+
+
+def cut_masks(
+    record: Record,
+    view: transforms.View,
+    kept: Bool[np.ndarray, " n"],
+    *,
+    flip: bool,
+    out: UInt8[np.ndarray, "G S S"],
+) -> None:
+    """Writes the masks of the objects among the kept boxes, cut to what `view` shows of the boxes.
+
+    Resizing changes nothing in a mask that is cut to its box; a crop moves the box.
+    """
+    window = transforms.window(view, record.height, record.width)
+    if flip:
+        window[[0, 2]] = record.width - window[[2, 0]]
+    boxes = np.clip(record.boxes, np.tile(window[:2], 2), np.tile(window[2:], 2))
+    for slot, i in enumerate(np.flatnonzero(kept)):
+        if record.masks is not None and not record.ignore[i]:
+            mask = masks.cut(record.masks[i], record.height, record.width, boxes[i], len(out[0]))
+            out[slot] = mask[:, ::-1] if flip else mask
 
 
 def _proposals_of(dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -46,6 +46,16 @@ class View(NamedTuple):
         return (boxes[:, 2:] - boxes[:, :2] >= self.min_side).all(axis=1)
 
 
+def window(view: View, height: int, width: int) -> Float[np.ndarray, "4"]:
+    """Returns the box of what `view` shows, in pixels of an image of that size."""
+    rows, columns = view.image_hw
+    top, left = view.corner
+    resized_height, resized_width = view.resized_hw
+    y1, y2 = top * height / resized_height, (top + rows) * height / resized_height
+    x1, x2 = left * width / resized_width, (left + columns) * width / resized_width
+    return np.array([x1, y1, x2, y2])
+
+
 def whole_view(height: int, width: int, *, shorter_side: int, longer_side: int) -> View:
     """Returns the whole of an image of that size, see `resized_hw`."""
     new_hw = resized_hw(height, width, shorter_side=shorter_side, longer_side=longer_side)

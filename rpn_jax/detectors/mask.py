@@ -57,7 +57,9 @@ class MaskStage:
           ground_truth: of this image, with masks.
         """
         assert ground_truth.masks is not None
-        labels = jnp.where(regions.valid, regions.labels, 0)
+        # An object whose mask nobody drew has zeros alone, of which there is nothing to learn.
+        has_mask = jnp.any(ground_truth.masks > 0, axis=(1, 2))[regions.gt_index]
+        labels = jnp.where(regions.valid & has_mask, regions.labels, 0)
         targets = crop_masks(
             ground_truth.masks,
             ground_truth.boxes,

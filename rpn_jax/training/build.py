@@ -53,7 +53,9 @@ def device_batch(batch: Batch) -> Images:
         images=batch.images,
         image_hw=batch.image_hw,
         image_index=batch.image_index.astype(np.int32),
-        ground_truth=GroundTruth(batch.gt_boxes, batch.gt_valid, batch.gt_ignore, batch.gt_labels),
+        ground_truth=GroundTruth(
+            batch.gt_boxes, batch.gt_valid, batch.gt_ignore, batch.gt_labels, batch.gt_masks
+        ),
         proposals=proposals,
     )
 
@@ -392,10 +394,11 @@ def open_split(config: ConfigDict, split: str, *, needs_objects: bool = False) -
             f"{data.dataset}: split {split!r} has no objects in its {len(dataset)} images, so that "
             "there is nothing to learn or to find; name another split"
         )
-    if "mask" in config and not getattr(dataset, "has_masks", False):
+    if "mask" in config and not dataset.has_masks:
         raise UserError(
             f"{data.dataset}: split {split!r} has no masks, of which a mask_rcnn learns; name a "
-            "dataset that has some, or train a faster_rcnn"
+            "dataset that has some (one of an earlier version has them after rpn-jax prepare "
+            "--anew), or train a faster_rcnn"
         )
     if "box" in config and config.box.class_names:
         return dataset.with_classes(config.box.class_names)

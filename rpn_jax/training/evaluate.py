@@ -180,6 +180,7 @@ def loader_fields(config: ConfigDict) -> dict[str, object]:
     data = config.data
     return {
         "max_objects": data.max_objects,
+        "mask_size": config.mask.cut_size if "mask" in config else None,
         "num_threads": data.num_threads,
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),

@@ -1,6 +1,7 @@
 import itertools
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 from damage import flip_a_byte
@@ -32,7 +33,7 @@ def shown(record, **options):
 
 
 def assert_equal_batches(one: Batch, other: Batch):
-    for a, b in zip(one, other, strict=True):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
 
@@ -135,7 +136,7 @@ def test_the_shares_of_the_processes_make_up_the_batch(voc_dataset, scale, bucke
 
     shares = [batches(process_index=p, process_count=2) for p in range(2)]
     for whole, first, second in zip(batches(), *shares, strict=True):
-        joined = Batch(*(np.concatenate(parts) for parts in zip(first, second, strict=True)))
+        joined = jax.tree.map(lambda *parts: np.concatenate(parts), first, second)
         assert_equal_batches(whole, joined)
 
 

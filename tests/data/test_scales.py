@@ -3,11 +3,12 @@
 import math
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
 from rpn_jax.data.images import decode_image
-from rpn_jax.data.loader import Batch, train_batches
+from rpn_jax.data.loader import train_batches
 from rpn_jax.data.plan import BatchPlan
 from rpn_jax.data.scales import Jitter, one_canvas
 
@@ -89,14 +90,14 @@ def test_jitter_follows_from_seed_and_step_alone(voc_dataset):
     whole = list(batches(voc_dataset, scale, num_threads=3))
     resumed = batches(voc_dataset, scale, start_step=7, num_steps=5, num_threads=1)
     for one, other in zip(whole[7:], resumed, strict=True):
-        for a, b in zip(one, other, strict=True):
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
             np.testing.assert_array_equal(a, b)
     shares = [
         batches(voc_dataset, scale, process_index=p, process_count=2, num_steps=4) for p in range(2)
     ]
     for one, first, second in zip(whole, *shares, strict=False):
-        joined = Batch(*(np.concatenate(parts) for parts in zip(first, second, strict=True)))
-        for a, b in zip(one, joined, strict=True):
+        joined = jax.tree.map(lambda *parts: np.concatenate(parts), first, second)
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(joined), strict=True):
             np.testing.assert_array_equal(a, b)
 
 

@@ -23,6 +23,7 @@ from rpn_jax.data.annotations.fields import (
 )
 from rpn_jax.data.annotations.image_files import Files
 from rpn_jax.data.annotations.problems import Problems
+from rpn_jax.data.annotations.segmentations import compact
 from rpn_jax.errors import UserError, first_line
 from rpn_jax.text import printable
 
@@ -40,6 +41,7 @@ class CocoObject(NamedTuple):
     area: float  # of the mask; NaN if not given
     where: str
     written: str
+    segmentation: Any = None  # see `segmentations.compact`
 
 
 class CocoImage(NamedTuple):
@@ -243,6 +245,7 @@ def _read_annotation(
         _read(fields, "area", _area),
         f"{where} of image {shown(image_id)}",
         f"{key}={shown(fields[key])}",
+        compact(fields.get("segmentation")),
     )
 
 

@@ -34,6 +34,7 @@ class VocObject(NamedTuple):
     difficult: bool
     where: str
     written: str
+    number: int  # of the object in its file, from 1
 
 
 class VocAnnotation(NamedTuple):
@@ -61,7 +62,7 @@ def parse_voc_xml(text: bytes, file: str) -> VocAnnotation:
     usable, problems = [], []
     for i, element in enumerate(objects, 1):
         try:
-            usable.append(_read_object(element, f"object {i}"))
+            usable.append(_read_object(element, i))
         except FieldError as error:
             problems.append(f"object {i}: {error}")
     return VocAnnotation(tuple(usable), tuple(hw) if all(hw) else None, tuple(problems))
@@ -99,7 +100,7 @@ def _object_elements(root: Element) -> list[Element]:
     return objects
 
 
-def _read_object(element: Element, where: str) -> VocObject:
+def _read_object(element: Element, i: int) -> VocObject:
     inner = [each.tag.lower() for each in element.iter() if each is not element]
     if {"object", "objects"} & set(inner):
         raise FieldError("holds another <object>")
@@ -111,7 +112,8 @@ def _read_object(element: Element, where: str) -> VocObject:
     corners = tuple(_read(box, corner, number) for corner in _CORNERS)
     if max(map(abs, corners)) <= 1 and any(c != int(c) for c in corners):
         raise FieldError(f"{written} are fractions of 1; VOC has pixels")
-    return VocObject(name, corners, _read(element, "difficult", flag), f"{where} ({name})", written)
+    difficult = _read(element, "difficult", flag)
+    return VocObject(name, corners, difficult, f"object {i} ({name})", written, i)
 
 
 def _read(parent: Element, tag: str, meaning: Callable[[str | None], Any]) -> Any:

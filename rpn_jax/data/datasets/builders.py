@@ -56,7 +56,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _info(self) -> tfds.core.DatasetInfo:
         class_label = tfds.features.ClassLabel(names=self.builder_config.source.class_names)
-        features = {
+        features: dict[str, Any] = {
             "image": tfds.features.Image(shape=(None, None, 3)),
             "image/filename": tfds.features.Text(),
             "image/id": np.int64,
@@ -67,6 +67,8 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 "area": tfds.features.Tensor(shape=(None,), dtype=np.float32),
             },
         }
+        if self.builder_config.source.has_masks:
+            features["objects"]["masks"] = tfds.features.Sequence(tfds.features.Text())
         return _Info(
             builder=self,
             features=tfds.features.FeaturesDict(features),
@@ -91,6 +93,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         ]
         for key, checked in enumerate(audit.check(split, readers)):
             example = checked.example
+            masks = {"masks": example.masks} if config.source.has_masks else {}
             yield (
                 key,
                 {
@@ -102,6 +105,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                         "label": example.labels,
                         "ignore": example.ignore,
                         "area": example.areas,
+                        **masks,
                     },
                 },
             )
@@ -179,6 +183,8 @@ class Audit:
             "fingerprint": digest.hexdigest(),
             "pixels": pixels.hexdigest(),
         }
+        if self._source.has_masks:
+            self._splits[split]["has_masks"] = report.masks > 0
         ids = [s.example.original_id for s in summaries]
         if any(isinstance(image_id, str) for image_id in ids):
             self._splits[split]["original_ids"] = ids

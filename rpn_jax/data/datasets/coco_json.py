@@ -14,6 +14,7 @@ import numpy as np
 
 from rpn_jax.data.annotations.coco_file import (
     CocoImage,
+    CocoObject,
     Id,
     load_coco,
     read_categories,
@@ -24,6 +25,7 @@ from rpn_jax.data.annotations.coco_layouts import find_splits
 from rpn_jax.data.annotations.fields import shown
 from rpn_jax.data.annotations.image_files import Files
 from rpn_jax.data.annotations.overlaps import shared_images
+from rpn_jax.data.annotations.segmentations import Mask, is_given, read_segmentation
 from rpn_jax.data.datasets.source import Example, Finding, Source
 from rpn_jax.data.images import read_image
 from rpn_jax.errors import UserError
@@ -70,7 +72,7 @@ def read_coco_json(
     classes = _classes(categories, used, file)
     label_of = {category: label for label, category in enumerate(classes)}
 
-    examples, left_out, paths = {}, {}, {}
+    examples, left_out, paths, has_masks = {}, {}, {}, False
     for split, (file, images) in files.items():
         found = Files([images, root], outside)
         read = read_entries(contents.pop(split), file, found, label_of, skip_bad=skip_bad)
@@ -81,6 +83,8 @@ def read_coco_json(
         ] + [functools.partial(_raise, f"{file}: {what}") for what in read.skipped]
         left_out[split] = [Finding(str(file), what) for what in read.left_out]
         paths[split] = [image.path for image in read.images]
+        objects = (o for image in read.images for o in image.objects if not o.is_crowd)
+        has_masks = has_masks or any(is_given(o.segmentation) for o in objects)
     shared = shared_images(paths)
     return Source(
         tuple(classes.values()),
@@ -89,6 +93,7 @@ def read_coco_json(
         left_out=left_out,
         noted={split: [Finding(str(files[split][0]), what)] for split, what in shared.items()},
         category_ids=tuple(classes),
+        has_masks=has_masks,
     )
 
 
@@ -151,4 +156,9 @@ def _read_example(
         declared_hw=image.declared_hw,
         origins=[Finding(str(file), f"{o.where}, {o.written},") for o in objects],
         original_id=image.id,
+        read_masks=functools.partial(_masks, objects),
     )
+
+
+def _masks(objects: Sequence[CocoObject], height: int, width: int) -> list[Mask]:
+    return [read_segmentation(o.segmentation, height, width) for o in objects]

@@ -20,6 +20,7 @@ class Record(NamedTuple):
     All boxes have an area and lie within the image. `ignore` marks regions that are neither object
     nor background (VOC difficult, COCO crowd). `areas` are those of the boxes, for COCO those of
     the masks. `turn` is for `rpn_jax.data.images.decode_image`, whose pixels then are the boxes'.
+    `masks` are those of all boxes, see `rpn_jax.data.masks`; None in a dataset without masks.
     """
 
     image_bytes: bytes
@@ -32,6 +33,7 @@ class Record(NamedTuple):
     ignore: Bool[np.ndarray, " n"]
     areas: Float[np.ndarray, " n"]
     turn: int = 1
+    masks: Sequence[bytes] | None = None
 
 
 class Dataset:
@@ -45,6 +47,7 @@ class Dataset:
       widths: the same.
       num_objects: boxes of each image, ignore regions included.
       has_objects: whether any image has an object that is no ignore region.
+      has_masks: whether any object has a mask.
       category_ids: the source's own id of each class, () where it has none.
       original_ids: the source's own id of each image where those are no numbers, else None.
       fingerprint: a hash of the file names, ids, boxes, labels and ignore flags.
@@ -57,6 +60,7 @@ class Dataset:
     widths: Int[np.ndarray, " N"]
     num_objects: Int[np.ndarray, " N"]
     has_objects: bool
+    has_masks: bool
     category_ids: tuple[int | str, ...]
     original_ids: tuple[int | str, ...] | None
     fingerprint: str
@@ -86,6 +90,7 @@ class Dataset:
             self.num_objects = np.array(known["num_objects"], np.int64)
             self.fingerprint = str(known["fingerprint"])
             self.pixels = known.get("pixels")
+            self.has_masks = bool(known.get("has_masks"))
             # Data that version 0.1 prepared have boxes in what OpenCV decodes.
             turns = known.get("turns", [1] * len(self.heights))
             self._turns = np.array(turns, np.int64)
@@ -150,4 +155,5 @@ class Dataset:
             ignore=example.ignore,
             areas=example.areas,
             turn=int(self._turns[index]),
+            masks=example.masks,
         )

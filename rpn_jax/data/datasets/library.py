@@ -262,4 +262,5 @@ def _stored_example(features: Mapping[str, Any], height: int, width: int) -> Exa
         ignore=objects["ignore"],
         areas=objects["area"],
         declared_hw=None,
+        masks=list(objects["masks"]) if "masks" in objects else None,
     )

@@ -167,4 +167,6 @@ def _difference(example: Example, record: Record, orientation: str | None) -> st
         np.array_equal(getattr(now, field), getattr(record, field))
         for field in ("boxes", "labels", "ignore", "areas")
     )
+    # Data of before have no masks, which `prepare --anew` adds.
+    same = same and (record.masks is None or list(record.masks) == list(now.masks or ()))
     return None if same else "its annotation is another"

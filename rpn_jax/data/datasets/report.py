@@ -14,6 +14,7 @@ SIZE_NAMES = ("< 16", "16-32", "32-64", "64-128", "128-256", "256-512", ">= 512"
 ASPECT_EDGES = (1 / 3, 1 / 2, 1 / 1.4, 1.4, 2, 3)
 ASPECT_NAMES = ("< 1:3", "1:3-1:2", "1:2-1:1.4", "1:1.4-1.4:1", "1.4:1-2:1", "2:1-3:1", ">= 3:1")
 _SHOWN_FINDINGS = 20
+_FINDINGS = ("clipped", "dropped", "left_out", "masks_left_out", "skipped", "noted")
 
 
 @dataclasses.dataclass
@@ -22,7 +23,8 @@ class SplitReport:
 
     A size is the square root of a box's area in pixels of the original image, an aspect is its
     width over its height. `left_out` are annotations that could not be used, `skipped` are images
-    that are not in the prepared data at all; of what is `noted` a person should know.
+    that are not in the prepared data at all; of what is `noted` a person should know. `masks`
+    counts the objects with a mask; of those that are `masks_left_out` the objects are there.
     """
 
     images: int
@@ -37,6 +39,8 @@ class SplitReport:
     skipped: list[Finding]
     noted: list[Finding] = dataclasses.field(default_factory=list)
     left_out: list[Finding] = dataclasses.field(default_factory=list)
+    masks: int = 0
+    masks_left_out: list[Finding] = dataclasses.field(default_factory=list)
 
 
 def tally(
@@ -60,6 +64,12 @@ def tally(
         dropped=[finding for c in checked for finding in c.dropped],
         skipped=list(skipped),
         noted=[finding for c in checked for finding in c.noted],
+        masks=sum(
+            bool(mask) and not is_ignored
+            for e in kept
+            for mask, is_ignored in zip(e.masks or (), e.ignore, strict=False)
+        ),
+        masks_left_out=[finding for c in checked for finding in c.masks_left_out],
     )
 
 
@@ -92,8 +102,7 @@ class PreparationReport:
         splits = {}
         for split, fields in stored["splits"].items():
             findings = {
-                key: [Finding(*finding) for finding in fields.get(key, [])]
-                for key in ("clipped", "dropped", "skipped", "noted", "left_out")
+                key: [Finding(*finding) for finding in fields.get(key, [])] for key in _FINDINGS
             }
             splits[split] = SplitReport(**{**fields, **findings})
         return cls(**{**stored, "splits": splits})
@@ -118,6 +127,7 @@ class PreparationReport:
             single("  without an object", "images_without_objects"),
             single("  skipped", "skipped"),
             single("objects", "objects"),
+            *([single("  with a mask", "masks")] if any(r.masks for r in reports) else []),
             single("ignore regions", "ignored"),
             single("boxes clipped", "clipped"),
             single("boxes dropped", "dropped"),
@@ -133,7 +143,7 @@ class PreparationReport:
 
     def _findings(self) -> list[str]:
         lines = []
-        for kind in ("clipped", "dropped", "left_out", "skipped", "noted"):
+        for kind in _FINDINGS:
             # A file that several splits name is listed once.
             findings = dict.fromkeys(f for r in self.splits.values() for f in getattr(r, kind))
             if findings:

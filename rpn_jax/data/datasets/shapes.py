@@ -6,12 +6,15 @@ It needs no download, so it is what examples, tests and a first training run use
 import functools
 import hashlib
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from rpn_jax.data.annotations.segmentations import Mask
 from rpn_jax.data.datasets.source import Example, Source
+from rpn_jax.data.masks import encode
 from rpn_jax.errors import UserError
 
 CLASS_NAMES = ("ellipse", "rectangle", "triangle", "star", "cross")
@@ -48,7 +51,8 @@ def read_shapes(
         for split, count in counts.items()
     }
     settings = repr((seed, image_size, num_train, num_test))
-    return Source(CLASS_NAMES, splits, hashlib.sha256(settings.encode()).hexdigest())
+    digest = hashlib.sha256(settings.encode()).hexdigest()
+    return Source(CLASS_NAMES, splits, digest, has_masks=True)
 
 
 def draw_example(seed: int, split: str, index: int, image_size: int) -> Example:
@@ -87,7 +91,14 @@ def draw_example(seed: int, split: str, index: int, image_size: int) -> Example:
         ignore=np.zeros(len(boxes), bool),
         areas=None,
         declared_hw=(image_size, image_size),
+        read_masks=functools.partial(_masks, in_sight),
     )
+
+
+def _masks(in_sight: Sequence[Bool[np.ndarray, "H W"]], height: int, width: int) -> list[Mask]:
+    """Returns the masks of the objects: the pixels that are in sight."""
+    del height, width  # as drawn
+    return [Mask(encode(bitmap)) for bitmap in in_sight]
 
 
 def _cut(

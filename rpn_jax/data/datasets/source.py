@@ -7,9 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from rpn_jax.data.annotations.segmentations import Mask
 from rpn_jax.data.images import Header, decode_image, read_header
+from rpn_jax.data.masks import extent
 from rpn_jax.errors import UserError
 
+_NEAR = 2.0  # pixels; sides of a mask and of its box that differ by less are the same
 _DARK = 16  # an image without a pixel as bright as that is black to the eye
 
 
@@ -32,7 +35,9 @@ class Example(NamedTuple):
     Boxes are x1, y1, x2, y2 in continuous pixels; one that could not be read is NaN. `areas` are
     None where they are the boxes' own. `declared_hw` is the size that the annotation states.
     `origins` name the entry that each box comes from, for messages; `original_id` is the image's
-    id in the source, where that is no number.
+    id in the source, where that is no number. `read_masks`, of the height and width of the boxes'
+    pixels, returns the mask of each box; it is None for a source without masks. `masks` are those,
+    checked, see `rpn_jax.data.masks`.
     """
 
     image: bytes
@@ -45,6 +50,8 @@ class Example(NamedTuple):
     declared_hw: tuple[int, int] | None
     origins: Sequence[Finding] = ()
     original_id: int | str | None = None
+    read_masks: Callable[[int, int], Sequence[Mask]] | None = None
+    masks: Sequence[bytes] | None = None
 
 
 class Source(NamedTuple):
@@ -53,7 +60,7 @@ class Source(NamedTuple):
     The function raises UserError where the image cannot be used. `digest` changes when the
     annotations do. By split, `left_out` are annotations that could not be used, though their
     images can, and `noted` is what a person should know. `category_ids` are the source's own ids
-    of its classes, in the order of the labels.
+    of its classes, in the order of the labels. `has_masks` tells whether its examples may have any.
     """
 
     class_names: tuple[str, ...]
@@ -62,6 +69,7 @@ class Source(NamedTuple):
     left_out: Mapping[str, Sequence[Finding]] = types.MappingProxyType({})
     noted: Mapping[str, Sequence[Finding]] = types.MappingProxyType({})
     category_ids: tuple[int | str, ...] = ()
+    has_masks: bool = False
 
 
 class Frame(NamedTuple):
@@ -82,7 +90,8 @@ class Frame(NamedTuple):
 class CheckedExample(NamedTuple):
     """An example whose image decodes and whose boxes lie inside it, with what had to be changed.
 
-    `noted` is what a person should know of the image itself; nothing was changed for it.
+    `noted` is what a person should know of the image itself, and of masks; nothing was changed for
+    it. `masks_left_out` are those that cannot be used, though their boxes can.
     """
 
     example: Example
@@ -92,6 +101,7 @@ class CheckedExample(NamedTuple):
     dropped: list[Finding]
     noted: Sequence[Finding] = ()
     frame: Frame | None = None
+    masks_left_out: Sequence[Finding] = ()
 
 
 def check_example(
@@ -128,7 +138,7 @@ def check_example(
             )
         )
     checked = check_boxes(example, frame.height, frame.width, skip_bad=skip_bad)
-    return checked._replace(frame=frame, noted=noted)
+    return checked._replace(frame=frame, noted=[*noted, *checked.noted])
 
 
 def find_frame(example: Example, orientation: str | None = None) -> Frame:
@@ -217,8 +227,57 @@ def check_boxes(
         labels=np.asarray(example.labels, np.int64)[keep],
         ignore=np.asarray(example.ignore, bool)[keep],
         areas=areas.astype(np.float32),
+        read_masks=None,
     )
-    return CheckedExample(kept, height, width, clipped, dropped)
+    checked = CheckedExample(kept, height, width, clipped, dropped)
+    return _with_masks(checked, example, np.flatnonzero(keep).tolist())
+
+
+def _with_masks(checked: CheckedExample, example: Example, kept: Sequence[int]) -> CheckedExample:
+    """Returns the checked example with the masks of the boxes that it has kept.
+
+    A mask that cannot be used leaves its object as it is, without one.
+    """
+    if example.read_masks is None:
+        return checked
+    hw = checked.height, checked.width
+    try:
+        read = example.read_masks(*hw)
+    except UserError as error:
+        masks = [b""] * len(kept)
+        example = checked.example._replace(masks=masks)
+        return checked._replace(example=example, masks_left_out=[Finding.of(error)])
+    masks, left_out, noted = [], [], []
+    for box, i in zip(checked.example.boxes, kept, strict=True):
+        mask = _beside_its_box(read[i], box, *hw)
+        file, what = _origin(example, i)
+        if mask.problem:
+            left_out.append(Finding(file, f"{what} mask {mask.problem}"))
+        if mask.note:
+            noted.append(Finding(file, f"{what} mask {mask.note}"))
+        masks.append(mask.counts)
+    return checked._replace(
+        example=checked.example._replace(masks=masks), masks_left_out=left_out, noted=noted
+    )
+
+
+def _beside_its_box(mask: Mask, box: Float[np.ndarray, "4"], height: int, width: int) -> Mask:
+    """Returns a mask, or what there is to say of it where it lies apart from its box."""
+    if not mask.counts:
+        return mask
+    own = extent(mask.counts, height, width)
+    sides = np.minimum(own[2:], box[2:]) - np.maximum(own[:2], box[:2])
+    if (sides > 0).all():
+        shared = np.prod(sides)
+        union = np.prod(own[2:] - own[:2]) + np.prod(box[2:] - box[:2]) - shared
+        if 2 * shared >= union or np.abs(own - box).max() <= _NEAR:
+            return mask
+        return mask._replace(note=f"and box are apart: it lies in {_shown(own)}")
+    return Mask(b"", f"lies in {_shown(own)}, outside of the box")
+
+
+def _shown(box: Float[np.ndarray, "4"]) -> str:
+    return f"({', '.join(f'{value:g}' for value in box)})"
 
 
 def _origin(example: Example, i: int) -> Finding:

@@ -1,6 +1,7 @@
 """Any folder in the layout of PASCAL VOC, as a TFDS dataset.
 
     FOLDER/Annotations/NAME.xml   FOLDER/JPEGImages/NAME.jpg   FOLDER/ImageSets/Main/SPLIT.txt
+    FOLDER/SegmentationObject/NAME.png, of the images that have masks
 
 VOC counts pixels from 1 and includes the last one: a box (xmin, ymin, xmax, ymax) covers the
 continuous rectangle (xmin - 1, ymin - 1, xmax, ymax). A `difficult` object is an ignore region.
@@ -19,6 +20,7 @@ import numpy as np
 from rpn_jax.data.annotations.fields import FieldError
 from rpn_jax.data.annotations.image_files import IMAGE_SUFFIXES, Files
 from rpn_jax.data.annotations.problems import REMEDY
+from rpn_jax.data.annotations.segmentations import Mask, read_png
 from rpn_jax.data.annotations.voc_lists import read_name_lists, split_names
 from rpn_jax.data.annotations.voc_xml import VocAnnotation, VocObject, parse_voc_xml
 from rpn_jax.data.datasets.source import Example, Finding, Source
@@ -33,6 +35,7 @@ class _Annotated(NamedTuple):
     image: pathlib.Path
     file: pathlib.Path
     annotation: VocAnnotation
+    masks: pathlib.Path | None = None
 
 
 def read_voc_folder(
@@ -107,6 +110,7 @@ def read_voc_folder(
             ]
             for split, names in lists.items()
         },
+        has_masks=any(each.masks for each in usable),
     )
 
 
@@ -116,6 +120,8 @@ class _Reader:
     def __init__(self, root: pathlib.Path, outside: bool):
         self._annotations = Files([root / "Annotations"], outside)
         self._images = Files([root / "JPEGImages"], outside)
+        masks = root / "SegmentationObject"
+        self._masks = Files([masks], outside) if masks.is_dir() else None
         self._root = root
         self.digest = hashlib.sha256()
         self._by_stem: dict[str, list[str]] = {}
@@ -147,7 +153,15 @@ class _Reader:
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
         self.digest.update(name.encode() + b"\0" + text)
-        return _Annotated(self._image(path, name), path, parse_voc_xml(text, str(path)))
+        annotation = parse_voc_xml(text, str(path))
+        return _Annotated(self._image(path, name), path, annotation, self._masks_of(name))
+
+    def _masks_of(self, name: str) -> pathlib.Path | None:
+        """Returns the masks of a name; of most of VOC there are none."""
+        try:
+            return self._masks.find(f"{name}.png") if self._masks else None
+        except FieldError:
+            return None
 
     def _image(self, path: pathlib.Path, name: str) -> pathlib.Path:
         """Returns the image of a name: the one file called so, its suffix apart."""
@@ -232,7 +246,7 @@ def _read_example(
     """Returns the example; raises what was wrong with an annotation that is to be skipped."""
     if isinstance(annotated, UserError):
         raise annotated
-    image, file, (objects, declared_hw, problems) = annotated
+    image, file, (objects, declared_hw, problems), masks = annotated
     if problems and not objects:
         raise UserError(f"{file}: {problems[0]}")
     boxes = [_continuous_box(each, first_pixel) for each in objects]
@@ -246,4 +260,13 @@ def _read_example(
         areas=None,
         declared_hw=declared_hw,
         origins=[Finding(str(file), f"{o.where}, {o.written},") for o in objects],
+        read_masks=functools.partial(_masks, masks, objects, len(objects) + len(problems)),
     )
+
+
+def _masks(
+    file: pathlib.Path | None, objects: Sequence[VocObject], count: int, height: int, width: int
+) -> list[Mask]:
+    if file is None:
+        return [Mask(b"")] * len(objects)
+    return read_png(file, [each.number for each in objects], count, (height, width))

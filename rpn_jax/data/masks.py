@@ -1,0 +1,81 @@
+"""Masks of objects: run-length codes of a whole image as COCO has them, and cut to a box.
+
+A mask is kept as pycocotools' compressed counts, of an image whose height and width are known; b""
+stands for an object without a mask.
+"""
+
+import numpy as np
+import pycocotools.mask
+from jaxtyping import Bool, Float, UInt8
+
+
+def encode(bitmap: Bool[np.ndarray, "H W"] | UInt8[np.ndarray, "H W"]) -> bytes:
+    """Returns the counts of a bitmap, of 0 and 1."""
+    return pycocotools.mask.encode(np.asfortranarray(bitmap, np.uint8))["counts"]
+
+
+def decode(counts: bytes, height: int, width: int) -> UInt8[np.ndarray, "{height} {width}"]:
+    """Returns the bitmap, of 0 and 1.
+
+    Raises:
+      ValueError: the counts run over the image.
+    """
+    return pycocotools.mask.decode(as_runs(counts, height, width))
+
+
+def as_runs(counts: bytes, height: int, width: int) -> dict:
+    """Returns the counts as pycocotools takes them."""
+    return {"size": [height, width], "counts": counts}
+
+
+def fills(counts: bytes, height: int, width: int) -> bool:
+    """Returns whether counts of any origin are of exactly as many pixels as the image has.
+
+    Where they are of fewer, pycocotools' bitmap ends in whatever the memory held before.
+    """
+    pixels = height * width
+    return _fit_into(counts, pixels) and not _fit_into(counts, pixels - 1)
+
+
+def _fit_into(counts: bytes, pixels: int) -> bool:
+    try:
+        pycocotools.mask.decode(as_runs(counts, pixels, 1))
+    except ValueError:
+        return False
+    return True
+
+
+def extent(counts: bytes, height: int, width: int) -> Float[np.ndarray, "4"]:
+    """Returns the box round a mask; four zeros for one without a pixel."""
+    x, y, w, h = pycocotools.mask.toBbox(as_runs(counts, height, width))
+    return np.array([x, y, x + w, y + h])
+
+
+def cut(
+    counts: bytes, height: int, width: int, box: Float[np.ndarray, "4"], size: int
+) -> UInt8[np.ndarray, "{size} {size}"]:
+    """Returns the part of each of `size` x `size` cells of a box that the object covers, in 255ths.
+
+    Args:
+      counts: of the mask.
+      height: of the image.
+      width: the same.
+      box: inside the image; of one without an area nothing is covered.
+      size: S, rows and columns of cells.
+    """
+    if not counts or not (box[2:] > box[:2]).all():
+        return np.zeros((size, size), np.uint8)
+    left, top = np.floor(box[:2]).astype(int).tolist()
+    right, bottom = np.ceil(box[2:]).astype(int).tolist()
+    bitmap = decode(counts, height, width)[top:bottom, left:right].astype(np.float32)
+    columns = _parts(box[0] - left, box[2] - left, right - left, size)
+    rows = _parts(box[1] - top, box[3] - top, bottom - top, size)
+    return np.rint(255 * (rows @ bitmap @ columns.T)).astype(np.uint8)
+
+
+def _parts(start: float, end: float, pixels: int, cells: int) -> Float[np.ndarray, "S N"]:
+    """Returns the part that each pixel has in each cell, along one axis."""
+    edges = np.linspace(start, end, cells + 1)[:, None]
+    pixel = np.arange(pixels)[None]
+    length = np.minimum(edges[1:], pixel + 1) - np.maximum(edges[:-1], pixel)
+    return (np.maximum(length, 0) * cells / (end - start)).astype(np.float32)

@@ -1,0 +1,90 @@
+"""One object's mask of any origin: the right one, or why there is none."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rpn_jax.data.annotations.segmentations import Mask, compact, read_segmentation
+from rpn_jax.data.masks import decode, encode
+
+BITMAP = np.zeros((30, 40), bool)
+BITMAP[5:20, 8:30] = True
+COUNTS = encode(BITMAP)
+
+
+def read(value):
+    return read_segmentation(compact(value), 30, 40)
+
+
+def test_polygons_and_runs_are_the_same_mask():
+    runs = [8 * 30 + 5, *[15, 15] * 21, 15, 10 + 10 * 30]
+    assert sum(runs) == 30 * 40
+    for value in (
+        [[8, 5, 30, 5, 30, 20, 8, 20]],
+        [["8", 5, 30, 5, 30, 20, 8.0, 20]],
+        [[8, 5, 20, 5, 20, 20, 8, 20], [20, 5, 30, 5, 30, 20, 20, 20]],
+        {"size": [30, 40], "counts": runs},
+        {"size": [30, 40], "counts": COUNTS.decode()},
+    ):
+        mask = read(value)
+        assert not mask.problem
+        np.testing.assert_array_equal(decode(mask.counts, 30, 40), BITMAP)
+    for nothing in (None, [], ""):
+        assert read(nothing) == Mask(b"")
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ([[1, 2, 3, 4]], "polygon 1 has 2 of at least 3 points"),
+        ([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5]], "polygon 2 has 5 numbers, an odd count"),
+        ([[1, 2, float("nan"), 4, 5, 6]], "polygon 1 has a coordinate that is not a finite number"),
+        ([[0, 0, 1e9, 0, 0, 1e9]], "polygon 1 reaches far beyond the 40x30 image"),
+        ([[50, 35, 60, 35, 60, 40]], "covers no pixel of the 40x30 image"),
+        ([[0, 0, 40, 30] * 999], "polygon 1 has an outline longer than the image has pixels"),
+        ([1, 2, 3, 4, 5, 6], "is neither a list of polygons, [[x, y, x, y, …], …], nor runs"),
+        ("polygon", "is neither a list of polygons, [[x, y, x, y, …], …], nor runs"),
+        (
+            {"size": [30_000_000_000, 40], "counts": [1]},
+            "size=[30000000000, 40] of its runs is not [height, width] of the 40x30 image",
+        ),
+        ({"size": [30, 40], "counts": [1, 10**12]}, "are not of 1200 pixels"),
+        ({"size": [30, 40], "counts": [1200, -1, 1]}, "are no runs"),
+        ({"size": [30, 40], "counts": [600, 599]}, "are not of 1200 pixels"),
+        ({"size": [30, 40], "counts": "zzzz"}, "are not of 1200 pixels"),
+        ({"size": [30, 40], "counts": "5"}, "are not of 1200 pixels"),
+        ({"size": [30, 40], "counts": COUNTS.decode() + "\0"}, "are not of 1200 pixels"),
+        ({"size": [30, 40]}, "counts=null are no runs"),
+    ],
+)
+def test_what_is_no_mask_of_the_image_is_told(value, problem):
+    mask = read(value)
+    assert mask.problem.endswith(problem)
+    assert not mask.counts
+
+
+def test_an_outline_that_crosses_itself_is_noted():
+    crossing = read([[2, 2, 38, 28, 38, 2, 2, 28]])
+    assert crossing.note == "polygon 1 crosses itself"
+    assert crossing.counts
+    angles, radii = np.arange(10) * np.pi / 5, np.tile([14, 7], 5)
+    star = np.stack([20 + radii * np.cos(angles), 15 + radii * np.sin(angles)], axis=1)
+    assert not read([star.ravel().tolist()]).note
+
+
+NUMBERS = st.integers() | st.floats() | st.integers(-9, 60) | st.none() | st.text(max_size=3)
+VALUES = st.recursive(NUMBERS, lambda inner: st.lists(inner, max_size=8), max_leaves=20)
+
+
+@given(
+    VALUES
+    | st.lists(st.lists(st.integers(-40, 80), min_size=5, max_size=12), min_size=1, max_size=3)
+    | st.fixed_dictionaries({"size": st.just([30, 40]) | VALUES, "counts": VALUES | st.text()})
+)
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+def test_anything_is_a_mask_or_a_line(value):
+    mask = read(value)
+    assert "\n" not in mask.problem
+    if mask.counts:
+        assert set(np.unique(decode(mask.counts, 30, 40))) <= {0, 1}
