@@ -27,14 +27,9 @@ from rpn_jax.errors import UserError
 from rpn_jax.models.rcnn import trainable_mask
 from rpn_jax.runs.config import random_key
 from rpn_jax.runs.devices import parallel_update
-from rpn_jax.training.build import (
-    build_detector,
-    build_train_step,
-    frozen_paths,
-    state_shapes,
-    with_known_classes,
-)
+from rpn_jax.training.build import build_detector, build_train_step, frozen_paths, state_shapes
 from rpn_jax.training.optimizer import build_optimizer
+from rpn_jax.training.splits import with_known_classes
 from rpn_jax.training.state import partition
 from rpn_jax.typing import GroundTruth, Images, Proposals
 

@@ -18,7 +18,7 @@ from rpn_jax.reports.document import Cell, Picture, Pictures, Section, Table, Te
 from rpn_jax.reports.evaluations import Evaluation, Measure, image_hits, read_evaluation
 from rpn_jax.reports.results import Result
 from rpn_jax.runs.workdir import load_workdir_config
-from rpn_jax.training.build import open_split
+from rpn_jax.training.splits import open_split
 from rpn_jax.visualize.boxes import draw_found
 
 _PARTS = {"nms": "NMS", "ranking": "the ranking", "regression": "the box regression"}

@@ -32,14 +32,10 @@ from rpn_jax.progress import progress_bar
 from rpn_jax.runs.config import sizes_per_level
 from rpn_jax.tables import format_table
 from rpn_jax.trained.describe import format_stride
-from rpn_jax.training.build import (
-    anchors_at_origin,
-    build_network,
-    open_split,
-    proposal_stage,
-    with_known_classes,
-)
+from rpn_jax.training.build import build_network
 from rpn_jax.training.evaluate import buckets
+from rpn_jax.training.splits import open_split, with_known_classes
+from rpn_jax.training.stages import anchors_at_origin, proposal_stage
 from rpn_jax.typing import GroundTruth
 from rpn_jax.visualize.boxes import draw_anchors, write_image
 from rpn_jax.visualize.plots import plot_coverage

@@ -11,7 +11,9 @@ from rpn_jax.models.summary import Layer, summarize
 from rpn_jax.ops.anchors import inside_image
 from rpn_jax.runs.config import flatten, sizes_per_level
 from rpn_jax.tables import format_table
-from rpn_jax.training.build import build_network, proposal_stage, with_known_classes
+from rpn_jax.training.build import build_network
+from rpn_jax.training.splits import with_known_classes
+from rpn_jax.training.stages import proposal_stage
 
 
 def describe(config: ConfigDict, image_hw: tuple[int, int] | None = None) -> str:

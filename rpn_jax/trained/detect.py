@@ -20,8 +20,8 @@ from rpn_jax.files import write_npz, write_text
 from rpn_jax.progress import progress_bar
 from rpn_jax.text import printable
 from rpn_jax.trained.load import check_detects, check_proposes, load_trained
-from rpn_jax.training.build import open_split, with_proposals
 from rpn_jax.training.predict import ImageSource, PredictedImage, Predictor
+from rpn_jax.training.splits import open_split, with_proposals
 from rpn_jax.visualize.boxes import draw_proposals, write_image
 from rpn_jax.visualize.detections import draw_detections
 from rpn_jax.visualize.videos import writing_video

@@ -24,7 +24,6 @@ from rpn_jax.files import writing
 from rpn_jax.runs.processes import gather, is_first, together
 from rpn_jax.tables import format_table
 from rpn_jax.trained.load import check_proposes, load_trained
-from rpn_jax.training.build import check_batch_size, open_split, with_proposals
 from rpn_jax.training.evaluate import (
     ImageResult,
     detector_results,
@@ -33,6 +32,7 @@ from rpn_jax.training.evaluate import (
     over_processes,
 )
 from rpn_jax.training.pictures import draw_first
+from rpn_jax.training.splits import check_batch_size, open_split, with_proposals
 from rpn_jax.visualize.plots import plot_precision, plot_recall_to_iou
 
 IMAGES_AT_ONCE = 50  # pycocotools' dicts of a whole split would fill the memory

@@ -27,9 +27,9 @@ from rpn_jax.trained.load import (
     load_trained,
     trained_config,
 )
-from rpn_jax.training.build import check_batch_size, open_split, with_proposals
 from rpn_jax.training.evaluate import detector_results, eval_batch_size, evaluate
 from rpn_jax.training.predict import ImageSource, PredictedImage, Predictor
+from rpn_jax.training.splits import check_batch_size, open_split, with_proposals
 from rpn_jax.weights.model_file import write_model
 
 Path = str | os.PathLike

@@ -23,9 +23,10 @@ from rpn_jax.progress import progress_bar
 from rpn_jax.runs.config import random_key
 from rpn_jax.runs.devices import parallel_map, prefetch, replicate, shard, unshard
 from rpn_jax.runs.processes import gather, is_first
-from rpn_jax.training.build import build_measurement, check_batch_size, device_batch
+from rpn_jax.training.build import build_measurement
 from rpn_jax.training.features import FeatureCache
 from rpn_jax.training.predict_steps import make_eval_step
+from rpn_jax.training.splits import check_batch_size, device_batch
 from rpn_jax.typing import Detections, Proposals
 
 

@@ -29,17 +29,7 @@ from rpn_jax.runs.metrics import MetricsWriter, NonFiniteError, PendingMetrics, 
 from rpn_jax.runs.processes import StopRequest, is_first, on_first, together
 from rpn_jax.runs.profile import StepProfiler
 from rpn_jax.runs.workdir import claim_workdir
-from rpn_jax.training.build import (
-    build_detector,
-    build_train_step,
-    device_batch,
-    load_pretrained,
-    new_state,
-    open_split,
-    with_classes,
-    with_classes_of_run,
-    with_proposals,
-)
+from rpn_jax.training.build import build_detector, build_train_step, load_pretrained, new_state
 from rpn_jax.training.checkpoint import Checkpoints
 from rpn_jax.training.evaluate import (
     buckets,
@@ -52,6 +42,13 @@ from rpn_jax.training.features import FeatureCache, check_features
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.pictures import draw_first
 from rpn_jax.training.predict_steps import make_eval_step
+from rpn_jax.training.splits import (
+    device_batch,
+    open_split,
+    with_classes,
+    with_classes_of_run,
+    with_proposals,
+)
 from rpn_jax.training.state import TrainState, evaluation_variables
 from rpn_jax.typing import Images
 

@@ -19,8 +19,8 @@ from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
 from rpn_jax.progress import progress_bar
 from rpn_jax.runs.devices import parallel_map, shard, unshard
-from rpn_jax.training.build import given_proposals
 from rpn_jax.training.predict_steps import make_predict_step
+from rpn_jax.training.splits import given_proposals
 from rpn_jax.typing import Detections, Proposals
 
 ImageSource = str | os.PathLike | np.ndarray  # a file, or (H, W, 3) uint8 RGB pixels

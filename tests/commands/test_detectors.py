@@ -16,13 +16,8 @@ from rpn_jax.runs.config import default_config
 from rpn_jax.runs.config_files import load_config
 from rpn_jax.runs.workdir import claim_workdir
 from rpn_jax.sweeps.definition import load_sweep
-from rpn_jax.training.build import (
-    build_detector,
-    build_network,
-    open_split,
-    with_classes,
-    with_classes_of_run,
-)
+from rpn_jax.training.build import build_detector, build_network
+from rpn_jax.training.splits import open_split, with_classes, with_classes_of_run
 from rpn_jax.weights.class_names import check_renamed
 from rpn_jax.weights.model_file import write_model
 

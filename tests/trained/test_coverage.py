@@ -14,8 +14,10 @@ from rpn_jax.trained.coverage import (
     read_images,
     with_suggested_sizes,
 )
-from rpn_jax.training.build import build_network, open_split, proposal_stage
+from rpn_jax.training.build import build_network
 from rpn_jax.training.evaluate import buckets
+from rpn_jax.training.splits import open_split
+from rpn_jax.training.stages import proposal_stage
 
 FIELDS = (
     "--config.data.dataset=voc_folder",

@@ -15,12 +15,8 @@ from rpn_jax.models.rcnn import variable_shapes
 from rpn_jax.runs.config import default_config, flatten
 from rpn_jax.runs.config_files import apply_overrides
 from rpn_jax.trained.importing import import_weights
-from rpn_jax.training.build import (
-    anchors_at_origin,
-    build_network,
-    initial_variables,
-    load_pretrained,
-)
+from rpn_jax.training.build import build_network, initial_variables, load_pretrained
+from rpn_jax.training.stages import anchors_at_origin
 from rpn_jax.weights import sources
 from rpn_jax.weights.layouts import LAYOUTS, own_layout
 from rpn_jax.weights.model_file import read_model, write_model

@@ -7,13 +7,9 @@ import pytest
 from training.small import PYRAMID, small_config
 
 from rpn_jax.errors import UserError
-from rpn_jax.training.build import (
-    box_stage,
-    build_network,
-    check_batch_size,
-    initial_variables,
-    proposal_stage,
-)
+from rpn_jax.training.build import build_network, initial_variables
+from rpn_jax.training.splits import check_batch_size
+from rpn_jax.training.stages import box_stage, proposal_stage
 from rpn_jax.weights.networks import source_config
 
 

@@ -28,9 +28,10 @@ from rpn_jax.runs.workdir import load_workdir_config
 from rpn_jax.trained.load import load_trained
 from rpn_jax.trained.measure import evaluate_trained
 from rpn_jax.training import loop
-from rpn_jax.training.build import build_network, open_split
+from rpn_jax.training.build import build_network
 from rpn_jax.training.checkpoint import Checkpoints
 from rpn_jax.training.features import FeatureCache
+from rpn_jax.training.splits import open_split
 
 OPTIONS = {"seed": 0, "image_size": 48, "num_train": 24, "num_test": 11}
 ROOT = pathlib.Path(__file__).parents[2]
