@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--detector",
-        choices=("rpn", "faster_rcnn"),
-        help="of a whole network: rpn takes the first stage alone; by default all that there is",
+        choices=("rpn", "faster_rcnn", "mask_rcnn"),
+        help="of a whole network: rpn takes the first stage alone, faster_rcnn two; by default all",
     )
 
 
