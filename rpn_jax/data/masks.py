@@ -14,6 +14,13 @@ def encode(bitmap: Bool[np.ndarray, "H W"] | UInt8[np.ndarray, "H W"]) -> bytes:
     return pycocotools.mask.encode(np.asfortranarray(bitmap, np.uint8))["counts"]
 
 
+def of_box(box: Float[np.ndarray, "4"], height: int, width: int) -> bytes:
+    """Returns the counts of a box."""
+    x1, y1, x2, y2 = np.asarray(box, np.float64).tolist()
+    (runs,) = pycocotools.mask.frPyObjects([[x1, y1, x2, y1, x2, y2, x1, y2]], height, width)
+    return runs["counts"]
+
+
 def decode(counts: bytes, height: int, width: int) -> UInt8[np.ndarray, "{height} {width}"]:
     """Returns the bitmap, of 0 and 1.
 

@@ -117,13 +117,21 @@ def _results(images: Sequence[ImageProposals]) -> COCO:
     return coco_index([image.image_id for image in images], rows)
 
 
-def coco_index(image_ids: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> COCO:
-    """Returns pycocotools' index of annotations or results, by default of the category 1."""
+def coco_index(
+    image_ids: Sequence[int],
+    rows: Sequence[Mapping[str, Any]],
+    hw: tuple[int, int] | None = None,
+) -> COCO:
+    """Returns pycocotools' index of annotations or results, by default of the category 1.
+
+    `hw` is the images' size, which masks need.
+    """
+    size = dict(zip(("height", "width"), hw or (), strict=False))
     # Ids are from 1 on: pycocotools takes id 0 for "not matched".
     annotations = [{"category_id": 1, **row, "id": i} for i, row in enumerate(rows, start=1)]
     coco = COCO()
     coco.dataset = {
-        "images": [{"id": image_id} for image_id in image_ids],
+        "images": [{"id": image_id, **size} for image_id in image_ids],
         "categories": [{"id": i} for i in sorted({row["category_id"] for row in annotations})],
         "annotations": annotations,
     }

@@ -13,10 +13,12 @@ import io
 from typing import NamedTuple
 
 import numpy as np
+import pycocotools.mask
 from jaxtyping import Bool, Float, Int
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from rpn_jax.data.masks import as_runs
 from rpn_jax.evaluation.coco import coco_index
 from rpn_jax.evaluation.detections import ImageDetections
 from rpn_jax.evaluation.matching import IOU_THRESHOLDS, to_xywh
@@ -44,18 +46,28 @@ class CocoCurves(NamedTuple):
     recall: Float[np.ndarray, "C A T"]
 
 
-def coco_matches(image: ImageDetections) -> CocoMatches:
+def coco_matches(image: ImageDetections, *, of_masks: bool = False) -> CocoMatches:
     """Returns the matching of one image, whose detections are `detections.in_order`.
 
+    It is by boxes, or with `of_masks` by masks, where each annotated object has one.
     Detections beyond the hundred best of a class are ignored. Ignored boxes become crowds, the only
     flag that pycocotools heeds.
     """
     crowds, areas = image.gt_ignore.astype(int), image.gt_areas.astype(np.float64)
     own_areas = np.prod(to_xywh(image.boxes)[:, 2:], axis=1)
+    found, objects = {}, {}
+    if of_masks:
+        runs, gt_runs = runs_of(image)
+        found, objects = {"segmentation": runs}, {"segmentation": gt_runs}
+        own_areas = np.array([pycocotools.mask.area(each) for each in runs], np.float64)
     with contextlib.redirect_stdout(io.StringIO()):
-        annotated = _index(image.gt_boxes, image.gt_labels, iscrowd=crowds, area=areas)
-        detected = _index(image.boxes, image.labels, score=image.scores, area=own_areas)
-        evaluation = COCOeval(annotated, detected, iouType="bbox")
+        annotated = _index(
+            image.hw, image.gt_boxes, image.gt_labels, iscrowd=crowds, area=areas, **objects
+        )
+        detected = _index(
+            image.hw, image.boxes, image.labels, score=image.scores, area=own_areas, **found
+        )
+        evaluation = COCOeval(annotated, detected, iouType="segm" if of_masks else "bbox")
         evaluation.params.catIds = np.union1d(image.labels, image.gt_labels).tolist()
         evaluation.params.maxDets = [MAX_DETECTIONS]
         evaluation.params.areaRng = [list(limits) for limits in SIZE_RANGES.values()]
@@ -78,14 +90,29 @@ def coco_matches(image: ImageDetections) -> CocoMatches:
     return matches
 
 
+def runs_of(image: ImageDetections) -> tuple[list[dict], list[dict]]:
+    """Returns the masks of an image's detections and of its objects, as pycocotools takes them."""
+    assert image.hw is not None
+    assert image.masks is not None
+    assert image.gt_masks is not None
+    runs, gt_runs = (
+        [as_runs(counts, *image.hw) for counts in masks] for masks in (image.masks, image.gt_masks)
+    )
+    return runs, gt_runs
+
+
 def _index(
-    boxes: Float[np.ndarray, "D 4"], labels: Int[np.ndarray, " D"], **numbers: np.ndarray
+    hw: tuple[int, int] | None,
+    boxes: Float[np.ndarray, "D 4"],
+    labels: Int[np.ndarray, " D"],
+    **further: np.ndarray | list[dict],
 ) -> COCO:
-    """Returns pycocotools' index of an image's boxes, with further numbers of each."""
-    columns = {"category_id": labels, "bbox": to_xywh(boxes), **numbers}
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    """Returns pycocotools' index of an image's boxes, with what else there is of each."""
+    columns = {"category_id": labels, "bbox": to_xywh(boxes), **further}
+    lists = (c.tolist() if isinstance(c, np.ndarray) else c for c in columns.values())
+    rows = zip(*lists, strict=True)
     return coco_index(
-        [0], [{"image_id": 0, **dict(zip(columns, row, strict=True))} for row in rows]
+        [0], [{"image_id": 0, **dict(zip(columns, row, strict=True))} for row in rows], hw
     )
 
 

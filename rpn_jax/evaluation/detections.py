@@ -21,6 +21,8 @@ class ImageDetections(NamedTuple):
     Detections come in any order; of equal scores the earlier one counts as the better. Labels are
     those of the dataset, from 0. `gt_ignore` is True for difficult and crowd boxes, which are not
     objects to be found. `gt_areas` are the annotated areas (of the masks in COCO), not the boxes'.
+    `masks` and `gt_masks` are as `rpn_jax.data.masks` has them, of an image of `hw`; None where
+    there are none.
     """
 
     image_id: int
@@ -31,6 +33,9 @@ class ImageDetections(NamedTuple):
     gt_labels: Int[Array, " G"]
     gt_ignore: Bool[Array, " G"]
     gt_areas: Float[Array, " G"]
+    masks: Sequence[bytes] | None = None
+    gt_masks: Sequence[bytes] | None = None
+    hw: tuple[int, int] | None = None
 
 
 class DetectionMatches(NamedTuple):
@@ -87,7 +92,10 @@ def in_order(image: ImageDetections) -> ImageDetections:
         np.asarray(image.boxes)[order],
         scores[order],
         labels[order],
-        *(np.asarray(array) for array in image[4:]),
+        *(np.asarray(array) for array in image[4:8]),
+        masks=None if image.masks is None else [image.masks[i] for i in order],
+        gt_masks=image.gt_masks,
+        hw=image.hw,
     )
 
 

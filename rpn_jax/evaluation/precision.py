@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pycocotools.mask
 from jaxtyping import Float, Int
 
+from rpn_jax.data.masks import of_box
 from rpn_jax.evaluation import detections
-from rpn_jax.evaluation.coco_precision import CocoCurves, coco_curves, coco_matches
+from rpn_jax.evaluation.coco_precision import CocoCurves, coco_curves, coco_matches, runs_of
 from rpn_jax.evaluation.detections import DetectionMatches, ImageDetections
 from rpn_jax.evaluation.errors import Error, error_parts, explain
 from rpn_jax.evaluation.figures import Figures
@@ -146,6 +148,8 @@ class PrecisionResult:
 class PrecisionMeasurement:
     """Average precision of a split: see `figures.Measurement`."""
 
+    of_masks = False
+
     def __init__(self, class_names: Sequence[str]):
         self._class_names = tuple(class_names)
         self._images: dict[int, DetectionMatches] = {}
@@ -160,7 +164,7 @@ class PrecisionMeasurement:
         labels = np.concatenate([image.labels, image.gt_labels])
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(self._class_names):
             raise ValueError(f"image {image.image_id}: a label is not below the number of classes")
-        self._put(image.image_id, image_matches(image))
+        self._put(image.image_id, image_matches(image, of_masks=self.of_masks))
 
     def share(self) -> dict[str, Any]:
         """Returns the matches as JSON types."""
@@ -196,6 +200,36 @@ class PrecisionMeasurement:
         self._images[image_id] = matches
 
 
+class MaskMeasurement(PrecisionMeasurement):
+    """The same of masks: all IoUs are those of masks, and areas of detections too.
+
+    An object without a mask is an ignore region over its box.
+    """
+
+    of_masks = True
+
+    def add(self, image: ImageDetections) -> None:
+        """Adds the detections of one image, with masks."""
+        super().add(_with_all_masks(image))
+
+    def result(self) -> Figures:
+        """Returns the figures, whose details have a name of their own beside those of boxes."""
+        figures = super().result()
+        return figures._replace(details={"masks": figures.details})
+
+
+def _with_all_masks(image: ImageDetections) -> ImageDetections:
+    assert image.gt_masks is not None
+    lacking = np.array([not counts for counts in image.gt_masks], bool)
+    return image._replace(
+        gt_ignore=np.asarray(image.gt_ignore) | lacking,
+        gt_masks=[
+            counts or of_box(box, *image.hw)
+            for counts, box in zip(image.gt_masks, image.gt_boxes, strict=True)
+        ],
+    )
+
+
 def split_precision(
     class_names: Sequence[str], matches: DetectionMatches, images: int
 ) -> PrecisionResult:
@@ -221,10 +255,10 @@ def split_precision(
     )
 
 
-def image_matches(image: ImageDetections) -> DetectionMatches:
+def image_matches(image: ImageDetections, *, of_masks: bool = False) -> DetectionMatches:
     """Returns the matches of an image whose detections are in order (`detections.in_order`)."""
-    coco = coco_matches(image)
-    iou = pairwise_iou(image.boxes, image.gt_boxes)
+    coco = coco_matches(image, of_masks=of_masks)
+    iou = _mask_iou(image) if of_masks else pairwise_iou(image.boxes, image.gt_boxes)
     same_class = image.labels[:, None] == image.gt_labels
     first = np.searchsorted(image.labels, image.labels)  # of the class
     explained = explain(
@@ -249,6 +283,13 @@ def image_matches(image: ImageDetections) -> DetectionMatches:
         coco.gt_counts,
         explained.gt_missed,
     )
+
+
+def _mask_iou(image: ImageDetections) -> Float[np.ndarray, "D G"]:
+    runs, gt_runs = runs_of(image)
+    if not runs or not gt_runs:
+        return np.zeros((len(runs), len(gt_runs)))
+    return pycocotools.mask.iou(runs, gt_runs, [0] * len(gt_runs))
 
 
 def _voc(matches: DetectionMatches, num_objects: Int[np.ndarray, " C"]) -> dict[int, VocPrecision]:

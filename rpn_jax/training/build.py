@@ -18,7 +18,7 @@ from rpn_jax.detectors.mask_rcnn import MaskRCNN
 from rpn_jax.detectors.rpn import RPN
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.figures import Measurement, Measurements
-from rpn_jax.evaluation.precision import PrecisionMeasurement
+from rpn_jax.evaluation.precision import MaskMeasurement, PrecisionMeasurement
 from rpn_jax.evaluation.recall import RecallMeasurement
 from rpn_jax.models.inputs import input_convention
 from rpn_jax.models.rcnn import RCNN, build_rcnn, frozen_stages_of, init_variables, trainable_mask
@@ -117,6 +117,8 @@ def build_measurement(config: ConfigDict) -> Measurements:
         "proposals": RecallMeasurement(config.evaluation.top_ns)
     }
     if "box" in config:
+        if "mask" in config:
+            measurements["masks"] = MaskMeasurement(config.box.class_names)
         measurements["detections"] = PrecisionMeasurement(config.box.class_names)
     return Measurements(measurements)
 

@@ -12,12 +12,14 @@ from ml_collections import ConfigDict
 
 from rpn_jax.data.datasets import Dataset, Record
 from rpn_jax.data.loader import Batch, eval_batches
+from rpn_jax.data.masks import encode
 from rpn_jax.data.plan import Buckets, choose_buckets
 from rpn_jax.data.scales import Scale
 from rpn_jax.data.transforms import rescale
 from rpn_jax.detectors.detector import Detector
 from rpn_jax.evaluation.detections import ImageDetections
 from rpn_jax.evaluation.figures import Figures, Measurement
+from rpn_jax.evaluation.masks import PASTINGS
 from rpn_jax.evaluation.recall import ImageProposals
 from rpn_jax.progress import progress_bar
 from rpn_jax.runs.config import random_key
@@ -42,6 +44,11 @@ class ImageResult(NamedTuple):
     batch: Batch  # the image's batch
     place: int
     labels: np.ndarray  # labels of the sampled anchors, IGNORE elsewhere
+
+    @property
+    def masks(self) -> ImageDetections | None:
+        """The detections, of which the masks are measured apart from the boxes."""
+        return self.detections
 
 
 def split_results(
@@ -81,7 +88,7 @@ def split_results(
                 if found.detections:
                     of_image = jax.tree.map(itemgetter(place), found.detections)
                     overflow += int(of_image.overflow)
-                    detections = _image_detections(record, of_image, batch.image_hw[place])
+                    detections = _image_detections(config, record, of_image, batch.image_hw[place])
                 yield ImageResult(
                     index,
                     _image_proposals(
@@ -117,16 +124,27 @@ def _image_proposals(record: Record, found: Proposals, image_hw: np.ndarray) -> 
     )
 
 
-def _image_detections(record: Record, found: Detections, image_hw: np.ndarray) -> ImageDetections:
+def _image_detections(
+    config: ConfigDict, record: Record, found: Detections, image_hw: np.ndarray
+) -> ImageDetections:
+    hw = record.height, record.width
+    boxes, masks = rescale(found.boxes[found.valid], image_hw, np.array(hw)), None
+    if found.masks is not None:
+        paste, threshold = PASTINGS[config.mask.pasting], config.mask.threshold
+        pairs = zip(found.masks[found.valid], boxes, strict=True)
+        masks = [encode(paste(mask, box, *hw, threshold)) for mask, box in pairs]
     return ImageDetections(
         record.image_id,
-        rescale(found.boxes[found.valid], image_hw, np.array([record.height, record.width])),
+        boxes,
         found.scores[found.valid],
         found.labels[found.valid] - 1,
         record.boxes,
         record.labels,
         record.ignore,
         record.areas,
+        masks,
+        record.masks,
+        hw,
     )
 
 

@@ -179,6 +179,33 @@ def test_voc_names_the_file_whose_masks_are_others(voc, tmp_path):
     assert dataset[3].masks == [b"", b"", b""]
 
 
+def test_data_that_were_prepared_without_masks_open_until_they_are_prepared_anew(voc, tmp_path):
+    place = dict(data_dir=tmp_path / "data", source=voc.root, splits=["train"])
+    prepare_dataset("voc_folder", **place)
+    folder = voc.root / "SegmentationObject"
+    folder.mkdir()
+    corner = np.zeros((40, 30), np.uint8)
+    corner[:20, :10] = 1
+    Image.fromarray(corner).save(folder / "b.png")
+    assert prepare_dataset("voc_folder", **place).already_prepared
+    assert not open_dataset("voc_folder", "train", **place).has_masks
+    report = prepare_dataset("voc_folder", anew=True, **place)
+    assert report.splits["train"].masks == 1
+    (noted,) = (what for _, what in report.splits["train"].noted if "mask" in what)
+    assert noted.startswith("object 1 (cat), xmin 5, ymin 6, xmax 25, ymax 36, mask and box are")
+    assert open_dataset("voc_folder", "train", **place).has_masks
+
+
+def test_a_mask_outside_of_its_box_is_left_out(coco, tmp_path):
+    coco.content["annotations"][0]["segmentation"] = [[30, 24, 38, 24, 38, 29, 30, 29]]
+    coco.content["annotations"][2]["segmentation"] = [[1, 1, 6, 1, 6, 6, 1, 6]]
+    coco.write()
+    report = prepare_dataset("coco_json", data_dir=tmp_path, source=coco.root).splits["val"]
+    assert (report.masks, report.objects) == (1, 2)
+    (left_out,) = report.masks_left_out
+    assert left_out.what.endswith("mask lies in (30, 24, 38, 29), outside of the box")
+
+
 def test_data_without_masks_are_as_they_were(voc_dataset):
     assert not voc_dataset.has_masks
     assert voc_dataset[0].masks is None
