@@ -6,7 +6,7 @@ stands for an object without a mask.
 
 import numpy as np
 import pycocotools.mask
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 
 
 def encode(bitmap: Bool[np.ndarray, "H W"] | UInt8[np.ndarray, "H W"]) -> bytes:
@@ -74,15 +74,21 @@ def cut(
         return np.zeros((size, size), np.uint8)
     left, top = np.floor(box[:2]).astype(int).tolist()
     right, bottom = np.ceil(box[2:]).astype(int).tolist()
-    bitmap = decode(counts, height, width)[top:bottom, left:right].astype(np.float32)
-    columns = _parts(box[0] - left, box[2] - left, right - left, size)
-    rows = _parts(box[1] - top, box[3] - top, bottom - top, size)
-    return np.rint(255 * (rows @ bitmap @ columns.T)).astype(np.uint8)
+    bitmap = decode(counts, height, width)[top:bottom, left:right]
+    # By running sums and not by matrices, since the threads of a BLAS would wait for each other in
+    # the threads of the loader, at many times the cost.
+    columns = _sums(bitmap.T, box[0] - left, box[2] - left, size)
+    covered = _sums(columns.T, box[1] - top, box[3] - top, size)
+    return np.rint(255 * size**2 / np.prod(box[2:] - box[:2]) * covered).astype(np.uint8)
 
 
-def _parts(start: float, end: float, pixels: int, cells: int) -> Float[np.ndarray, "S N"]:
-    """Returns the part that each pixel has in each cell, along one axis."""
-    edges = np.linspace(start, end, cells + 1)[:, None]
-    pixel = np.arange(pixels)[None]
-    length = np.minimum(edges[1:], pixel + 1) - np.maximum(edges[:-1], pixel)
-    return (np.maximum(length, 0) * cells / (end - start)).astype(np.float32)
+def _sums(
+    pixels: Shaped[np.ndarray, "N K"], start: float, end: float, cells: int
+) -> Float[np.ndarray, "{cells} K"]:
+    """Returns the sum of the pixels, and parts of pixels, in each cell along the first axis."""
+    before = np.zeros((len(pixels) + 1, pixels.shape[1]))
+    np.cumsum(pixels, axis=0, out=before[1:])
+    edges = np.linspace(start, end, cells + 1)
+    pixel = np.minimum(edges.astype(int), len(pixels) - 1)
+    until = before[pixel] + (edges - pixel)[:, None] * pixels[pixel]
+    return np.diff(until, axis=0)
