@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from pycocotools import mask as coco_mask
 
+from rpn_jax.data.masks import encode
 from rpn_jax.typing import Array
 
 
@@ -92,6 +93,27 @@ PASTINGS: Mapping[str, Callable[..., np.ndarray]] = {
     "continuous": paste_mask,
     "torchvision": paste_mask_as_torchvision,
 }
+
+
+def paste_all(
+    masks: Float[Array, "D M M"],
+    boxes: Float[Array, "D 4"],
+    hw: tuple[int, int],
+    pasting: str,
+    threshold: float,
+) -> list[bytes]:
+    """Returns the masks of an image's detections, pasted into it, as `rpn_jax.data.masks` has them.
+
+    Args:
+        masks: probabilities.
+        boxes: in pixels of the image.
+        hw: height and width of the image.
+        pasting: a name of `PASTINGS`.
+        threshold: see there.
+    """
+    paste = PASTINGS[pasting]
+    pairs = zip(np.asarray(masks), np.asarray(boxes), strict=True)
+    return [encode(paste(mask, box, *hw, threshold)) for mask, box in pairs]
 
 
 def encode_mask(bitmap: Bool[np.ndarray, "H W"]) -> dict[str, Any]:

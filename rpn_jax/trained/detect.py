@@ -120,13 +120,35 @@ def write_detections(
         return draw_detections(image.pixels, *found, names)
 
     def rows(image_id: int | str, image: PredictedImage) -> list[dict]:
-        found = to_coco_detections(image_id, image.boxes, image.scores, image.labels, category_ids)
-        named = zip(found, image.labels, strict=True)
-        return [{**row, "category": names[label]} for row, label in named]
+        return detection_rows(image_id, image, category_ids, names)
 
     predictor = Predictor(config, detector, variables)
     output = _Output(out, "detections", file_format, rows, picture)
     return _write(predictor, images, paths, output)
+
+
+def detection_rows(
+    image_id: int | str,
+    image: PredictedImage,
+    category_ids: Sequence[int | str],
+    names: Sequence[str],
+) -> list[dict]:
+    """Returns an image's detections as entries of COCO's list of results, with names of classes.
+
+    Masks are there as "segmentation", as COCO's results of instance segmentation have them.
+    """
+    assert image.labels is not None
+    found = to_coco_detections(image_id, image.boxes, image.scores, image.labels, category_ids)
+    named = zip(found, image.labels, strict=True)
+    rows = [{**row, "category": names[label]} for row, label in named]
+    if image.masks is None:
+        return rows
+    assert image.pixels is not None
+    size = list(image.pixels.shape[:2])
+    return [
+        {**row, "segmentation": {"size": size, "counts": counts.decode("ascii")}}
+        for row, counts in zip(rows, image.masks, strict=True)
+    ]
 
 
 def _of_files(paths: Sequence[pathlib.Path]) -> _Images:

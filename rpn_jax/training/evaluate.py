@@ -12,14 +12,13 @@ from ml_collections import ConfigDict
 
 from rpn_jax.data.datasets import Dataset, Record
 from rpn_jax.data.loader import Batch, eval_batches
-from rpn_jax.data.masks import encode
 from rpn_jax.data.plan import Buckets, choose_buckets
 from rpn_jax.data.scales import Scale
 from rpn_jax.data.transforms import rescale
 from rpn_jax.detectors.detector import Detector
 from rpn_jax.evaluation.detections import ImageDetections
 from rpn_jax.evaluation.figures import Figures, Measurement
-from rpn_jax.evaluation.masks import PASTINGS
+from rpn_jax.evaluation.masks import paste_all
 from rpn_jax.evaluation.recall import ImageProposals
 from rpn_jax.progress import progress_bar
 from rpn_jax.runs.config import random_key
@@ -130,9 +129,8 @@ def _image_detections(
     hw = record.height, record.width
     boxes, masks = rescale(found.boxes[found.valid], image_hw, np.array(hw)), None
     if found.masks is not None:
-        paste, threshold = PASTINGS[config.mask.pasting], config.mask.threshold
-        pairs = zip(found.masks[found.valid], boxes, strict=True)
-        masks = [encode(paste(mask, box, *hw, threshold)) for mask, box in pairs]
+        of_image = found.masks[found.valid]
+        masks = paste_all(of_image, boxes, hw, config.mask.pasting, config.mask.threshold)
     return ImageDetections(
         record.image_id,
         boxes,

@@ -17,6 +17,7 @@ from rpn_jax.data.proposals import StoredProposals
 from rpn_jax.data.transforms import rescale, resize, resized_hw
 from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
+from rpn_jax.evaluation.masks import paste_all
 from rpn_jax.progress import progress_bar
 from rpn_jax.runs.devices import parallel_map, shard, unshard
 from rpn_jax.training.predict_steps import make_predict_step
@@ -36,6 +37,7 @@ class PredictedImage(NamedTuple):
       scores: scores of the boxes.
       labels: classes of the boxes as places among the class names; None for proposals.
       error: one line about an image that cannot be read.
+      masks: of the boxes, see `rpn_jax.data.masks`; None where the detector makes none.
     """
 
     index: int
@@ -44,6 +46,7 @@ class PredictedImage(NamedTuple):
     scores: Float[np.ndarray, " P"]
     labels: Int[np.ndarray, " P"] | None = None
     error: str | None = None
+    masks: Sequence[bytes] | None = None
 
 
 class Predictor:
@@ -52,6 +55,7 @@ class Predictor:
     def __init__(self, config: ConfigDict, detector: Detector, variables):
         """`variables` are on all local devices."""
         self._data = config.data
+        self._mask = config.get("mask")
         self._is_exact = "rpn" in config and config.rpn.proposals.keep_padding
         self._variables = variables
         self._step = parallel_map(make_predict_step(detector))
@@ -148,7 +152,12 @@ class Predictor:
             valid = found.valid[i]
             boxes = rescale(found.boxes[i][valid], image_hw[i], pixels.shape[:2])
             labels = found.labels[i][valid] - 1 if isinstance(found, Detections) else None
-            yield PredictedImage(index, pixels, boxes, found.scores[i][valid], labels)
+            masks = None
+            if isinstance(found, Detections) and found.masks is not None:
+                how = self._mask.pasting, self._mask.threshold
+                masks = paste_all(found.masks[i][valid], boxes, pixels.shape[:2], *how)
+            scores = found.scores[i][valid]
+            yield PredictedImage(index, pixels, boxes, scores, labels, masks=masks)
 
 
 def _of_group(stored: StoredProposals, group, image_hw: np.ndarray, size: int) -> Proposals:

@@ -1,10 +1,13 @@
-"""The names of the files that `propose` writes."""
+"""What `propose` and `detect` write, and the names of the files."""
 
 import pathlib
 
+import numpy as np
 import pytest
 
-from rpn_jax.trained.detect import output_names
+from rpn_jax.evaluation.masks import encode_mask, paste_all, paste_mask
+from rpn_jax.trained.detect import detection_rows, output_names
+from rpn_jax.training.predict import PredictedImage
 
 
 @pytest.mark.parametrize(
@@ -20,3 +23,21 @@ from rpn_jax.trained.detect import output_names
 def test_no_two_images_share_a_name(paths, names):
     found = output_names([pathlib.Path(path) for path in paths])
     assert found == names
+
+
+def test_masks_are_written_as_coco_has_them():
+    boxes, probabilities = np.float32([[3, 4, 19, 14]]), np.full((1, 4, 4), 0.9, np.float32)
+    masks = paste_all(probabilities, boxes, (20, 30), "continuous", 0.5)
+    scores, labels = np.float32([0.75]), np.array([1])
+    image = PredictedImage(0, np.zeros((20, 30, 3), np.uint8), boxes, scores, labels, masks=masks)
+    (row,) = detection_rows(7, image, (1, 90), ("cat", "dog"))
+    assert row == {
+        "image_id": 7,
+        "category_id": 90,
+        "bbox": [3.0, 4.0, 16.0, 10.0],
+        "score": 0.75,
+        "category": "dog",
+        "segmentation": encode_mask(paste_mask(probabilities[0], boxes[0], 20, 30)),
+    }
+    (row,) = detection_rows(7, image._replace(masks=None), (1, 90), ("cat", "dog"))
+    assert "segmentation" not in row
