@@ -87,7 +87,10 @@ def given_images(arguments: argparse.Namespace) -> list[pathlib.Path]:
     given = list(arguments.images)
     if arguments.folder:
         if not arguments.folder.is_dir():
-            raise UserError(f"--folder={arguments.folder}: no such folder")
+            found = "not a folder" if arguments.folder.exists() else "no such folder"
+            raise UserError(
+                f"--folder={arguments.folder}: {found}; name image files without a flag"
+            )
         given.append(arguments.folder)
     if given and arguments.split:
         raise UserError(f"--split={arguments.split}: is given, and so are images; leave out one")

@@ -113,7 +113,9 @@ FIELDS: Mapping[str, Field] = {
         "evaluations keep shorter_side; (): no jitter",
     ),
     "data.jitter.canvas": Field(
-        (1024, 1024), several(whole(8), "height and width in pixels", (2,)), "of the jitter"
+        (1024, 1024),
+        several(whole(8), "height and width, each 8 pixels or more", (2,)),
+        "of the jitter",
     ),
     "data.jitter.min_side": Field(
         1.0, POSITIVE, "pixels; a box of which the crop leaves less in width or height goes"

@@ -43,6 +43,11 @@ def _claim(workdir: pathlib.Path, config: ConfigDict, held: contextlib.ExitStack
                     f"--workdir={workdir}: was begun with another config ({'; '.join(differing)}); "
                     "give another folder or the same config"
                 )
+        elif any((workdir / "checkpoints").glob("*")):
+            raise UserError(
+                f"--workdir={workdir}: has checkpoints, but no config.json that says of which "
+                "config; put its config.json back, or give another folder"
+            )
         else:
             write_text(file, to_json(located(config)))
     except OSError as error:

@@ -1,5 +1,7 @@
 """Reading the arrays of weight files of several formats; no file can make this run its own code."""
 
+import errno
+import os
 import pathlib
 import pickle
 import struct
@@ -34,6 +36,9 @@ def read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
             them in another file, or is of another format.
     """
     path = pathlib.Path(path)
+    if not path.exists():
+        reason = os.strerror(errno.ENOENT)
+        raise UserError(f"{path}: cannot be read ({reason}); give the path of a file of weights")
     if path.suffix not in _READERS:
         raise UserError(
             f"{path}: weights are read from {', '.join(_READERS)} files; give one of those"

@@ -170,6 +170,10 @@ def test_no_images_given_to_propose(fails, tmp_path):
         (["propose", "--weights=~/r.safetensors", "--out=o", "{home}"], "{home}/r.safetensors"),
         (["propose", "--workdir=w", "--out=o", "~/none.jpg"], "{home}/none.jpg: no such image"),
         (["propose", "--workdir=w", "--out=o", "--folder=~/none"], "={home}/none: no such folder"),
+        (
+            ["propose", "--workdir=w", "--out=o", f"--folder={__file__}"],
+            "commands.py: not a folder",
+        ),
         (["export-weights", "--workdir=~/r", "--out=~/m.safetensors"], "{home}/r: "),
         (["train", "--config=~/mine.py", "--workdir=~/r"], "mine.py: "),
         (["status", "~/r"], "{home}/r"),

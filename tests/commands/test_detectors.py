@@ -213,6 +213,13 @@ def test_a_work_folder_of_an_rpn(flags, fails, tmp_path):
     assert "was begun with another config (detector: faster_rcnn here, rpn there); give" in line
 
 
+def test_checkpoints_without_a_config(flags, fails, tmp_path):
+    assert main(["prepare", *flags]) == 0
+    (tmp_path / "run" / "checkpoints" / "2").mkdir(parents=True)
+    line = fails("train", *flags, f"--workdir={tmp_path / 'run'}")
+    assert "run: has checkpoints, but no config.json" in line
+
+
 def test_an_unknown_kind_of_detector():
     with pytest.raises(UserError, match="'nonsense' is unknown; use rpn, .*mask_rcnn, fast_rcnn"):
         default_config("nonsense")

@@ -59,7 +59,7 @@ def test_every_field_has_an_entry_whose_default_it_accepts():
         ("optimizer.schedule=linear", "give step or cosine"),
         ("data.jitter.scales=(2.0,0.1)", "give two numbers above 0, the smaller first"),
         ("data.jitter.scales=(0.1,)", "give two numbers above 0, the smaller first"),
-        ("data.jitter.canvas=(1024,)", "give height and width in pixels"),
+        ("data.jitter.canvas=(1024,)", "give height and width, each 8 pixels or more"),
         ("data.jitter.min_side=0.0", "give a number above 0"),
         ("rpn.anchors.aspect_ratios=()", "give numbers above 0"),
         ("rpn.anchors.rounding=up", "give none, torchvision or caffe"),

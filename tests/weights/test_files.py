@@ -237,6 +237,8 @@ def test_a_missing_file_and_a_folder_and_another_suffix(tmp_path):
         assert "cannot be read (No such file" in refusal(tmp_path / f"none{suffix}")
         (tmp_path / f"folder{suffix}").mkdir()
         assert "cannot be read" in refusal(tmp_path / f"folder{suffix}")
+    assert "cannot be read (No such file" in refusal(tmp_path / "weights.h6")
+    (tmp_path / "weights.h6").touch()
     assert ".safetensors" in refusal(tmp_path / "weights.h6")
 
 

@@ -56,7 +56,8 @@ def read_coco_json(
     """
     root = pathlib.Path(folder)
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder")
+        found = "not a folder" if root.exists() else "no such folder"
+        raise UserError(f"{root}: {found}")
     files = find_splits(root, splits)
     contents, digest, used = {}, hashlib.sha256(), set()
     categories: dict[Id, str] | None = None

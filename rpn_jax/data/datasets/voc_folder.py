@@ -65,8 +65,9 @@ def read_voc_folder(
     root = pathlib.Path(folder)
     for part in ("", "Annotations", "JPEGImages", "ImageSets/Main"):
         if not (root / part).is_dir():
+            found = "not a folder" if (root / part).exists() else "no such folder"
             raise UserError(
-                f"{root / part}: no such folder; a VOC folder holds Annotations, JPEGImages and "
+                f"{root / part}: {found}; a VOC folder holds Annotations, JPEGImages and "
                 "ImageSets/Main"
             )
     reader = _Reader(root, outside)
