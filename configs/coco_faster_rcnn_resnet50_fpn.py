@@ -7,7 +7,10 @@
 `resnet50.safetensors` holds torchvision's weights (README, "Weights"). The learning rate follows
 another batch size; scale the steps, too.
 
-Expected time and score: not run. detectron2 reaches an AP of 37.9 % so.
+Expected time and score: not run. Run were 20 steps of two photographs of COCO at 192x256, random
+weights and group norm (no ResNet's were at hand), fc6 and fc7 of 256, 32 regions an image, a
+learning rate of 0.005 and gradients clipped at 10: the loss is finite, 4.9 in the mean of the first
+five steps and 3.9 of the last five. detectron2 reaches an AP of 37.9 % by the whole recipe.
 """
 
 from rpn_jax.configs._class_names import COCO, COCO_IDS
