@@ -137,5 +137,5 @@ def test_fast_rcnn_on_the_same_proposals_is_the_second_stage(built):
     for name in parts.keys() - {"loss"}:
         np.testing.assert_allclose(parts[name], expected[name], rtol=1e-5, err_msg=name)
     assert np.asarray(parts["sampled_objects"]).all()
-    for a, b in zip(detections, of_fast, strict=True):
+    for a, b in zip(jax.tree.leaves(detections), jax.tree.leaves(of_fast), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
