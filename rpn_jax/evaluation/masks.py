@@ -1,4 +1,4 @@
-"""Masks of detections in an image: pasted into it, and run-length encoded as COCO has them.
+"""Masks of detections: pasted into the image.
 
     M  rows and columns of a predicted mask       H, W  of the image
 
@@ -7,11 +7,9 @@ each axis, so that the pasted mask is a product of three small matrices.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from pycocotools import mask as coco_mask
 
 from rpn_jax.data.masks import encode
 from rpn_jax.typing import Array
@@ -114,16 +112,6 @@ def paste_all(
     paste = PASTINGS[pasting]
     pairs = zip(np.asarray(masks), np.asarray(boxes), strict=True)
     return [encode(paste(mask, box, *hw, threshold)) for mask, box in pairs]
-
-
-def encode_mask(bitmap: Bool[np.ndarray, "H W"]) -> dict[str, Any]:
-    """Returns a mask as COCO's results have it: `{"size": [H, W], "counts": …}`, for `json.dump`.
-
-    >>> encode_mask(np.array([[False, True], [False, True]]))
-    {'size': [2, 2], 'counts': '22'}
-    """
-    encoded = coco_mask.encode(np.asfortranarray(bitmap, np.uint8))
-    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
 
 
 def _grown(box: np.ndarray, factor: np.float32) -> list[int]:

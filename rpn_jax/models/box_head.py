@@ -23,6 +23,24 @@ from rpn_jax.typing import Array
 _Dense = functools.partial(nn.Dense, kernel_init=variance_scaling(1.0, "fan_in", "uniform"))
 
 
+def convolved(
+    x: Float[Array, "N h w _"], count: int, channels: int, norm: str | None, dtype: DTypeLike
+) -> Float[Array, "N h w _"]:
+    """Returns what leaves `count` 3x3 convolutions, `conv1` … of the calling module, with ReLUs.
+
+    With a `norm`, see `norms.normalize`, each has `norm1` … behind it, and no bias.
+    """
+    for i in range(1, count + 1):
+        conv = Conv(
+            channels, (3, 3), padding=1, use_bias=norm is None, dtype=dtype, name=f"conv{i}"
+        )
+        x = conv(x)
+        if norm:
+            x = normalize(x, norm, train=False, dtype=dtype, name=f"norm{i}")
+        x = relu(x)
+    return x
+
+
 class BoxHead(nn.Module):
     """Two sibling layers on a region's vector, which a subclass makes.
 
@@ -109,19 +127,7 @@ class ConvolutionHead(BoxHead):
 
     def vectors(self, pooled, keys):
         """Returns what leaves the fully connected layer."""
-        x = pooled
-        for i in range(1, self.convolutions + 1):
-            x = Conv(
-                self.width,
-                (3, 3),
-                padding=1,
-                use_bias=self.norm is None,
-                dtype=self.dtype,
-                name=f"conv{i}",
-            )(x)
-            if self.norm:
-                x = normalize(x, self.norm, train=False, dtype=self.dtype, name=f"norm{i}")
-            x = relu(x)
+        x = convolved(pooled, self.convolutions, self.width, self.norm, self.dtype)
         x = x.reshape(len(x), -1)
         return relu(_Dense(self.channels, dtype=self.dtype, name="fc6")(x))
 

@@ -10,8 +10,8 @@ from jax.nn.initializers import normal, variance_scaling, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from rpn_jax.models.box_head import convolved
 from rpn_jax.models.layers.convolution import Conv
-from rpn_jax.models.layers.norms import normalize
 from rpn_jax.models.layers.relu import relu
 from rpn_jax.typing import Array
 
@@ -69,18 +69,7 @@ class MaskHead(nn.Module):
     ) -> Float[Array, "B R 2*h 2*w {self.num_classes}"]:
         """Returns the logits of the mask of each class of each region."""
         x = pooled.reshape(-1, *pooled.shape[2:])
-        for i in range(1, self.convolutions + 1):
-            x = Conv(
-                self.channels,
-                (3, 3),
-                padding=1,
-                use_bias=self.norm is None,
-                dtype=self.dtype,
-                name=f"conv{i}",
-            )(x)
-            if self.norm:
-                x = normalize(x, self.norm, train=False, dtype=self.dtype, name=f"norm{i}")
-            x = relu(x)
+        x = convolved(x, self.convolutions, self.channels, self.norm, self.dtype)
         x = relu(Upsample(self.channels, dtype=self.dtype, name="upsample")(x))
         predictor = Conv(
             self.num_classes, (1, 1), kernel_init=normal(0.001), dtype=self.dtype, name="logits"

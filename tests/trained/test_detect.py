@@ -5,7 +5,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from rpn_jax.evaluation.masks import encode_mask, paste_all, paste_mask
+from rpn_jax.data.masks import encode
+from rpn_jax.evaluation.masks import paste_all, paste_mask
 from rpn_jax.trained.detect import detection_rows, output_names
 from rpn_jax.training.predict import PredictedImage
 
@@ -31,13 +32,14 @@ def test_masks_are_written_as_coco_has_them():
     scores, labels = np.float32([0.75]), np.array([1])
     image = PredictedImage(0, np.zeros((20, 30, 3), np.uint8), boxes, scores, labels, masks=masks)
     (row,) = detection_rows(7, image, (1, 90), ("cat", "dog"))
+    pasted = paste_mask(probabilities[0], boxes[0], 20, 30)
     assert row == {
         "image_id": 7,
         "category_id": 90,
         "bbox": [3.0, 4.0, 16.0, 10.0],
         "score": 0.75,
         "category": "dog",
-        "segmentation": encode_mask(paste_mask(probabilities[0], boxes[0], 20, 30)),
+        "segmentation": {"size": [20, 30], "counts": encode(pasted).decode()},
     }
     (row,) = detection_rows(7, image._replace(masks=None), (1, 90), ("cat", "dog"))
     assert "segmentation" not in row
