@@ -4,9 +4,50 @@ A mask is kept as pycocotools' compressed counts, of an image whose height and w
 stands for an object without a mask.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pycocotools.mask
 from jaxtyping import Bool, Float, Shaped, UInt8
+
+
+class Masks(Sequence):
+    """Masks of an image, each decoded when it is asked for, to (H, W) bool.
+
+    `np.asarray` of it is (n, H, W). A slice, and an array of places or of bool as for NumPy, choose
+    some of them. One that nobody drew is False everywhere.
+    """
+
+    def __init__(self, counts: Sequence[bytes], height: int, width: int):
+        """`counts` are those of each mask, see the top of this file."""
+        self.counts, self.height, self.width = tuple(counts), height, width
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} masks of {self.height} x {self.width} pixels>"
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __getitem__(self, index: Any) -> Any:
+        chosen = np.arange(len(self))[index]
+        if chosen.ndim:
+            return Masks([self.counts[i] for i in chosen], self.height, self.width)
+        counts = self.counts[chosen]
+        if not counts:
+            return np.zeros((self.height, self.width), bool)
+        return decode(counts, self.height, self.width).astype(bool)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Bool[np.ndarray, "n H W"]:
+        """Returns all masks; `copy` is NumPy's, which always gets a new array."""
+        if not len(self):
+            return np.zeros((0, self.height, self.width), dtype or bool)
+        return np.stack([np.asarray(mask, dtype) for mask in self])
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """Returns the masks as COCO's compressed runs, for `json.dump` and pycocotools."""
+        size = [self.height, self.width]
+        return [{"size": list(size), "counts": counts.decode("ascii")} for counts in self.counts]
 
 
 def encode(bitmap: Bool[np.ndarray, "H W"] | UInt8[np.ndarray, "H W"]) -> bytes:

@@ -117,7 +117,8 @@ def write_detections(
     def picture(image: PredictedImage) -> np.ndarray:
         shown = image.scores > draw_above
         found = image.boxes[shown], image.scores[shown], image.labels[shown]
-        return draw_detections(image.pixels, *found, names)
+        masks = None if image.masks is None else image.masks[shown]
+        return draw_detections(image.pixels, *found, names, masks=masks)
 
     def rows(image_id: int | str, image: PredictedImage) -> list[dict]:
         return detection_rows(image_id, image, category_ids, names)
@@ -143,11 +144,8 @@ def detection_rows(
     rows = [{**row, "category": names[label]} for row, label in named]
     if image.masks is None:
         return rows
-    assert image.pixels is not None
-    size = list(image.pixels.shape[:2])
     return [
-        {**row, "segmentation": {"size": size, "counts": counts.decode("ascii")}}
-        for row, counts in zip(rows, image.masks, strict=True)
+        {**row, "segmentation": runs} for row, runs in zip(rows, image.masks.to_coco(), strict=True)
     ]
 
 

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
+from rpn_jax.data.masks import Masks
 from rpn_jax.data.transforms import rescale
 from rpn_jax.detectors.detector import Detector
+from rpn_jax.evaluation.detections import ImageDetections
 from rpn_jax.runs.metrics import MetricsWriter
 from rpn_jax.runs.processes import is_first
 from rpn_jax.training.evaluate import ImageResult
@@ -62,17 +64,30 @@ def image_pictures(
         ),
     }
     if result.detections:
-        found = result.detections
-        shown = found.scores > _DRAWN_SCORE
-        boxes = rescale(found.boxes[shown], result.original_hw, batch.image_hw[place])
-        pictures["detections"] = draw_detections(
-            image,
-            boxes,
-            found.scores[shown],
-            found.labels[shown],
-            config.box.class_names,
-            gt_boxes=gt_boxes,
-            gt_labels=batch.gt_labels[place][valid] - 1,
-            gt_ignore=gt_ignore,
-        )
+        hw = batch.image_hw[place]
+        pictures["detections"] = _draw_detections(config, image, result.detections, hw)
     return pictures
+
+
+def _draw_detections(
+    config: ConfigDict, image: np.ndarray, found: ImageDetections, image_hw: np.ndarray
+) -> np.ndarray:
+    """Draws detections and what is annotated on the network's input."""
+    assert found.hw is not None
+    shown, original_hw = found.scores > _DRAWN_SCORE, np.array(found.hw)
+    masks = gt_masks = None
+    if found.masks is not None:
+        masks = Masks(found.masks, *found.hw)[shown]
+        gt_masks = Masks(found.gt_masks or (), *found.hw)
+    return draw_detections(
+        image,
+        rescale(found.boxes[shown], original_hw, image_hw),
+        found.scores[shown],
+        found.labels[shown],
+        config.box.class_names,
+        masks=masks,
+        gt_boxes=rescale(found.gt_boxes, original_hw, image_hw),
+        gt_labels=found.gt_labels,
+        gt_ignore=found.gt_ignore,
+        gt_masks=gt_masks,
+    )

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from rpn_jax.data.canvases import canvas_hw
 from rpn_jax.data.images import decode_image, read_image
 from rpn_jax.data.loader import usable_cores
+from rpn_jax.data.masks import Masks
 from rpn_jax.data.proposals import StoredProposals
 from rpn_jax.data.transforms import rescale, resize, resized_hw
 from rpn_jax.detectors.detector import Detector
@@ -37,7 +38,7 @@ class PredictedImage(NamedTuple):
       scores: scores of the boxes.
       labels: classes of the boxes as places among the class names; None for proposals.
       error: one line about an image that cannot be read.
-      masks: of the boxes, see `rpn_jax.data.masks`; None where the detector makes none.
+      masks: of the boxes, in these pixels; None where the detector makes none.
     """
 
     index: int
@@ -46,7 +47,7 @@ class PredictedImage(NamedTuple):
     scores: Float[np.ndarray, " P"]
     labels: Int[np.ndarray, " P"] | None = None
     error: str | None = None
-    masks: Sequence[bytes] | None = None
+    masks: Masks | None = None
 
 
 class Predictor:
@@ -155,7 +156,8 @@ class Predictor:
             masks = None
             if isinstance(found, Detections) and found.masks is not None:
                 how = self._mask.pasting, self._mask.threshold
-                masks = paste_all(found.masks[i][valid], boxes, pixels.shape[:2], *how)
+                hw = pixels.shape[:2]
+                masks = Masks(paste_all(found.masks[i][valid], boxes, hw, *how), *hw)
             scores = found.scores[i][valid]
             yield PredictedImage(index, pixels, boxes, scores, labels, masks=masks)
 

@@ -1,7 +1,7 @@
 """Drawing on pictures: outlines, labels in free places, a legend.
 
-All boxes are upright, so outlines lie on whole pixels: that is crisper than anti-aliasing. Text is
-set in Matplotlib's DejaVu Sans.
+All boxes are upright, so their outlines lie on whole pixels: that is crisper than anti-aliasing,
+which outlines of masks need. Text is set in Matplotlib's DejaVu Sans.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from rpn_jax.typing import Array
@@ -25,11 +25,13 @@ BLUE, VERMILLION, PURPLE = (0, 114, 178), (213, 94, 0), (204, 121, 167)
 
 @dataclasses.dataclass(frozen=True)
 class Stroke:
-    """The drawing style of a box. `width` and `dash` are in 1/600 of the picture's longer side.
+    """The drawing style of a box, or of a mask.
+
+    `width` and `dash` are in 1/600 of the picture's longer side.
 
     `width` is the outline's width, 0 for none. `dash` is the length of a dash and of the gap after
     it, None for a solid line. `halo` puts a dark rim around the line, visible on any photograph.
-    `dot` marks the box's centre.
+    `dot` marks the box's centre. `fill` is the opacity of a mask's inside.
     """
 
     color: Color
@@ -38,6 +40,7 @@ class Stroke:
     dash: float | int | None = None
     halo: bool = False
     dot: bool = False
+    fill: float | int = 0
 
 
 class Canvas:
@@ -59,6 +62,17 @@ class Canvas:
         """Draws every box; what lies outside the image is cut off."""
         for box in np.asarray(boxes) * self.scale:
             _draw(self.pixels, box, stroke, self.unit)
+
+    def draw_mask(self, mask: Bool[np.ndarray, "h w"], stroke: Stroke) -> None:
+        """Draws a mask of the image, whose rows and columns may be of another count than its."""
+        inside = _stretched(mask, self.pixels.shape[1::-1])
+        outlines, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        width, rim, dash = _lengths(stroke, self.unit)
+        _tint(self.pixels, inside, stroke.color, stroke.fill)
+        if stroke.halo:
+            _tint(self.pixels, _inked(inside, outlines, width + 2 * rim), BLACK, 0.5 * stroke.alpha)
+        lines = outlines if dash is None else [d for line in outlines for d in _cut(line, dash)]
+        _tint(self.pixels, _inked(inside, lines, width, dash is None), stroke.color, stroke.alpha)
 
     def labels(self, labels: Sequence[tuple[Float[Array, "4"], str, Color]]) -> None:
         """Writes (box, text, colour) on a filled tag at each box, the most important first.
@@ -116,6 +130,7 @@ class Canvas:
             swatch = strip[middle - 3 * em // 4 : middle + 3 * em // 4, x : x + 2 * em]
             swatch[:] = 70
             box = np.array([0.2, 0.2, 1.8, 1.3]) * em
+            _fill(swatch, *np.rint(box).astype(int).tolist(), stroke.color, stroke.fill)
             _draw(swatch, box, stroke, self.unit)
             _write(strip, x + 5 * em // 2, middle, text, em)
         return strip
@@ -123,18 +138,53 @@ class Canvas:
 
 def _draw(pixels, box, stroke: Stroke, unit: float) -> None:
     """Draws the outline just inside the box, so that the image's border does not cut it."""
-    width = max(1, round(stroke.width * unit)) if stroke.width else 0
-    period = None if stroke.dash is None else max(2, round(2 * stroke.dash * unit))
+    width, rim, dash = _lengths(stroke, unit)
     if stroke.halo:
-        rim = max(1, width // 3)
         wider = (box[0] - rim, box[1] - rim, box[2] + rim, box[3] + rim)
         _outline(pixels, wider, width + 2 * rim, BLACK, 0.5 * stroke.alpha, None)
-    _outline(pixels, box, width, stroke.color, stroke.alpha, period)
+    _outline(pixels, box, width, stroke.color, stroke.alpha, dash)
     if stroke.dot:
         center = [round(float(value)) for value in (box[:2] + box[2:]) / 2]
         radius = max(2, round(1.6 * unit))
         cv2.circle(pixels, center, radius + 1, BLACK, cv2.FILLED, cv2.LINE_AA)
         cv2.circle(pixels, center, radius, stroke.color, cv2.FILLED, cv2.LINE_AA)
+
+
+def _lengths(stroke: Stroke, unit: float) -> tuple[int, int, int | None]:
+    """Returns the width of a line, of its rim, and its period of a dash and a gap, in pixels."""
+    width = max(1, round(stroke.width * unit)) if stroke.width else 0
+    period = None if stroke.dash is None else max(2, round(2 * stroke.dash * unit))
+    return width, max(1, width // 3), period
+
+
+def _stretched(mask: Bool[np.ndarray, "h w"], size: Sequence[int]) -> UInt8[np.ndarray, "H W"]:
+    """Returns a mask at a picture's size, (W, H), in 255ths, without the steps of its pixels."""
+    wide = cv2.resize(np.asarray(mask, np.uint8) * 255, size, interpolation=cv2.INTER_LINEAR)
+    step = size[0] / mask.shape[1]
+    if step > 1:
+        wide = cv2.GaussianBlur(wide, (0, 0), 0.5 * step)
+    return np.where(wide > 127, np.uint8(255), np.uint8(0))
+
+
+def _cut(line: np.ndarray, period: int) -> list[np.ndarray]:
+    """Returns the dashes (n, 1, 2) of a closed line of pixels."""
+    return [line[i : i + period // 2] for i in range(0, len(line), period)]
+
+
+def _inked(
+    like: UInt8[np.ndarray, "H W"], lines: Sequence[np.ndarray], width: int, closed: bool = True
+) -> UInt8[np.ndarray, "H W"]:
+    """Returns how far each pixel is covered by lines, in 255ths."""
+    ink = np.zeros_like(like)
+    return cv2.polylines(ink, lines, closed, 255, width, cv2.LINE_AA) if width else ink
+
+
+def _tint(pixels, ink: UInt8[np.ndarray, "H W"], color: Color, alpha: float | int) -> None:
+    """Blends `color` into the pixels, each as far as it is covered by the ink."""
+    x, y, width, height = cv2.boundingRect(ink)
+    patch = pixels[y : y + height, x : x + width]
+    part = ink[y : y + height, x : x + width, None] * (alpha / 255)
+    patch[:] = np.rint(patch * (1 - part) + np.array(color) * part)
 
 
 def _outline(pixels, box, width: int, color: Color, alpha: float | int, period: int | None) -> None:

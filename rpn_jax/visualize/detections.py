@@ -1,11 +1,13 @@
-"""Pictures of detections: boxes in the colour of their class, with its name and the score."""
+"""Pictures of detections: boxes and masks in the colour of their class, with name and score."""
 
 import colorsys
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from rpn_jax.data.masks import Masks
 from rpn_jax.typing import Array
 from rpn_jax.visualize.boxes import LONG_SIDE
 from rpn_jax.visualize.canvas import (
@@ -34,32 +36,32 @@ def draw_detections(
     labels: Int[Array, " D"],
     class_names: Sequence[str],
     *,
+    masks: Masks | None = None,
     gt_boxes: Float[Array, "G 4"] | None = None,
     gt_labels: Int[Array, " G"] | None = None,
     gt_ignore: Bool[Array, " G"] | None = None,
+    gt_masks: Masks | None = None,
     title: str | None = None,
     long_side: int = LONG_SIDE,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Draws every detection; those of higher scores lie on top.
 
     With ground truth, each object is outlined with dashes in the colour of its class, and ignore
-    regions in grey. `labels` are places in `class_names`.
+    regions in grey: along its mask, or its box where it has none. `labels` are places in
+    `class_names`. Masks are of the image, at its size or another.
     """
     canvas = Canvas(image, long_side)
+    order = np.argsort(-scores, kind="stable")
+    if masks is not None:
+        for i in reversed(order.tolist()):
+            canvas.draw_mask(masks[i], _of_mask(int(labels[i])))
+    width = 2.2 if masks is None else 1.2
     legend = []
     if gt_boxes is not None:
         ignore = np.zeros(len(gt_boxes), bool) if gt_ignore is None else np.asarray(gt_ignore)
-        ignored = Stroke(GREY, 1.6, dash=2, halo=True)
-        canvas.draw(gt_boxes[ignore], ignored)
-        for label in np.unique(gt_labels[~ignore]).tolist():
-            of_class = gt_boxes[~ignore & (gt_labels == label)]
-            canvas.draw(of_class, Stroke(class_color(label), 1.6, dash=5, halo=True))
-        legend.append((Stroke(GREY, 1.6, dash=5), f"dashed: annotated ({(~ignore).sum()})"))
-        if ignore.any():
-            legend.append((ignored, f"difficult or crowd, not counted ({ignore.sum()})"))
-    order = np.argsort(-scores, kind="stable")
+        legend += _draw_ground_truth(canvas, gt_boxes, gt_labels, ignore, gt_masks)
     for i in reversed(order.tolist()):
-        canvas.draw(boxes[i : i + 1], Stroke(class_color(int(labels[i])), 2.2, halo=True))
+        canvas.draw(boxes[i : i + 1], Stroke(class_color(int(labels[i])), width, halo=True))
     canvas.labels(
         [
             (boxes[i], f"{class_names[labels[i]]} {scores[i]:.2f}", class_color(int(labels[i])))
@@ -68,11 +70,38 @@ def draw_detections(
     )
     found, counts = np.unique(labels, return_counts=True)
     most = np.argsort(-counts, kind="stable")[:_MOST_IN_LEGEND]
+    style = _of_box if masks is None else _of_mask
     legend += [
-        (Stroke(class_color(label), 2.2), f"{class_names[label]} ({count})")
+        (style(label), f"{class_names[label]} ({count})")
         for label, count in zip(found[most].tolist(), counts[most].tolist(), strict=True)
     ]
     return canvas.finish(title, legend or [(Stroke(GREY, 1), "nothing found")])
+
+
+def _of_box(label: int) -> Stroke:
+    return Stroke(class_color(label), 2.2)
+
+
+def _of_mask(label: int) -> Stroke:
+    return Stroke(class_color(label), 1.2, halo=True, fill=0.38)
+
+
+def _draw_ground_truth(
+    canvas: Canvas, boxes: Array, labels: Array, ignore: np.ndarray, masks: Masks | None
+) -> list[tuple[Stroke, str]]:
+    """Draws the annotated objects and ignore regions, and returns their part of the legend."""
+    ignored = Stroke(GREY, 1.6, dash=2, halo=True)
+    # Ignore regions first, so that objects lie on them.
+    for i in np.argsort(~ignore, kind="stable").tolist():
+        stroke = ignored if ignore[i] else Stroke(class_color(int(labels[i])), 1.6, 1, 5, True)
+        if masks is not None and masks.counts[i]:
+            canvas.draw_mask(masks[i], dataclasses.replace(stroke, width=1.2))
+        else:
+            canvas.draw(boxes[i : i + 1], stroke)
+    legend = [(Stroke(GREY, 1.6, dash=5), f"dashed: annotated ({(~ignore).sum()})")]
+    if ignore.any():
+        legend.append((ignored, f"difficult or crowd, not counted ({ignore.sum()})"))
+    return legend
 
 
 def class_color(label: int) -> Color:

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pycocotools.mask
 import pytest
 from PIL import Image
 from references import cut_mask
 
 from rpn_jax.data.datasets import open_dataset, prepare_dataset
 from rpn_jax.data.loader import eval_batches, train_batches
-from rpn_jax.data.masks import cut, decode, encode, extent, fills
+from rpn_jax.data.masks import Masks, cut, decode, encode, extent, fills
 from rpn_jax.data.plan import BatchPlan
 from rpn_jax.data.scales import Jitter, Scale, one_canvas
 from rpn_jax.errors import UserError
@@ -43,6 +44,27 @@ def test_no_mask_and_no_area_are_zeros():
     assert (cut(counts, 30, 40, np.array([3.0, 4, 9, 8]), SIZE) == 255).all()
     assert not cut(b"", 30, 40, np.array([3.0, 4, 9, 8]), SIZE).any()
     assert not cut(counts, 30, 40, np.array([3.0, 4, 3, 8]), SIZE).any()
+
+
+def test_masks_of_an_image_are_decoded_when_asked_for():
+    bitmaps = blobs(3, 30, 40)
+    masks = Masks([*map(encode, bitmaps), b""], 30, 40)
+    assert len(masks) == 4
+    np.testing.assert_array_equal(masks[1], bitmaps[1])
+    np.testing.assert_array_equal(masks, [*bitmaps, np.zeros((30, 40), bool)])
+    assert masks[0].dtype == np.asarray(masks).dtype == bool
+    assert masks[-1].shape == (30, 40)
+    assert not masks[-1].any()
+    for chosen in (np.array([True, False, True, False]), [0, 2], slice(0, 3, 2)):
+        some = masks[chosen]
+        assert len(some) == 2
+        np.testing.assert_array_equal(some[1], bitmaps[2])
+    with pytest.raises(IndexError):
+        masks[4]
+    assert np.asarray(masks[:0]).shape == (0, 30, 40)
+    for runs, bitmap in zip(masks[:3].to_coco(), bitmaps, strict=True):
+        assert runs["size"] == [30, 40]
+        np.testing.assert_array_equal(pycocotools.mask.decode(runs), bitmap)
 
 
 def test_counts_of_other_images_are_told():

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from rpn_jax.data.masks import encode
+from rpn_jax.data.masks import Masks, encode
 from rpn_jax.evaluation.masks import paste_all, paste_mask
 from rpn_jax.trained.detect import detection_rows, output_names
 from rpn_jax.training.predict import PredictedImage
@@ -30,7 +30,8 @@ def test_masks_are_written_as_coco_has_them():
     boxes, probabilities = np.float32([[3, 4, 19, 14]]), np.full((1, 4, 4), 0.9, np.float32)
     masks = paste_all(probabilities, boxes, (20, 30), "continuous", 0.5)
     scores, labels = np.float32([0.75]), np.array([1])
-    image = PredictedImage(0, np.zeros((20, 30, 3), np.uint8), boxes, scores, labels, masks=masks)
+    pixels, masks = np.zeros((20, 30, 3), np.uint8), Masks(masks, 20, 30)
+    image = PredictedImage(0, pixels, boxes, scores, labels, masks=masks)
     (row,) = detection_rows(7, image, (1, 90), ("cat", "dog"))
     pasted = paste_mask(probabilities[0], boxes[0], 20, 30)
     assert row == {

@@ -78,6 +78,49 @@ def test_the_image_is_copied():
     np.testing.assert_array_equal(image, BLANK)
 
 
+def test_a_mask_is_tinted_and_outlined():
+    canvas, mask = Canvas(BLANK, 600), np.zeros((400, 600), bool)
+    mask[100:200, 300:450] = True
+    canvas.draw_mask(mask, Stroke(WHITE, 2, fill=0.2))
+    # 0.8 * 100 + 0.2 * 255
+    assert (canvas.pixels[105:195, 305:445] == 131).all()
+    assert (canvas.pixels[100, 300:450] == WHITE).all()
+    far = touched(canvas)
+    far[98:202, 298:452] = False
+    assert not far.any()
+
+
+def test_a_masks_holes_and_parts_are_outlined_with_dashes():
+    canvas, mask = Canvas(BLANK, 600), np.zeros((400, 600), bool)
+    mask[100:200, 300:450] = mask[50:60, 50:60] = True
+    mask[140:160, 350:400] = False
+    canvas.draw_mask(mask, Stroke(ORANGE, 1, dash=5))
+    drawn = touched(canvas)
+    for line in (drawn[100, 300:450], drawn[139, 350:400], drawn[50, 50:60]):
+        assert 0.3 <= line.mean() <= 0.8
+
+
+def test_a_mask_of_other_rows_and_columns_is_stretched_without_steps():
+    canvas = Canvas(np.full((20, 30, 3), 100, np.uint8), 600)
+    mask = np.tri(40, 60, dtype=bool)
+    canvas.draw_mask(mask, Stroke(ORANGE, 0, fill=1))
+    expected = np.arange(400)[:, None] >= np.arange(600)[None]
+    painted = (canvas.pixels == ORANGE).all(axis=-1)
+    # Of steps of ten pixels, ten would be left along the whole edge.
+    assert (painted != expected).sum() < 9 * 400
+    edge = painted[50:350].argmin(axis=1)
+    assert set(np.diff(edge).tolist()) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("stroke", STROKES)
+def test_any_mask_may_be_drawn(stroke):
+    for mask in (np.zeros((4, 6), bool), np.ones((4, 6), bool), np.ones((1, 1), bool)):
+        Canvas(BLANK, 600).draw_mask(mask, stroke)
+    canvas = Canvas(BLANK, 600)
+    canvas.draw_mask(np.zeros((400, 600), bool), stroke)
+    assert not touched(canvas).any()
+
+
 def test_labels_do_not_cover_each_other_and_stay_inside():
     corner = np.array([0.0, 0.0, 40.0, 40.0])
     alone, crowded = Canvas(BLANK, 600), Canvas(BLANK, 600)
