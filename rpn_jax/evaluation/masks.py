@@ -114,6 +114,39 @@ def paste_all(
     return [encode(paste(mask, box, *hw, threshold)) for mask, box in pairs]
 
 
+def paste_masks(
+    masks: Float[Array, "D M M"],
+    boxes: Float[Array, "D 4"],
+    height: int,
+    width: int,
+    *,
+    pasting: str = "continuous",
+    threshold: float = 0.5,
+) -> Bool[np.ndarray, "D {height} {width}"]:
+    """Returns the masks of an image's detections, pasted into it.
+
+    For what `export` writes. The boxes may be scaled to another size of the image before.
+
+    Args:
+        masks: probabilities.
+        boxes: in pixels of the image.
+        height: H.
+        width: W.
+        pasting: "continuous" or "torchvision", see `paste_mask` and `paste_mask_as_torchvision`.
+        threshold: see there.
+
+    >>> masks, boxes = np.full((1, 28, 28), 0.9, np.float32), np.float32([[1, 0, 3, 2]])
+    >>> paste_masks(masks, boxes, 2, 4)[0].astype(int)
+    array([[0, 1, 1, 0],
+           [0, 1, 1, 0]])
+    """
+    paste, pairs = PASTINGS[pasting], zip(np.asarray(masks), np.asarray(boxes), strict=True)
+    pasted = np.zeros((len(boxes), height, width), bool)
+    for i, (mask, box) in enumerate(pairs):
+        pasted[i] = paste(mask, box, height, width, threshold)
+    return pasted
+
+
 def _grown(box: np.ndarray, factor: np.float32) -> list[int]:
     """Returns a box that has grown round its centre, its corners cut off to whole pixels."""
     centre, half = (box[2:] + box[:2]) * np.float32(0.5), (box[2:] - box[:2]) * np.float32(0.5)

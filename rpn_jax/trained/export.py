@@ -2,7 +2,9 @@
 
 import json
 import pathlib
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,10 +93,18 @@ def export_function(
         variables,
         out,
         class_names=config.box.class_names if "box" in config else (),
+        pasting=pasting_of(config),
         image_hw=image_hw,
         batch_size=batch_size,
         platforms=platforms,
     )
+
+
+def pasting_of(config: ConfigDict) -> dict[str, Any]:
+    """Returns how masks are pasted, as arguments of `paste_masks`; {} of a network without any."""
+    if "mask" not in config:
+        return {}
+    return {"pasting": config.mask.pasting, "threshold": config.mask.threshold}
 
 
 def check_platforms(platforms: Sequence[str]) -> None:
@@ -114,6 +124,7 @@ def write_function(
     batch_size: int = 1,
     platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
     class_names: Sequence[str] = (),
+    pasting: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> int:
     """Writes the function from images to boxes, weights inside, and returns the file's bytes.
 
@@ -128,6 +139,7 @@ def write_function(
         batch_size: number of images per call.
         platforms: names of `PLATFORMS`.
         class_names: of a detector; they go to a file beside `out`, with ".classes.json" appended.
+        pasting: see `pasting_of`; it goes to one with ".pasting.json" appended.
 
     Raises:
         UserError: a platform is unknown, some level has no cell on the canvas, or a file cannot be
@@ -146,9 +158,10 @@ def write_function(
     )
     content = bytes(exported.serialize())
     write_bytes(out, content)
-    if class_names:
-        names = {number: name for number, name in enumerate(class_names, 1)}
-        write_text(out.with_name(f"{out.name}.classes.json"), json.dumps(names, indent=2))
+    names = {number: name for number, name in enumerate(class_names, 1)}
+    for kind, about in {"classes": names, "pasting": dict(pasting)}.items():
+        if about:
+            write_text(out.with_name(f"{out.name}.{kind}.json"), json.dumps(about, indent=2))
     return len(content)
 
 
@@ -158,12 +171,15 @@ def predict_function(detector: Detector, variables):
     `images` (B, H, W, 3) are uint8 RGB, each at the top left of its canvas; `image_hw` (B, 2)
     float32 is each image's height and width. Boxes (B, P, 4) are in pixels of the canvas, by
     falling score (B, P); a slot that is not `valid` (B, P) holds zeros. A detector of classes gives
-    "labels" (B, P) too: 1 is the first of the config's class names, 0 an empty slot.
+    "labels" (B, P) too: 1 is the first of the config's class names, 0 an empty slot. One of masks
+    gives "masks" (B, P, M, M) too: probabilities in each of M x M cells of the box, see
+    `rpn_jax.paste_masks`.
     """
 
     def predict(images, image_hw):
         found = detector.predict(variables, images, image_hw)
-        kept = ("boxes", "scores", "valid", "labels")
-        return {name: array for name, array in found._asdict().items() if name in kept}
+        kept = ("boxes", "scores", "valid", "labels", "masks")
+        arrays = {name: array for name, array in found._asdict().items() if name in kept}
+        return {name: array for name, array in arrays.items() if array is not None}
 
     return predict

@@ -16,11 +16,12 @@ from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from rpn_jax.data.images import image_files
+from rpn_jax.data.masks import Masks
 from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.figures import Figures
 from rpn_jax.files import user_path
-from rpn_jax.trained.export import write_function
+from rpn_jax.trained.export import pasting_of, write_function
 from rpn_jax.trained.load import (
     check_detects,
     check_proposes,
@@ -65,6 +66,29 @@ class Detected(NamedTuple):
     labels: Int[np.ndarray, " D"]
     names: tuple[str, ...]
     path: pathlib.Path | None = None
+
+
+class Segmented(NamedTuple):
+    """The objects that a network with a mask head found in one image.
+
+    Fields:
+      boxes, scores, labels, names: see `Detected`.
+      masks: of each object, decoded when they are asked for: `masks[0]` is a bool array (H, W) of
+        the given image's size, `np.asarray(masks)` has all, (D, H, W), as torchvision and
+        supervision have them, and `masks.to_coco()` are COCO's runs, for `json.dump` and
+        pycocotools. See `rpn_jax.data.masks.Masks`.
+      path: the image's file; None for an array.
+    """
+
+    boxes: Float[np.ndarray, "D 4"]
+    scores: Float[np.ndarray, " D"]
+    labels: Int[np.ndarray, " D"]
+    names: tuple[str, ...]
+    masks: Masks
+    path: pathlib.Path | None = None
+
+
+Objects = Detected | Segmented
 
 
 def load(place: Path, *, step: int | None = None, settings: str = "test") -> "Model":
@@ -139,8 +163,10 @@ class Model:
 
     def detect(
         self, images: ImageSource | Sequence[ImageSource] | Iterator[np.ndarray]
-    ) -> Detected | list[Detected] | Iterator[Detected]:
+    ) -> Objects | list[Objects] | Iterator[Objects]:
         """Returns the objects found in an image, or a list of results for several, in their order.
+
+        A result is `Detected`, or `Segmented` where the network has a mask head.
 
         Args:
           images: see `propose`.
@@ -151,11 +177,14 @@ class Model:
         check_detects(self._config, self.source)
         check_proposes(self._config, self.source)
 
-        def detected(image: PredictedImage, path: pathlib.Path | None) -> Detected:
+        def found(image: PredictedImage, path: pathlib.Path | None) -> Objects:
             names = tuple(self.class_names[label] for label in image.labels)
-            return Detected(image.boxes, image.scores, image.labels, names, path)
+            fields = image.boxes, image.scores, image.labels, names
+            if image.masks is None:
+                return Detected(*fields, path)
+            return Segmented(*fields, image.masks, path)
 
-        return self._found(images, self._detector, detected)
+        return self._found(images, self._detector, found)
 
     def _found(self, images, detector: Detector, result: Callable) -> Any:
         """Returns what `result` makes of each image and its path."""
@@ -243,7 +272,7 @@ class Model:
         batch_size: int = 1,
         platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
     ) -> None:
-        """Writes the function from images to boxes, for use without this package.
+        """Writes the function from images to boxes, or masks, for use without this package.
 
         The command `export` says how to read and call it.
 
@@ -262,6 +291,7 @@ class Model:
             batch_size=batch_size,
             platforms=platforms,
             class_names=self.class_names,
+            pasting=pasting_of(self._config),
         )
 
     def save(self, path: Path) -> None:

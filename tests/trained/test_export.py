@@ -1,5 +1,6 @@
 """What is exported: compiled proposals that need no code of ours, a dict that torchvision loads."""
 
+import json
 import math
 import pathlib
 import subprocess
@@ -9,9 +10,11 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from training.small import small_batch, small_config
+from training.small import small_batch, small_config, small_mask_config
 
+import rpn_jax
 from rpn_jax.errors import UserError
+from rpn_jax.evaluation.masks import paste_mask_as_torchvision
 from rpn_jax.models.rcnn import variable_shapes
 from rpn_jax.runs.config import default_config
 from rpn_jax.runs.config_files import apply_overrides
@@ -70,6 +73,31 @@ def test_exported_for_three_platforms_and_read_without_our_code(tmp_path):
         np.testing.assert_array_equal(found["valid"], live["valid"])
         np.testing.assert_allclose(found["scores"], live["scores"], rtol=1e-5)
         np.testing.assert_allclose(found["boxes"], live["boxes"], rtol=1e-5, atol=1e-4)
+
+
+def test_masks_are_exported_with_how_they_are_pasted(tmp_path):
+    config = small_mask_config("--config.mask.pasting=torchvision")
+    path, out = tmp_path / "model.safetensors", tmp_path / "detector.jax"
+    as_model_file(config, path)
+    export_function(config, path, out, image_hw=(48, 64), batch_size=2)
+    function = jax.export.deserialize(out.read_bytes())
+    assert function.platforms == ("cpu", "cuda", "tpu")
+    found = jax.tree.unflatten(function.out_tree, function.out_avals)
+    assert {name: array.shape for name, array in found.items()} == {
+        "boxes": (2, 10, 4),
+        "scores": (2, 10),
+        "labels": (2, 10),
+        "valid": (2, 10),
+        "masks": (2, 10, 8, 8),
+    }
+    assert json.loads((tmp_path / "detector.jax.classes.json").read_text())["1"] == "dark"
+    how = json.loads((tmp_path / "detector.jax.pasting.json").read_text())
+    assert how == {"pasting": "torchvision", "threshold": 0.5}
+    masks, boxes = np.full((3, 8, 8), 0.7, np.float32), np.float32([[4, 5, 20, 15]] * 3)
+    pasted = rpn_jax.paste_masks(masks, boxes, 30, 40, **how)
+    assert pasted.shape == (3, 30, 40)
+    np.testing.assert_array_equal(pasted[2], paste_mask_as_torchvision(masks[0], boxes[0], 30, 40))
+    assert rpn_jax.paste_masks(masks[:0], boxes[:0], 30, 40).shape == (0, 30, 40)
 
 
 def test_a_canvas_without_a_cell_and_a_platform_that_there_is_not(tmp_path):

@@ -10,15 +10,17 @@ import jax
 import numpy as np
 import pytest
 from clips import red_then_brighter, write_clip
-from training.small import small_config
+from training.small import small_config, small_mask_config
 
 import rpn_jax
 from rpn_jax.__main__ import main
 from rpn_jax.data.datasets import prepare_dataset
+from rpn_jax.data.masks import Masks, encode
 from rpn_jax.data.videos import read_frames
 from rpn_jax.errors import UserError
 from rpn_jax.models.rcnn import variable_shapes
-from rpn_jax.training.build import build_network
+from rpn_jax.training.build import build_detector, build_network
+from rpn_jax.training.predict import PredictedImage, Predictor
 from rpn_jax.weights.model_file import write_model
 
 
@@ -179,6 +181,32 @@ def test_it_is_saved_exported_and_measured(model, images, voc, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before, "it writes nothing"
     with pytest.raises(UserError, match="split"):
         model.evaluate("val", dataset="voc_folder", source=voc.root, data_dir=tmp_path / "data")
+
+
+def test_masks_of_a_detector(images, monkeypatch):
+    bitmap = np.zeros(images[0].shape[:2], bool)
+    bitmap[3:9, 4:20] = True
+    boxes, scores, labels = np.float32([[4, 3, 20, 9]]), np.float32([0.75]), np.array([1])
+
+    class Finds(Predictor):
+        def __init__(self, *_):
+            pass
+
+        def predict(self, sources, names=None, proposals=None):
+            masks = Masks([encode(bitmap)], *bitmap.shape)
+            yield PredictedImage(0, sources[0], boxes, scores, labels, masks=masks)
+
+    monkeypatch.setattr("rpn_jax.trained.model.Predictor", Finds)
+    config = small_mask_config()
+    model = rpn_jax.Model(config, build_detector(config), {}, source="a test", step=None)
+    found = model.detect(images[0])
+    assert isinstance(found, rpn_jax.Segmented)
+    *_, names, masks, path = found
+    assert (names, path) == (("bright",), None)
+    np.testing.assert_array_equal(masks[0], bitmap)
+    np.testing.assert_array_equal(np.asarray(found.masks), [bitmap])
+    (runs,) = masks.to_coco()
+    assert runs["size"] == list(bitmap.shape)
 
 
 def test_training_in_python(tmp_path, images):
