@@ -7,6 +7,7 @@ import sys
 MODULES = (
     *("boxes", "anchors", "matching", "sampling", "losses", "nms", "roi", "masks"),
     *("detectors.proposals", "detectors.targets", "detectors.box", "evaluation.masks"),
+    "evaluation.figures",
 )
 PROGRAM = """
 import doctest, importlib, sys

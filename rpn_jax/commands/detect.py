@@ -7,6 +7,8 @@ OUT/detections.json is a list in COCO's results layout (category_id is the data'
 class, bbox is x, y, width, height in pixels of the original image), with the names of the class and
 of the file in each entry; --format=npz writes OUT/NAME.npz instead, with `boxes` (x1, y1, x2, y2),
 `scores` and `labels` (0 is the first class). OUT/pictures has every image with what was found.
+Masks are COCO's compressed runs of the original image: "segmentation" in the JSON; in an .npz the
+bitmap is pycocotools.mask.decode({"size": mask_sizes[i], "counts": bytes(masks[i])}).
 Of a video every frame is an image, with "frame" and "seconds" in each entry; OUT/videos has them.
 With --split the results have the dataset's own ids; a Fast R-CNN takes config.data.proposals.eval.
 """

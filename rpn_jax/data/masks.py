@@ -49,6 +49,15 @@ class Masks(Sequence):
         size = [self.height, self.width]
         return [{"size": list(size), "counts": counts.decode("ascii")} for counts in self.counts]
 
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Returns what an .npz has of the masks: of each, the runs' `counts` and the image's size.
+
+        `pycocotools.mask.decode({"size": mask_sizes[i], "counts": bytes(masks[i])})` is a bitmap.
+        """
+        sizes = np.tile(np.array([[self.height, self.width]], np.int32), (len(self), 1))
+        # No counts end in a zero byte, which NumPy would leave out.
+        return {"masks": np.array(self.counts, np.bytes_), "mask_sizes": sizes}
+
 
 def encode(bitmap: Bool[np.ndarray, "H W"] | UInt8[np.ndarray, "H W"]) -> bytes:
     """Returns the counts of a bitmap, of 0 and 1."""

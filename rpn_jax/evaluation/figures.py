@@ -14,6 +14,7 @@ import numpy as np
 
 FILE = "figures.json"
 ARRAYS = "detections.npz"
+_OF_PART = "_AP", "_AP50", "_AP75"  # with the part's name before, such as "masks"
 _OLD_FILE = "recall.json"  # of version 0.1, which measured average recall alone
 
 
@@ -37,7 +38,7 @@ class Figures(NamedTuple):
 
     def line(self) -> str:
         """Returns the numbers of all objects in one line."""
-        return "  ".join(f"{name} {value:.3f}" for name, value in of_all(self.scalars).items())
+        return in_line(self.scalars)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the figures as JSON types, for `read_figures`."""
@@ -87,14 +88,20 @@ class Measurements:
             part.merge(share[name])
 
     def result(self) -> Figures:
-        """Returns the figures of all parts; a name of all but the last begins with its part's."""
+        """Returns the figures of all parts; a name of all but the last begins with its part's.
+
+        That goes for scalars and arrays.
+        """
         *others, (_, last) = [(name, part.result()) for name, part in self._parts.items()]
         scalars, details, tables = dict(last.scalars), dict(last.details), [last.table]
+        arrays = dict(last.arrays)
         for name, figures in others:
             scalars |= {f"{name}_{key}": value for key, value in figures.scalars.items()}
+            arrays |= {f"{name}_{key}": array for key, array in figures.arrays.items()}
             details |= figures.details
             tables.append(f"{name}:\n{figures.table}")
-        return last._replace(scalars=scalars, table="\n\n".join(tables), details=details)
+        table = "\n\n".join(tables)
+        return last._replace(scalars=scalars, table=table, details=details, arrays=arrays)
 
 
 def of_all(scalars: dict[str, float]) -> dict[str, float]:
@@ -102,20 +109,35 @@ def of_all(scalars: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in scalars.items() if "_" not in name}
 
 
+def in_line(scalars: Mapping[str, float]) -> str:
+    """Returns the numbers that cover all objects in one line, and the AP of each part.
+
+    >>> in_line({"AP": 0.5, "AP50": 0.75, "AP_small": 0.25, "masks_AP": 0.5, "proposals_AR@10": 1})
+    'AP 0.500  AP50 0.750  masks_AP 0.500'
+    """
+    of_parts = {name: value for name, value in scalars.items() if name.endswith(_OF_PART)}
+    shown = of_all(dict(scalars)) | of_parts
+    return "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+
+
 def around_headline(scalars: Mapping[str, float], headline: str | None, count: int) -> list[str]:
     """Returns the names of at most `count` numbers of all objects, the headline among them.
 
-    They are its neighbours to both sides, or the last ones if there is no such headline.
+    They are its neighbours to both sides, or the last ones if there is no such headline. Behind
+    them come those that other parts of the model have by the name of the headline.
 
     >>> around_headline({"AR@10": 0.1, "AR@100": 0.3, "AR@300": 0.4, "AR@1000": 0.5}, "AR@300", 3)
     ['AR@100', 'AR@300', 'AR@1000']
     >>> around_headline({"AP": 0.3, "AP50": 0.5, "AP75": 0.4, "AR@1": 0.2}, "AP", 3)
     ['AP', 'AP50', 'AP75']
+    >>> around_headline({"AP": 0.3, "AP50": 0.5, "masks_AP": 0.3, "masks_AP_small": 0.1}, "AP", 1)
+    ['AP', 'masks_AP']
     """
     names = list(of_all(dict(scalars)))
     middle = names.index(headline) if headline in names else len(names)
     start = max(0, min(middle - count // 2, len(names) - count))
-    return names[start : start + count]
+    of_parts = [name for name in scalars if name.endswith(f"_{headline}")]
+    return names[start : start + count] + of_parts
 
 
 def headline_recall(top_ns: Sequence[int]) -> str:

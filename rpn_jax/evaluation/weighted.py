@@ -95,8 +95,8 @@ def _running_sum(weights: Float[np.ndarray, "n B"]) -> Float[np.ndarray, "n+1 B"
     return np.concatenate([np.zeros((1, weights.shape[1]), weights.dtype), weights]).cumsum(axis=0)
 
 
-def read_matches(path: pathlib.Path) -> SplitMatches:
-    """Returns the matches in a file of `evaluate`.
+def read_matches(path: pathlib.Path, prefix: str = "") -> SplitMatches:
+    """Returns the matches in a file of `evaluate`, of which the names begin with `prefix`.
 
     Raises:
         UserError: there is no such file, or it is damaged or of another version.
@@ -104,7 +104,7 @@ def read_matches(path: pathlib.Path) -> SplitMatches:
     regular(path)
     try:
         with np.load(path) as arrays:
-            matches = SplitMatches(*(arrays[field] for field in SplitMatches._fields))
+            matches = SplitMatches(*(arrays[f"{prefix}{field}"] for field in SplitMatches._fields))
         _check(matches)
         return matches
     except FileNotFoundError as error:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rpn_jax.evaluation.precision import IOU_75
-from rpn_jax.reports.evaluations import PRECISION, Measure, image_hits, measures
+from rpn_jax.reports.evaluations import PRECISIONS, Measure, Precision, image_hits, measures
 from rpn_jax.reports.results import Result, Study
 from rpn_jax.reports.statistics import (
     PRECISION_REPLICATES,
@@ -36,7 +36,8 @@ class Figures(NamedTuple):
     """The figures of all runs that count.
 
     Fields:
-      names: names of the M figures: those of detections if all runs have them, then recall.
+      names: names of the M figures: those of `kinds`, then recall.
+      kinds: of average precision, those that all runs have.
       measured: measures of recall.
       runs: runs that count, in order.
       values: figures of each run.
@@ -45,6 +46,7 @@ class Figures(NamedTuple):
     """
 
     names: list[str]
+    kinds: list[Precision]
     measured: list[Measure]
     runs: list[Result]
     values: Float[np.ndarray, "R M"]
@@ -123,16 +125,22 @@ def compute_figures(study: Study) -> Figures:
     of_recall = hits.sum(axis=1) / (objects.sum() or np.nan)
     replicates = resample_images(hits, objects)
     scalars = [run.evaluation.figures["scalars"] for run in runs]
-    precise = list(PRECISION) if all(set(PRECISION) <= set(named) for named in scalars) else []
-    if precise:  # COCO's AR of detections is another
+    kinds = [kind for kind in PRECISIONS if all(kind.is_in(run.evaluation.figures) for run in runs)]
+    if kinds:  # COCO's AR of detections is another
         measured = [measure._replace(name=f"proposals {measure.name}") for measure in measured]
+    precise = [name for kind in kinds for name in kind.scalars]
     of_detections = np.array([[named[name] for name in precise] for named in scalars])
-    resampled = [replicates]
-    if precise:
-        of_runs = [_resampled_precision(run, objects, len(replicates)) for run in runs]
-        resampled.insert(0, np.stack(of_runs, axis=1))
+    resampled = []
+    for kind in kinds:
+        of_runs = [_resampled_precision(run, kind, objects, len(replicates)) for run in runs]
+        resampled.append(np.stack(of_runs, axis=1))
+    resampled.append(replicates)
     return Figures(
-        [*precise, *(measure.name for measure in measured)],
+        [
+            *(name for kind in kinds for name in kind.meanings),
+            *(measure.name for measure in measured),
+        ],
+        kinds,
         measured,
         runs,
         np.concatenate([of_detections, of_recall], axis=1),
@@ -142,11 +150,14 @@ def compute_figures(study: Study) -> Figures:
 
 
 def _resampled_precision(
-    run: Result, objects: Float[np.ndarray, " I"], replicates: int
+    run: Result, kind: Precision, objects: Float[np.ndarray, " I"], replicates: int
 ) -> Float[np.ndarray, "B 3"]:
-    """Returns a run's `PRECISION` on the first of the resamples of `resample_images`; else NaN."""
-    resampled = np.full((replicates, len(PRECISION)), np.nan)
-    matches = run.evaluation.matches
+    """Returns a run's AP, AP50 and AP75 on the first of the resamples of `resample_images`.
+
+    They are NaN on the others, and without matches.
+    """
+    resampled = np.full((replicates, len(kind.scalars)), np.nan)
+    matches = run.evaluation.matches.get(kind.prefix)
     if matches:
         image_id = run.evaluation.objects.image_id
         drawn = resamples(len(image_id), PRECISION_REPLICATES)

@@ -1,7 +1,8 @@
 """The results of `evaluate` for a run, and the figures that a report shows."""
 
 import pathlib
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,12 +15,59 @@ from rpn_jax.evaluation.objects import ObjectRanks, found, read_objects
 from rpn_jax.evaluation.precision import CLASS_FIGURES, CURVES, ERRORS
 from rpn_jax.evaluation.weighted import RECALL_POINTS, SplitMatches, read_matches
 
-# The figures of detections in every table, with what they mean.
-PRECISION = {
-    "AP": "AP: COCO's average precision of the detections, the mean over IoU 0.50 to 0.95.",
-    "AP50": "AP50: the same at IoU 0.5.",
-    "AP75": "AP75: at IoU 0.75.",
-}
+
+class Precision(NamedTuple):
+    """The figures of average precision in every table: of the boxes of detections, or their masks.
+
+    Fields:
+      title: of what there is of them alone.
+      prefix: what the names of their scalars and arrays begin with.
+      meanings: the figures, with what they mean.
+      details: the name of their details, "" for those that stand beside the scalars.
+    """
+
+    title: str
+    prefix: str
+    meanings: dict[str, str]
+    details: str = ""
+
+    def is_in(self, figures: Mapping[str, Any]) -> bool:
+        """Returns whether all of them are among the scalars."""
+        return all(name in figures["scalars"] for name in self.scalars)
+
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        """Their names among the scalars, in order."""
+        return tuple(f"{self.prefix}{name}" for name in _AVERAGES)
+
+    def details_of(self, figures: Mapping[str, Any]) -> Any:
+        """Returns what `PrecisionResult.to_json` gave."""
+        return figures.get(self.details) if self.details else figures
+
+
+_AVERAGES = ("AP", "AP50", "AP75")
+PRECISIONS = (
+    Precision(
+        "Detections",
+        "",
+        {
+            "AP": "AP: COCO's average precision of the detections, the mean over IoU 0.50 to 0.95.",
+            "AP50": "AP50: the same at IoU 0.5.",
+            "AP75": "AP75: at IoU 0.75.",
+        },
+    ),
+    Precision(
+        "Masks",
+        "masks_",
+        {
+            "masks AP": "masks AP, AP50, AP75: those of masks, by the IoU of masks.",
+            "masks AP50": "",
+            "masks AP75": "",
+        },
+        "masks",
+    ),
+)
+MEANINGS = {name: text for kind in PRECISIONS for name, text in kind.meanings.items()}
 
 
 class Evaluation(NamedTuple):
@@ -29,13 +77,14 @@ class Evaluation(NamedTuple):
       figures: result of `evaluation.figures.read_figures`.
       objects: proposal that found each object.
       class_names: class names of the dataset.
-      matches: those of the detections; None without detections, or where they were not kept.
+      matches: those of the detections, and of their masks, by `Precision.prefix`; none without
+        detections, or where they were not kept.
     """
 
     figures: dict[str, Any]
     objects: ObjectRanks
     class_names: tuple[str, ...]
-    matches: SplitMatches | None = None
+    matches: Mapping[str, SplitMatches] = types.MappingProxyType({})
 
     @property
     def step(self) -> int | None:
@@ -65,13 +114,13 @@ def read_evaluation(folder: pathlib.Path) -> Evaluation | None:
         return None
     evaluation = Evaluation(figures, *read_objects(folder / "objects.npz"))
     file = folder / ARRAYS
-    if not set(PRECISION) <= set(figures["scalars"]) or not file.exists():
-        return evaluation
-    matches = read_matches(file)
-    for ids in (matches.image_id, matches.object_image_id):
-        if not np.isin(ids, evaluation.objects.image_id).all():
-            raise UserError(f"{file}: is of other images than its objects.npz; evaluate again")
-    return evaluation._replace(matches=matches)
+    kinds = [kind for kind in PRECISIONS if kind.is_in(figures) and file.exists()]
+    kept = {kind.prefix: read_matches(file, kind.prefix) for kind in kinds}
+    for matches in kept.values():
+        for ids in (matches.image_id, matches.object_image_id):
+            if not np.isin(ids, evaluation.objects.image_id).all():
+                raise UserError(f"{file}: is of other images than its objects.npz; evaluate again")
+    return evaluation._replace(matches=kept)
 
 
 def _check(figures: dict[str, Any]) -> None:
@@ -86,17 +135,20 @@ def _check(figures: dict[str, Any]) -> None:
         and isinstance(recall.get("all"), dict)
         and recall["all"]
         and all(number.isdecimal() for number in recall["all"])
-        and _is_whole_precision(figures)
+        and all(_is_whole_precision(kind, figures) for kind in PRECISIONS)
     )
     if not is_whole:
         raise ValueError("of another version, or changed")
 
 
-def _is_whole_precision(figures: dict[str, Any]) -> bool:
-    """Returns whether figures of detections, if there are any, have what a report needs."""
-    if not set(PRECISION) & set(figures["scalars"]):
+def _is_whole_precision(kind: Precision, figures: dict[str, Any]) -> bool:
+    """Returns whether figures of that kind, if there are any, have what a report needs."""
+    if not set(kind.scalars) & set(figures["scalars"]):
         return True
-    classes, errors, curves = (figures.get(name) for name in ("classes", "errors", "precision"))
+    details = kind.details_of(figures)
+    if not isinstance(details, dict):
+        return False
+    classes, errors, curves = (details.get(name) for name in ("classes", "errors", "precision"))
     return (
         isinstance(classes, list)
         and all(

@@ -1,4 +1,4 @@
-"""Sections of a report about detections. Runs without any, those of an RPN alone, have none."""
+"""Sections of a report about detections and masks. Runs without any have none."""
 
 import pathlib
 from collections.abc import Mapping
@@ -10,12 +10,11 @@ from rpn_jax.evaluation.weighted import RECALL_POINTS
 from rpn_jax.reports.comparison import Figures
 from rpn_jax.reports.curves import Panel, plot_settings
 from rpn_jax.reports.document import Picture, Pictures, Section, Table, percent
-from rpn_jax.reports.evaluations import PRECISION
+from rpn_jax.reports.evaluations import Precision
 from rpn_jax.reports.panels import Line, plot_panel
 from rpn_jax.reports.results import Study
 from rpn_jax.visualize.plots import precision_lines
 
-_TITLE = "Detections"
 _AXES = {"x_label": "Recall (%)", "y_label": "Precision (%)"}
 _FIGURES_NOTE = (
     "AR@N: mean recall of the best N detections of an image and class. VOC07: VOC's average "
@@ -31,57 +30,58 @@ _ERRORS_NOTE = (
 )
 
 
-def precision_of_run(figures: Figures, out: pathlib.Path) -> Section | None:
-    """Returns the precision of a run's detections, by class and by error."""
-    if not set(PRECISION) <= set(figures.names):
-        return None
-    content = figures.runs[0].evaluation.figures
-    file, title = "plots/precision.svg", "Precision of detections"
+def precision_of_run(figures: Figures, kind: Precision, out: pathlib.Path) -> Section:
+    """Returns the precision of a run's detections or masks, by class and by error."""
+    scalars = figures.runs[0].evaluation.figures["scalars"]
+    content = kind.details_of(figures.runs[0].evaluation.figures)
+    file, title = f"plots/{kind.prefix}precision.svg", f"Precision of {kind.title.lower()}"
     lines = [
         Line(label, look, 100 * RECALL_POINTS, 100 * curve)
         for look, (label, curve) in enumerate(precision_lines(content["precision"]).items())
     ]
     plot_panel(lines, out / file, title=title, in_percent=True, legend=True, **_AXES)
     text = f"{title}: {_AXES['y_label']} to {_AXES['x_label']}"
-    scalars = [
-        [name, percent(content["scalars"][name])] for name in SCALARS if name in content["scalars"]
+    of_all = [
+        [name, percent(scalars[f"{kind.prefix}{name}"])]
+        for name in SCALARS
+        if f"{kind.prefix}{name}" in scalars
     ]
     classes = [
         [row["name"], str(row["objects"]), *(_percent(row[name]) for name in CLASS_FIGURES)]
         for row in content["classes"]
     ]
     return Section(
-        _TITLE,
+        kind.title,
         [
             Pictures([Picture(file, text)]),
-            Table(["figure", "%"], scalars, note=_FIGURES_NOTE),
+            Table(["figure", "%"], of_all, note=_FIGURES_NOTE),
             Table(ERRORS, [_parts(content["errors"])], names=0, note=_ERRORS_NOTE),
             Table(["class", "objects", *CLASS_FIGURES], classes, note="In per cent."),
         ],
     )
 
 
-def precision_of_settings(study: Study, figures: Figures, out: pathlib.Path) -> Section | None:
-    """Returns the precision of all runs' detections, and what the errors of each setting cost."""
-    if not set(PRECISION) <= set(figures.names):
-        return None
+def precision_of_settings(
+    study: Study, figures: Figures, kind: Precision, out: pathlib.Path
+) -> Section:
+    """Returns the precision of all runs, and what the errors of each setting cost."""
     panels = [
         Panel(
-            f"precision_{key.replace('.', '_')}",
+            f"{kind.prefix}precision_{key.replace('.', '_')}",
             100 * RECALL_POINTS,
-            lambda run, key=key: np.array(run.figures["precision"][key]),
+            lambda run, key=key: np.array(kind.details_of(run.figures)["precision"][key]),
             {"title": title, **_AXES},
         )
         for key, title in (("0.50", "Precision at IoU 0.5"), ("mean", "Mean of IoU 0.50 to 0.95"))
     ]
     rows = []
     for name, places in figures.settings.items():
-        errors = [figures.runs[r].evaluation.figures["errors"] for r in places]
+        errors = [kind.details_of(figures.runs[r].evaluation.figures)["errors"] for r in places]
         mean = {kind: np.mean([of_run[kind] for of_run in errors]) for kind in ERRORS}
         rows.append([*study.labels(name), *_parts(mean)])
     names = study.label_names
     table = Table([*names, *ERRORS], rows, names=len(names), note=_ERRORS_NOTE)
-    return Section(_TITLE, [*plot_settings(study, figures, panels, out), table])
+    return Section(kind.title, [*plot_settings(study, figures, panels, out), table])
 
 
 def _parts(errors: Mapping[str, float]) -> list[str]:

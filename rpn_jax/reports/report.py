@@ -14,7 +14,7 @@ from rpn_jax.reports.comparison import SIGNIFICANT, Comparison, Figures, compute
 from rpn_jax.reports.csv_files import write_curves, write_runs, write_settings
 from rpn_jax.reports.curves import learning_curves, overview, recall_of_run, recall_of_settings
 from rpn_jax.reports.document import Cell, Part, Section, Table, Text, percent, write_document
-from rpn_jax.reports.evaluations import PRECISION, Evaluation
+from rpn_jax.reports.evaluations import MEANINGS, Evaluation
 from rpn_jax.reports.origin import origin_section
 from rpn_jax.reports.precision import precision_of_run, precision_of_settings
 from rpn_jax.reports.results import Study, gather
@@ -73,8 +73,7 @@ def _study_sections(
     ]
     if len(figures.settings) > 1:
         sections.append(_differences(study, figures, of_base))
-    precision = precision_of_settings(study, figures, out)
-    sections += [precision] if precision else []
+    sections += [precision_of_settings(study, figures, kind, out) for kind in figures.kinds]
     return table, [*sections, recall_of_settings(study, figures, out)]
 
 
@@ -136,7 +135,8 @@ def _meaning(figures: Figures) -> str:
         f"{of_whom}AR@N: mean recall of the best N proposals over IoU 0.50 to 0.95. "
         f"{of_whom}recall@t: recall of the best {last.top_n} proposals at IoU t."
     )
-    return " ".join([*(PRECISION[n] for n in figures.names if n in PRECISION), recall])
+    precision = [MEANINGS[name] for name in figures.names if MEANINGS.get(name)]
+    return " ".join([*precision, recall])
 
 
 def _differences(study: Study, figures: Figures, of_base: dict[str, Comparison]) -> Section:
@@ -187,7 +187,7 @@ def _run_sections(figures: Figures, out: pathlib.Path) -> tuple[Table, list[Sect
     )
     sections = [
         Section("Summary", [Text(text), table]),
-        precision_of_run(figures, out),
+        *(precision_of_run(figures, kind, out) for kind in figures.kinds),
         recall_of_run(figures, out, note),
         breakdown_section(run.evaluation, figures.measured),
         picture_section(run, figures.measured[-1].top_n, out),
@@ -202,11 +202,13 @@ def _run_table(figures: Figures) -> Table:
         [name, percent(value), _NONE if np.isnan(a) else f"{percent(a)} to {percent(b)}"]
         for name, value, a, b in zip(figures.names, figures.values[0], low, high, strict=True)
     ]
-    scalars, first = figures.runs[0].evaluation.figures["scalars"], figures.names[0]
-    kind, at, number = first.partition("@")
-    for size in ("small", "medium", "large"):
-        if (value := scalars.get(f"{kind}_{size}{at}{number}")) is not None:
-            rows.append([f"{first} of {size} objects", percent(value), ""])
+    scalars = figures.runs[0].evaluation.figures["scalars"]
+    firsts = {next(iter(kind.meanings)): kind.scalars[0] for kind in figures.kinds}
+    for title, first in (firsts or {figures.names[0]: figures.names[0]}).items():
+        kind, at, number = first.partition("@")
+        for size in ("small", "medium", "large"):
+            if (value := scalars.get(f"{kind}_{size}{at}{number}")) is not None:
+                rows.append([f"{title} of {size} objects", percent(value), ""])
     return Table(["figure", "%", "95 % interval"], rows)
 
 

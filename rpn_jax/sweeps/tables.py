@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rpn_jax.evaluation.figures import around_headline
+from rpn_jax.evaluation.figures import around_headline, in_line
 from rpn_jax.sweeps.runs import STATES, RunState
 from rpn_jax.text import printable
 
@@ -34,9 +34,9 @@ def run_table(name: str, state: RunState) -> Table:
     rows["time left"] = _duration(state.eta_s)
     rows["last row of the metrics"] = state.logged_s and f"{_duration(state.logged_s)} ago"
     if state.validated is not None:
-        rows[f"validation, step {state.validated}"] = _figures(state.validation)
+        rows[f"validation, step {state.validated}"] = in_line(state.validation)
     if state.figures:
-        rows["evaluation"] = _figures(state.figures)
+        rows["evaluation"] = in_line(state.figures)
     table = Table(show_header=False, box=None)
     for title, value in rows.items():
         if value:
@@ -162,11 +162,6 @@ def _step(state: RunState) -> str:
 
 def _number(value: float | None, how: str) -> str:
     return "" if value is None else format(value, how)
-
-
-def _figures(figures: Mapping[str, float]) -> str:
-    shown = {name: value for name, value in figures.items() if "_" not in name}
-    return "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
 
 
 def _duration(seconds: float | None) -> str:

@@ -291,7 +291,11 @@ def _write(
 
 def _arrays_of(image: PredictedImage) -> dict[str, np.ndarray]:
     found = {"boxes": image.boxes, "scores": image.scores}
-    return found if image.labels is None else {**found, "labels": image.labels}
+    if image.labels is not None:
+        found["labels"] = image.labels
+    if image.masks is not None:
+        found |= image.masks.to_arrays()
+    return found
 
 
 def _of_all(images: _Images, found: dict[int, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -84,9 +84,11 @@ def evaluate_trained(
     if is_first():
         for suffix in (".png", ".svg"):
             plot_recall_to_iou({title: recall}, folder / f"recall_to_iou{suffix}")
-        if precision := figures.details.get("precision"):
-            for suffix in (".png", ".svg"):
-                plot_precision(precision, folder / f"precision{suffix}", title=title)
+        of_masks = figures.details.get("masks", {})
+        for file, details in {"precision": figures.details, "masks_precision": of_masks}.items():
+            if precision := details.get("precision"):
+                for suffix in (".png", ".svg"):
+                    plot_precision(precision, folder / f"{file}{suffix}", title=title)
         # All files are complete before one is renamed: a report never mixes two evaluations.
         with contextlib.ExitStack() as files:
             if figures.arrays:

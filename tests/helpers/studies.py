@@ -58,10 +58,13 @@ def of_detections(images, records, class_names):
     return measurement.result()
 
 
-def evaluated(folder, dataset, share, step=STEPS, name="train", without=(), detects=False):
+def evaluated(
+    folder, dataset, share, step=STEPS, name="train", without=(), detects=False, masks=False
+):
     """What `evaluate` would leave of a network whose proposals cover a share of every object.
 
-    With `detects`, its detections are these proposals, half of them of the other class.
+    With `detects`, its detections are these proposals, half of them of the other class. With
+    `masks`, their masks are measured to be as good.
     """
     records = [dataset[i] for i in range(len(dataset))]
     images = [proposals(record, share) for record in records]
@@ -76,8 +79,14 @@ def evaluated(folder, dataset, share, step=STEPS, name="train", without=(), dete
     figures |= {"seconds": 2.5, **sums.result().figures().to_json()}
     if detects:
         measured = of_detections(images, records, dataset.class_names)
-        write_npz(folder / "evaluation" / name / "detections.npz", **measured.arrays)
+        of_masks = {f"masks_{key}": array for key, array in measured.arrays.items()}
+        arrays = {**measured.arrays, **(of_masks if masks else {})}
+        write_npz(folder / "evaluation" / name / "detections.npz", **arrays)
         precise = measured.to_json()
+        if masks:
+            precise["masks"] = measured.details
+            named = {f"masks_{key}": value for key, value in measured.scalars.items()}
+            precise["scalars"] = {**precise["scalars"], **named}
         proposed = {f"proposals {name}": value for name, value in figures["scalars"].items()}
         figures |= precise | {"scalars": {**precise["scalars"], **proposed}}
     place = folder / "evaluation" / name

@@ -6,6 +6,7 @@ import re
 import pytest
 from studies import Page, begun, evaluated, rows_of
 
+from rpn_jax.errors import UserError
 from rpn_jax.reports.report import write_report
 
 
@@ -42,6 +43,46 @@ def test_a_run_that_detects(detector):
     assert (
         f"| dog | {dog['objects']} | {100 * dog['AP']:.1f} | {100 * dog['AP50']:.1f} |" in markdown
     )
+
+
+def test_masks_stand_beside_boxes(source, dataset, tmp_path, detector):
+    folder = begun(tmp_path / "masks", source)
+    evaluated(folder, dataset, 0.72, detects=True, masks=True)
+    printed = write_report([folder])
+    markdown = (folder / "report/report.md").read_text()
+    without = (detector / "report/report.md").read_text()
+    for name in ("AP", "AP50", "AP75"):
+        of_boxes, of_masks = (
+            re.search(rf"^\| {title} \| (.*) \|$", markdown, re.MULTILINE)[1]
+            for title in (name, f"masks {name}")
+        )
+        assert of_masks == of_boxes
+        assert f"masks {name}" in printed
+    assert "![Precision of masks: " in markdown
+    assert markdown.count("| class | objects | AP |") == 2
+    assert re.search(r"\| masks AP of \w+ objects \|", markdown)
+    assert "masks" not in without
+    # Beside a run without masks, what can be compared are boxes.
+    figures = json.loads((folder / "evaluation/train/figures.json").read_text())
+    write_report([folder, detector], tmp_path / "both")
+    assert "masks AP" not in (tmp_path / "both/report.md").read_text()
+    del figures["masks"]["errors"]
+    (folder / "evaluation/train/figures.json").write_text(json.dumps(figures))
+    with pytest.raises(UserError, match="its figures are damaged"):
+        write_report([folder])
+
+
+def test_runs_with_masks(source, dataset, tmp_path):
+    for seed in range(2):
+        folder = begun(tmp_path / str(seed), source, f"--config.seed={seed}")
+        evaluated(folder, dataset, 0.72 + 0.1 * seed, detects=True, masks=True)
+    write_report([tmp_path], tmp_path / "report")
+    markdown = (tmp_path / "report/report.md").read_text()
+    assert "| AP | AP50 | AP75 | masks AP | masks AP50 | masks AP75 | proposals " in markdown
+    assert (tmp_path / "report/plots/masks_precision_mean.svg").exists()
+    (row,) = rows_of(tmp_path / "report/settings.csv")
+    assert row["masks AP"] == row["AP"]
+    assert "nan" not in markdown
 
 
 def test_runs_that_detect(source, dataset, tmp_path):

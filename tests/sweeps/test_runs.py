@@ -186,6 +186,21 @@ def test_the_headline_has_a_column(workdir):
     assert header.split()[-4:] == ["AP", "AP50", "AR@1", "why"]
 
 
+def test_masks_stand_beside_boxes(workdir):
+    boxes = {"AP": 0.25, "AP50": 0.5, "AP75": 0.125, "AP_small": 0.1, "AR@1": 0.3}
+    masks = {f"masks_{name}": value + 0.01 for name, value in boxes.items()}
+    figures = {**boxes, "proposals_AR@1": 0.7, **masks}
+    evaluated(workdir, 100)
+    file = workdir / "evaluation/test/figures.json"
+    file.write_text(json.dumps({"step": 100, "headline": "AP", "scalars": figures}))
+    header, row, *_ = shown(sweep_table(read_sweep_states(workdir.parent))).splitlines()
+    assert header.split()[-5:] == ["AP", "AP50", "AP75", "masks_AP", "why"]
+    assert "0.260" in row
+    text = shown(run_table("seed=0", read_run_state(workdir)))
+    assert "masks_AP 0.260 masks_AP50 0.510 masks_AP75 0.135" in " ".join(text.split())
+    assert "proposals" not in text
+
+
 def test_a_folder_without_a_sweep(tmp_path):
     with pytest.raises(UserError, match="holds no sweep"):
         read_sweep_states(tmp_path)

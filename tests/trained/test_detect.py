@@ -3,10 +3,12 @@
 import pathlib
 
 import numpy as np
+import pycocotools.mask
 import pytest
 
 from rpn_jax.data.masks import Masks, encode
 from rpn_jax.evaluation.masks import paste_all, paste_mask
+from rpn_jax.files import write_npz
 from rpn_jax.trained.detect import detection_rows, output_names
 from rpn_jax.training.predict import PredictedImage
 
@@ -44,3 +46,18 @@ def test_masks_are_written_as_coco_has_them():
     }
     (row,) = detection_rows(7, image._replace(masks=None), (1, 90), ("cat", "dog"))
     assert "segmentation" not in row
+
+
+def test_masks_in_an_npz_are_those_of_pycocotools(tmp_path):
+    bitmaps = [np.zeros((20, 30), bool), np.tri(20, 30, dtype=bool), np.ones((20, 30), bool)]
+    hw, other = (20, 30), np.tri(7, 5, dtype=bool)
+    images = [Masks([encode(bitmap) for bitmap in bitmaps], *hw), Masks([], 9, 9)]
+    images.append(Masks([encode(other)], 7, 5))
+    arrays = [image.to_arrays() for image in images]
+    joined = {name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]}
+    write_npz(tmp_path / "a.npz", **joined)
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
+        pairs = zip(file["mask_sizes"], file["masks"], strict=True)
+        for (size, counts), bitmap in zip(pairs, [*bitmaps, other], strict=True):
+            found = pycocotools.mask.decode({"size": size, "counts": bytes(counts)})
+            np.testing.assert_array_equal(found, bitmap)
