@@ -78,15 +78,17 @@ def fingerprint(
 
     `code.source` is a hash of the package's installed Python files, with git or without. `data` has
     for each split its counts, a hash of file names, image ids, boxes, labels and ignore flags, and
-    one of the images, which `prepare` made. `weights` are the name and SHA-256 of
-    `config.model.pretrained`: None without it, and None unless the run `is_new`, because a resumed
-    run takes its parameters from a checkpoint.
+    one of the images, which `prepare` made; where masks are trained one of the masks too. `weights`
+    are the name and SHA-256 of `config.model.pretrained`: None without it, and None unless the run
+    `is_new`, because a resumed run takes its parameters from a checkpoint.
     """
     splits = {"train": train_set, "eval": eval_set}
     return {
         "code": {"source": hash_source(_PACKAGE)},
         "packages": _installed(PACKAGES),
-        "data": {name: _describe(split) for name, split in splits.items() if split is not None},
+        "data": {
+            name: _describe(config, split) for name, split in splits.items() if split is not None
+        },
         "weights": _hash_weights(config.model.pretrained) if is_new else None,
     }
 
@@ -187,7 +189,7 @@ def _installed(names: tuple[str, ...]) -> dict[str, str]:
     return versions
 
 
-def _describe(dataset: Dataset) -> dict[str, Any]:
+def _describe(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     return {
         "dataset": dataset.name,
         "split": dataset.split,
@@ -196,6 +198,7 @@ def _describe(dataset: Dataset) -> dict[str, Any]:
         "annotations": dataset.fingerprint,
         **({"proposals": dataset.proposals.digest} if dataset.proposals else {}),
         "pixels": dataset.pixels,
+        **({"masks": dataset.masks} if "mask" in config else {}),
     }
 
 

@@ -175,6 +175,11 @@ def test_coco_keeps_all_masks_and_crowds_train_none(coco, tmp_path):
     assert not batch.gt_masks[1].any()
     first["segmentation"] = polygons[:1]
     coco.write()
+    of_other = tmp_path / "other"
+    prepare_dataset("coco_json", data_dir=of_other, source=coco.root)
+    other = open_dataset("coco_json", "val", data_dir=of_other, source=coco.root)
+    assert other.fingerprint == dataset.fingerprint, "it is that of boxes"
+    assert other.masks != dataset.masks
     with pytest.raises(UserError, match="has changed since .*its annotation is another"):
         prepare_dataset("coco_json", **place)
 

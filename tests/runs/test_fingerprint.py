@@ -7,7 +7,7 @@ import tomllib
 
 import numpy as np
 import pytest
-from training.small import small_config
+from training.small import small_config, small_detector_config, small_mask_config
 
 from rpn_jax.data.datasets import Dataset
 from rpn_jax.errors import UserError
@@ -135,6 +135,19 @@ def test_each_start_adds_a_row(package, tmp_path, monkeypatch):
     assert first["environment"]["XLA_FLAGS"] == "--xla_force_host_platform_device_count=8"
     assert "JAX_COORDINATOR_ADDRESS" not in first["environment"]
     assert first["packages"]["numpy"] == np.__version__
+
+
+def test_masks_belong_to_the_data_where_they_are_trained():
+    def described(config, masks):
+        split = TinySplit("train")
+        split.masks = masks
+        return fingerprint.fingerprint(config, split, None, is_new=True)["data"]["train"]
+
+    one, other = (described(small_mask_config(), masks) for masks in ("0a" * 32, "0b" * 32))
+    assert fingerprint.differing_fields(one, other) == {"masks": ("0a" * 32, "0b" * 32)}
+    for config in (small_config(), small_detector_config()):
+        assert described(config, "0a" * 32) == described(config, None)
+        assert "masks" not in described(config, "0a" * 32)
 
 
 def test_a_clean_checkout_leaves_no_patch(package, tmp_path, monkeypatch):

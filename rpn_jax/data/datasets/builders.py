@@ -150,7 +150,7 @@ class Audit:
     ) -> Iterator[CheckedExample]:
         """Yields the usable examples of a split, in order, under a progress bar."""
         summaries, skipped = [], []
-        digest, pixels = hashlib.sha256(), hashlib.sha256()
+        digest, pixels, masks = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
         checks = grain.MapDataset.source(readers).map(lambda read: read())
         # OpenCV lets go of the interpreter while it decodes. The buffer holds encoded images.
         options = grain.ReadOptions(num_threads=os.cpu_count() or 1, prefetch_buffer_size=64)
@@ -165,6 +165,8 @@ class Audit:
                 continue
             _digest_example(digest, checked)
             pixels.update(hashlib.sha256(checked.example.image).digest())
+            for counts in checked.example.masks or ():
+                masks.update(hashlib.sha256(counts).digest())
             self._compare_frames(checked)
             yield checked
             # All but the pixels are kept until the split is done.
@@ -185,6 +187,7 @@ class Audit:
         }
         if self._source.has_masks:
             self._splits[split]["has_masks"] = report.masks > 0
+            self._splits[split]["masks"] = masks.hexdigest()
         ids = [s.example.original_id for s in summaries]
         if any(isinstance(image_id, str) for image_id in ids):
             self._splits[split]["original_ids"] = ids

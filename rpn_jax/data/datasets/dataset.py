@@ -53,6 +53,7 @@ class Dataset:
       fingerprint: a hash of the file names, ids, boxes, labels and ignore flags.
       proposals: those that a file gives for the images, None without one.
       pixels: a hash of the encoded images; None for data that were prepared before it was kept.
+      masks: a hash of the masks; None for data without any, and as above.
     """
 
     class_names: tuple[str, ...]
@@ -66,6 +67,7 @@ class Dataset:
     fingerprint: str
     proposals: StoredProposals | None = None
     pixels: str | None
+    masks: str | None = None
 
     def __init__(
         self,
@@ -90,6 +92,7 @@ class Dataset:
             self.num_objects = np.array(known["num_objects"], np.int64)
             self.fingerprint = str(known["fingerprint"])
             self.pixels = known.get("pixels")
+            self.masks = known.get("masks")
             self.has_masks = bool(known.get("has_masks"))
             # Data that version 0.1 prepared have boxes in what OpenCV decodes.
             turns = known.get("turns", [1] * len(self.heights))
