@@ -265,7 +265,14 @@ def cut_masks(
     boxes = np.clip(record.boxes, np.tile(window[:2], 2), np.tile(window[2:], 2))
     for slot, i in enumerate(np.flatnonzero(kept)):
         if record.masks is not None and not record.ignore[i]:
-            mask = masks.cut(record.masks[i], record.height, record.width, boxes[i], len(out[0]))
+            hw = record.height, record.width
+            try:
+                mask = masks.cut(record.masks[i], *hw, boxes[i], len(out[0]))
+            except ValueError as error:
+                raise UserError(
+                    f"{record.filename}: its prepared mask {i + 1} runs over the image; prepare "
+                    "the dataset anew"
+                ) from error
             out[slot] = mask[:, ::-1] if flip else mask
 
 

@@ -68,7 +68,9 @@ def write_proposals(
         UserError: the network has no RPN, or the split is not prepared.
     """
     check_proposes(config, place)
-    images = _of_split(open_split(config, split)) if split else _of_files(paths)
+    images = _of_files(paths)
+    if split:
+        images = _of_split(open_split(config, split, needs_masks=False))
     detector, variables, _ = load_trained(config, place, step)
     predictor = Predictor(config, detector.rpn().with_counts(settings), variables)
 
@@ -106,7 +108,8 @@ def write_detections(
     """
     check_detects(config, place)
     if split:
-        images = _of_split(with_proposals(config, open_split(config, split), "eval"))
+        dataset = open_split(config, split, needs_masks=False)
+        images = _of_split(with_proposals(config, dataset, "eval"))
     else:
         check_proposes(config, place)
         images = _of_files(paths)

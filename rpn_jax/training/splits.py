@@ -75,11 +75,14 @@ def with_known_classes(config: ConfigDict) -> ConfigDict:
     return with_classes(config, open_split(config, config.data.train_split))
 
 
-def open_split(config: ConfigDict, split: str, *, needs_objects: bool = False) -> Dataset:
+def open_split(
+    config: ConfigDict, split: str, *, needs_objects: bool = False, needs_masks: bool = True
+) -> Dataset:
     """Returns a split of the config's prepared dataset.
 
     Raises:
-        UserError: the split is not prepared; or `needs_objects` and it has no object.
+        UserError: the split is not prepared; or `needs_objects` and it has no object; or
+            `needs_masks`, the detector makes some, and it has none.
     """
     data = config.data
     dataset = open_dataset(
@@ -94,7 +97,7 @@ def open_split(config: ConfigDict, split: str, *, needs_objects: bool = False) -
             f"{data.dataset}: split {split!r} has no objects in its {len(dataset)} images, so that "
             "there is nothing to learn or to find; name another split"
         )
-    if "mask" in config and not dataset.has_masks:
+    if needs_masks and "mask" in config and not dataset.has_masks:
         raise UserError(
             f"{data.dataset}: split {split!r} has no masks, of which a mask_rcnn learns; name a "
             "dataset that has some (one of an earlier version has them after rpn-jax prepare "

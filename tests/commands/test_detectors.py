@@ -6,7 +6,14 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from training.small import BOX, FIELDS, PYRAMID, small_config, small_detector_config
+from training.small import (
+    BOX,
+    FIELDS,
+    PYRAMID,
+    small_config,
+    small_detector_config,
+    small_mask_config,
+)
 
 import rpn_jax
 from rpn_jax.__main__ import main
@@ -237,6 +244,14 @@ def test_ids_come_from_the_data_where_the_config_has_names_alone(flags):
     assert config.box.category_ids == (3, "bus", 7, 18)
     assert dataset[0].labels.tolist() == [3, 0]
     assert len(dataset[2].labels) == 0 or len(dataset[1].labels) == 0
+
+
+def test_data_without_masks_are_looked_at_and_neither_trained_on_nor_measured(flags):
+    assert main(["prepare", *flags]) == 0
+    config = small_mask_config(*flags[1:], f"--config.box.class_names={DATA}")
+    with pytest.raises(UserError, match="^coco_json: split 'val' has no masks, of which a mask_r"):
+        open_split(config, "val")
+    assert len(open_split(config, "val", needs_masks=False)) == 3
 
 
 def test_a_network_without_classes_does_not_detect(fails, tmp_path):

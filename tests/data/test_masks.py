@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 from references import cut_mask
 
-from rpn_jax.data.datasets import open_dataset, prepare_dataset
-from rpn_jax.data.loader import eval_batches, train_batches
+from rpn_jax.data.datasets import Record, open_dataset, prepare_dataset
+from rpn_jax.data.loader import cut_masks, eval_batches, train_batches
 from rpn_jax.data.masks import Masks, cut, decode, encode, extent, fills
 from rpn_jax.data.plan import BatchPlan
 from rpn_jax.data.scales import Jitter, Scale, one_canvas
+from rpn_jax.data.transforms import whole_view
 from rpn_jax.errors import UserError
 
 SIZE = 14
@@ -65,6 +66,21 @@ def test_masks_of_an_image_are_decoded_when_asked_for():
     for runs, bitmap in zip(masks[:3].to_coco(), bitmaps, strict=True):
         assert runs["size"] == [30, 40]
         np.testing.assert_array_equal(pycocotools.mask.decode(runs), bitmap)
+
+
+def test_a_prepared_mask_that_runs_over_the_image_is_named():
+    counts = encode(np.ones((60, 80), bool))
+    boxes, one = np.float32([[0, 0, 40, 30]]), np.zeros(1, int)
+    record = Record(b"", "a.jpg", 1, 30, 40, boxes, one, one > 0, one, masks=[counts])
+    out = np.zeros((1, SIZE, SIZE), np.uint8)
+    with pytest.raises(UserError, match="a.jpg: its prepared mask 1 runs over the image"):
+        cut_masks(
+            record,
+            whole_view(30, 40, shorter_side=30, longer_side=40),
+            one == 0,
+            flip=False,
+            out=out,
+        )
 
 
 def test_counts_of_other_images_are_told():

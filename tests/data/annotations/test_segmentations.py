@@ -1,12 +1,17 @@
 """One object's mask of any origin: the right one, or why there is none."""
 
+import io
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from rpn_jax.data.annotations.segmentations import Mask, compact, read_segmentation
+from rpn_jax.data.annotations.segmentations import Mask, compact, read_png, read_segmentation
 from rpn_jax.data.masks import decode, encode
+from rpn_jax.errors import UserError
 
 BITMAP = np.zeros((30, 40), bool)
 BITMAP[5:20, 8:30] = True
@@ -71,6 +76,48 @@ def test_an_outline_that_crosses_itself_is_noted():
     angles, radii = np.arange(10) * np.pi / 5, np.tile([14, 7], 5)
     star = np.stack([20 + radii * np.cos(angles), 15 + radii * np.sin(angles)], axis=1)
     assert not read([star.ravel().tolist()]).note
+
+
+def png(pixels):
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+OBJECTS = np.zeros((30, 40), np.uint8)
+OBJECTS[5:20, 8:20], OBJECTS[5:20, 20:30], OBJECTS[4, 8:30] = 1, 2, 255
+HEADER = b"IHDR" + (2_000_000_000).to_bytes(4) * 2 + png(OBJECTS)[24:29]
+BILLIONS = png(OBJECTS)[:12] + HEADER + zlib.crc32(HEADER).to_bytes(4) + png(OBJECTS)[33:]
+
+
+@pytest.mark.parametrize(
+    ("content", "count", "said"),
+    [
+        (png(OBJECTS), 1, "has an object 2, but the annotation only 1"),
+        (png(OBJECTS[:9]), 2, "has 40x9 pixels, the image 40x30"),
+        (png(np.zeros((30, 40, 3), np.uint8)), 2, "its pixels are RGB, not the numbers of objects"),
+        (png(OBJECTS.astype(np.uint16)), 2, "its pixels are I;16, not the numbers of objects"),
+        (png(OBJECTS)[:-30], 2, "the PNG is truncated, or damaged"),
+        (BILLIONS, 2, "the image has more than 178956970 pixels"),
+        (b"", 2, "the image file is empty"),
+        (b"no picture", 2, "not an image"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_no_png_of_the_objects_is_a_line(content, count, said, tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=said) as caught:
+        read_png(path, range(1, count + 1), count, (30, 40))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_png_with_fewer_objects_leaves_those_without_a_mask(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(OBJECTS))
+    first, second, third = read_png(tmp_path / "a.png", (1, 2, 3), 3, (30, 40))
+    np.testing.assert_array_equal(decode(first.counts, 30, 40), OBJECTS == 1)
+    np.testing.assert_array_equal(decode(second.counts, 30, 40), OBJECTS == 2)
+    assert third == Mask(b"", "has no pixel in a.png")
 
 
 NUMBERS = st.integers() | st.floats() | st.integers(-9, 60) | st.none() | st.text(max_size=3)
