@@ -12,6 +12,7 @@ from typing import Any
 
 from rpn_jax import __version__
 from rpn_jax.commands import (
+    alternate,
     anchors,
     compare,
     compile,
@@ -36,6 +37,7 @@ COMMANDS = {
     "anchors": anchors,
     "info": info,
     "train": train,
+    "alternate": alternate,
     "evaluate": evaluate,
     "propose": propose,
     "detect": detect,

@@ -18,8 +18,9 @@ FLOORS = {
     "trained": 7,
     "compiling": 8,
     "library": 8,
+    "alternating": 8,
     "sweeps": 9,
-    "reports": 10,
+    "reports": 10, "flags": 10,
     "commands": 11,
     "__main__": 12,
 }  # fmt: skip

@@ -16,7 +16,7 @@ With --split the results have the dataset's own ids; a Fast R-CNN takes config.d
 import argparse
 from collections.abc import Sequence
 
-from rpn_jax.commands.flags import (
+from rpn_jax.flags import (
     add_image_flags,
     add_trained_flags,
     given_images,

@@ -18,8 +18,8 @@ masks the same of masks, by the IoU of masks: masks_AP and so on in figures.json
 import argparse
 from collections.abc import Sequence
 
-from rpn_jax.commands.flags import add_process_flags, add_trained_flags, join, trained_place
 from rpn_jax.files import user_path
+from rpn_jax.flags import add_process_flags, add_trained_flags, join, trained_place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -25,8 +25,8 @@ them into the image, of any size to which the boxes are scaled before:
 import argparse
 from collections.abc import Sequence
 
-from rpn_jax.commands.flags import add_trained_flags, image_size, trained_place
 from rpn_jax.files import user_path
+from rpn_jax.flags import add_trained_flags, image_size, trained_place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

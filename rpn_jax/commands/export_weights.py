@@ -18,8 +18,8 @@ file of an RPN lacks the second stage, and wants strict=False:
 import argparse
 from collections.abc import Sequence
 
-from rpn_jax.commands.flags import add_trained_flags, trained_place
 from rpn_jax.files import user_path
+from rpn_jax.flags import add_trained_flags, trained_place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ of the output layers beside the paper's (section 3.1.1).
 import argparse
 from collections.abc import Sequence
 
-from rpn_jax.commands.flags import image_size
+from rpn_jax.flags import image_size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

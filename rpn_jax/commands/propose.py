@@ -17,7 +17,7 @@ one file; a Fast R-CNN can be trained on either (config.data.proposals).
 import argparse
 from collections.abc import Sequence
 
-from rpn_jax.commands.flags import (
+from rpn_jax.flags import (
     add_image_flags,
     add_trained_flags,
     given_images,

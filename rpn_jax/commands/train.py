@@ -14,8 +14,8 @@ two it exits with status 75, so that a scheduler can start it again.
 import argparse
 from collections.abc import Sequence
 
-from rpn_jax.commands.flags import add_process_flags, join
 from rpn_jax.files import user_path
+from rpn_jax.flags import add_process_flags, join
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

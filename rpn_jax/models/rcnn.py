@@ -124,9 +124,10 @@ class RCNN(nn.Module):
         return self.mask(self.box.shared(pooled))
 
 
-def frozen_stages_of(count: int) -> tuple[tuple[str, ...], ...]:
-    """Returns the paths of the backbone's first `count` stages, for `trainable_mask`."""
-    return tuple(("backbone", f"c{i}") for i in range(1, count + 1))
+def frozen_paths_of(stages: int, neck: bool = False) -> tuple[tuple[str, ...], ...]:
+    """Returns the paths of the backbone's first `stages`, and of the neck, for `trainable_mask`."""
+    of_backbone = tuple(("backbone", f"c{i}") for i in range(1, stages + 1))
+    return (*of_backbone, ("neck",)) if neck else of_backbone
 
 
 def trainable_mask(params: Any, frozen: Collection[tuple[str, ...]]) -> Any:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from rpn_jax.models.rcnn import RCNN, frozen_stages_of, trainable_mask
+from rpn_jax.models.rcnn import RCNN, frozen_paths_of, trainable_mask
 from rpn_jax.models.receptive_field import Rows, rows_seen
 
 _CANVAS = 2048  # pixels on which receptive fields are measured, where that is enough
@@ -46,6 +46,7 @@ def summarize(
     frozen_stages: int = 0,
     regions: int = 1,
     masks: int = 1,
+    frozen_neck: bool = False,
 ) -> tuple[Layer, ...]:
     """Returns the layers, by part and name, for a canvas of `height` x `width` pixels.
 
@@ -56,6 +57,7 @@ def summarize(
         frozen_stages: so many of the backbone's first stages are not trained.
         regions: number of regions that a box head classifies in an image.
         masks: number of regions that a mask head gives masks.
+        frozen_neck: whether the neck is not trained either.
 
     Raises:
         NotImplementedError: see `receptive_field.rows_seen`.
@@ -68,7 +70,7 @@ def summarize(
     maps = _by_module(shapes["intermediates"])
     params = traverse_util.flatten_dict(shapes["params"])
     learns = traverse_util.flatten_dict(
-        trainable_mask(shapes["params"], frozen_stages_of(frozen_stages))
+        trainable_mask(shapes["params"], frozen_paths_of(frozen_stages, frozen_neck))
     )
     costs = _costs(params, learns, maps)
     seen = _rows_of_layers(variables, _CANVAS)

@@ -181,6 +181,9 @@ FIELDS: Mapping[str, Field] = {
     "model.frozen_stages": Field(
         0, whole(0), "2 tunes VGG-16 from conv3_1 up, as the paper does; 0 tunes all"
     ),
+    "model.frozen_neck": Field(
+        False, FLAG, "whether the neck is not trained either, as in the last steps of alternate"
+    ),
     "model.remat": Field(
         False,
         FLAG,
@@ -195,6 +198,12 @@ FIELDS: Mapping[str, Field] = {
     ),
     "model.pretrained": Field(None, NAME, "a file of trained weights, see weights/layouts.py"),
     "model.pretrained_head": Field(True, FLAG, "whether to take the head too, if the file has one"),
+    "model.pretrained_last": Field(
+        True,
+        FLAG,
+        "whether to take of a second or third stage its last layers too, if they are of the same "
+        "classes; False draws them from the seed, as py-faster-rcnn does in its fourth step",
+    ),
     "rpn.channels": Field(512, whole(1), "section 3.1: 512 for VGG-16, 256 for ZF (and for FPN)"),
     "rpn.convolutions": Field(1, whole(1), "3x3 convolutions of the head; 2 of torchvision's v2"),
     "rpn.objectness": Field(

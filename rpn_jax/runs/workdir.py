@@ -29,13 +29,8 @@ def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
 
 def _claim(workdir: pathlib.Path, config: ConfigDict, held: contextlib.ExitStack) -> None:
     file = workdir / "config.json"
+    lock_workdir(workdir, held)
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        busy = (
-            f"--workdir={workdir}: a run is at work there ({{holder}}); wait for its end, or give "
-            "another folder"
-        )
-        held.enter_context(locked(workdir / "lock", busy))
         if file.exists():
             differing = differences(config, _read(file))
             if differing:
@@ -51,9 +46,28 @@ def _claim(workdir: pathlib.Path, config: ConfigDict, held: contextlib.ExitStack
         else:
             write_text(file, to_json(located(config)))
     except OSError as error:
-        raise UserError(
-            f"--workdir={workdir}: {error.strerror}; give a folder to write to"
-        ) from error
+        raise _unwritable(workdir, error) from error
+
+
+def lock_workdir(workdir: pathlib.Path, held: contextlib.ExitStack) -> None:
+    """Makes the folder, and locks it until `held` is closed.
+
+    Raises:
+        UserError: another run is at work there, or the folder cannot be written.
+    """
+    busy = (
+        f"--workdir={workdir}: a run is at work there ({{holder}}); wait for its end, or give "
+        "another folder"
+    )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        held.enter_context(locked(workdir / "lock", busy))
+    except OSError as error:
+        raise _unwritable(workdir, error) from error
+
+
+def _unwritable(workdir: pathlib.Path, error: OSError) -> UserError:
+    return UserError(f"--workdir={workdir}: {error.strerror}; give a folder to write to")
 
 
 def load_workdir_config(workdir: pathlib.Path) -> ConfigDict:

@@ -21,7 +21,7 @@ from rpn_jax.evaluation.figures import Measurement, Measurements
 from rpn_jax.evaluation.precision import MaskMeasurement, PrecisionMeasurement
 from rpn_jax.evaluation.recall import RecallMeasurement
 from rpn_jax.models.inputs import input_convention
-from rpn_jax.models.rcnn import RCNN, build_rcnn, frozen_stages_of, init_variables, trainable_mask
+from rpn_jax.models.rcnn import RCNN, build_rcnn, frozen_paths_of, init_variables, trainable_mask
 from rpn_jax.runs.config import random_key
 from rpn_jax.runs.fields import check_config
 from rpn_jax.runs.processes import is_first
@@ -45,7 +45,13 @@ def build_network(config: ConfigDict) -> RCNN:
     """Returns the network of `config.model`; raises a `UserError` if it is impossible."""
     input_convention(config.model.input_convention)
     options = config.model.to_dict()
-    del options["pretrained"], options["pretrained_head"], options["input_convention"]
+    for name in ("pretrained", "pretrained_head", "pretrained_last", "input_convention"):
+        del options[name]
+    if options.pop("frozen_neck") and not options["neck"]:
+        raise UserError(
+            "config.model.frozen_neck: is True, but the network has no neck; set it to False, or "
+            "config.model.neck to fpn"
+        )
     network = build_rcnn(
         box=box_head_fields(config),
         mask=mask_head_fields(config),
@@ -125,7 +131,7 @@ def build_measurement(config: ConfigDict) -> Measurements:
 
 def frozen_paths(config: ConfigDict) -> tuple[tuple[str, ...], ...]:
     """Returns the paths of the parameters that are not trained, for `trainable_mask`."""
-    return frozen_stages_of(config.model.frozen_stages)
+    return frozen_paths_of(config.model.frozen_stages, config.model.frozen_neck)
 
 
 def new_state(

@@ -96,8 +96,9 @@ def load_source(config: ConfigDict, network: RCNN, source: Source) -> Pretrained
     """Returns the parts of a network that a file has, brought to the config's order of anchors.
 
     They are the backbone; the neck, if both have one; and the heads, unless the file has none or
-    `config.model.pretrained_head` is off. Of a detector of other classes the last layers are left
-    out. The arrays are held against the network's shapes, for which nothing is compiled.
+    `config.model.pretrained_head` is off. Of a detector of other classes, or without
+    `config.model.pretrained_last`, the last layers are left out. The arrays are held against the
+    network's shapes, for which nothing is compiled.
 
     Raises:
         UserError: as `load_pretrained`.
@@ -135,7 +136,8 @@ def _left_out(config: ConfigDict, source: Source, part: str, leaves: Iterable[Le
     """Returns the leaves of a head of regions that the file has not, or has for other classes."""
     if source.config is None or part not in source.config:
         return [leaf for leaf in leaves if source.layout.array_name(leaf) not in source.arrays]
-    if not same_classes(config.box.class_names, source.config.box.class_names):
+    same = same_classes(config.box.class_names, source.config.box.class_names)
+    if not (same and config.model.pretrained_last):
         return [leaf for leaf in leaves if leaf[:2] in LAST_LAYERS]
     if config.box.box_weights != source.config.box.box_weights:
         raise _other_meaning("box.box_weights", config, source)

@@ -1,17 +1,22 @@
-"""A head alone on stored proposals: propose, train, evaluate and detect on the command line."""
+"""A head alone on stored proposals, and in turns with an RPN, on the command line."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from training.small import BOX, FIELDS, of_fast_rcnn
 
 import rpn_jax
 from rpn_jax.__main__ import main
 from rpn_jax.errors import UserError
 from rpn_jax.runs.config import default_config
+from rpn_jax.runs.workdir import load_workdir_config
+from rpn_jax.training.build import build_network, initial_variables
 
+ALL = ("1_rpn", "2_fast_rcnn", "3_rpn", "4_fast_rcnn")
 COMPILED = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, seconds, **_: "backend_compile" in event and COMPILED.append(event)
@@ -26,39 +31,48 @@ DATA = (
     "--config.batch_size=8",
     "--config.steps=2",
     "--config.evaluation.every=0",
+    "--config.checkpoint.every=1",
     "--config.model.output_stage=c1",  # compiles in less time
+    "--config.model.norm=sync_batch_norm",  # has statistics
 )
 
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
-    """The flags of `train` for an RPN, and those for a Fast R-CNN, on prepared shapes."""
+    """The flags of `train` for a Faster R-CNN, and those for a Fast R-CNN, on prepared shapes."""
     folder = tmp_path_factory.mktemp("fast")
-    for detector in ("rpn", "fast_rcnn"):
+    for detector in ("faster_rcnn", "fast_rcnn"):
         (folder / f"{detector}.py").write_text(
             "from rpn_jax.runs.config import default_config\n"
             f"def get_config():\n    return default_config('{detector}')\n"
         )
     data = (*DATA, f"--config.data.data_dir={folder / 'data'}")
-    rpn = f"--config={folder / 'rpn.py'}", *FIELDS, *data
-    classes = [flag for flag in BOX if "class_names" not in flag]
-    fast = f"--config={folder / 'fast_rcnn.py'}", *of_fast_rcnn([*FIELDS, *classes]), *data
-    assert main(["prepare", *rpn]) == 0
-    return rpn, fast
+    fields = [*FIELDS, *(flag for flag in BOX if "class_names" not in flag)]
+    whole = f"--config={folder / 'faster_rcnn.py'}", *fields, *data
+    fast = f"--config={folder / 'fast_rcnn.py'}", *of_fast_rcnn(fields), *data
+    assert main(["prepare", *whole]) == 0
+    return whole, fast
+
+
+@pytest.fixture(scope="module")
+def four(flags, tmp_path_factory):
+    """The folder of the four steps of `alternate`."""
+    folder = tmp_path_factory.mktemp("four")
+    assert main(["alternate", *flags[0], f"--workdir={folder}"]) == 0
+    return folder
 
 
 @pytest.mark.compiles
-def test_from_an_rpns_proposals_to_detections(flags, tmp_path, capsys):
-    rpn, fast = flags
-    first, second, out = tmp_path / "rpn", tmp_path / "fast", tmp_path / "out"
-    assert main(["train", *rpn, f"--workdir={first}"]) == 0
+def test_from_an_rpns_proposals_to_detections(flags, four, tmp_path, capsys):
+    _, fast = flags
+    first, second, out = four / "1_rpn", tmp_path / "fast", tmp_path / "out"
     for split, file_format in (("train", "npz"), ("test", "json")):
-        more = f"--split={split}", f"--format={file_format}", f"--out={out / split}"
-        assert main(["propose", f"--workdir={first}", *more]) == 0
+        more = f"--split={split}", f"--settings={split}", f"--format={file_format}"
+        assert main(["propose", f"--workdir={first}", *more, f"--out={out / split}"]) == 0
     rows = json.loads((out / "test" / "proposals.json").read_text())
     with np.load(out / "train" / "proposals.npz") as file:
         assert file["counts"].sum() == len(file["boxes"])
-        assert set(file["counts"].tolist()) <= set(range(21))  # 20 at most, with any score
+        assert set(file["counts"].tolist()) <= set(range(41))  # 40 at most, with any score
     assert not (out / "test" / "pictures").exists()
 
     given = (
@@ -128,9 +142,9 @@ def test_proposals_that_do_not_fit(given, said, flags, tmp_path, capsys):
 def test_each_detector_has_fields_of_its_own(flags, capsys):
     assert "rpn" not in default_config("fast_rcnn")
     assert "proposals" not in default_config("faster_rcnn").data
-    (config, *_), (fast, *_) = flags
+    (whole, *_), (fast, *_) = flags
     for file, field, having in (
-        (config, "data.proposals.train=a.json", "fast_rcnn"),
+        (whole, "data.proposals.train=a.json", "fast_rcnn"),
         (fast, "rpn.channels=8", "rpn"),
     ):
         capsys.readouterr()
@@ -146,3 +160,100 @@ def test_info_and_anchors(flags, capsys):
     assert "anchors" not in table
     assert main(["anchors", *fast, "--out=/nowhere"]) == 1
     assert "a fast_rcnn has no anchors" in capsys.readouterr().err
+
+
+def arrays_of(folder):
+    return {
+        file.parent.name: safetensors.numpy.load_file(file)
+        for file in folder.rglob("*.safetensors")
+    }
+
+
+@pytest.mark.compiles
+def test_alternating_steps_share_features_and_make_one_detector(four):
+    of = arrays_of(four)
+    whole = of[four.name]
+    kernel = next(name for name in whole if "backbone" in name and "kernel" in name)
+    mean = next(name for name in whole if name.startswith("batch_stats/") and "mean" in name)
+    for name, array in whole.items():
+        part = name.split("/")[1]
+        kept = {"backbone": "2_fast_rcnn", "rpn": "3_rpn", "box": "4_fast_rcnn"}[part]
+        np.testing.assert_array_equal(array, of[kept][name], err_msg=name)
+        if part == "backbone":
+            np.testing.assert_array_equal(array, of["3_rpn"][name], err_msg=name)
+            np.testing.assert_array_equal(array, of["4_fast_rcnn"][name], err_msg=name)
+    for name, first, last in (
+        (kernel, "1_rpn", "2_fast_rcnn"),
+        (mean, "1_rpn", "2_fast_rcnn"),
+        ("params/rpn/conv/kernel", "1_rpn", "3_rpn"),
+        ("params/box/fc6/kernel", "2_fast_rcnn", "4_fast_rcnn"),
+    ):
+        assert (of[first][name] != of[last][name]).any(), name
+    model = rpn_jax.load(four / "detector.safetensors")
+    names = load_workdir_config(four / "4_fast_rcnn").box.class_names
+    assert model.class_names == names != ()
+
+
+def test_a_steps_config_says_what_it_begins_from_and_reads(four):
+    configs = {name: load_workdir_config(four / name) for name in sorted(ALL)}
+    begun = {name: config.model.pretrained for name, config in configs.items()}
+    trained = str(four / "2_fast_rcnn" / "trained.safetensors")
+    assert begun == dict(zip(sorted(ALL), [None, None, trained, trained], strict=True))
+    assert [config.model.frozen_stages for config in configs.values()] == [0, 0, 1, 1]
+    for name, step in (("2_fast_rcnn", "1_rpn"), ("4_fast_rcnn", "3_rpn")):
+        file = four / step / "proposals" / "train" / "proposals.npz"
+        assert configs[name].data.proposals.train == str(file)
+        assert file.exists()
+    # The first two begin alike, though nothing is loaded.
+    drawn = [
+        initial_variables(config, build_network(config), None)["params"]["backbone"]
+        for config in (configs["1_rpn"], configs["2_fast_rcnn"])
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *drawn)
+
+
+@pytest.mark.compiles
+def test_what_is_missing_is_done_again_with_the_same_bits(flags, four):
+    """As a kill in step 2 leaves it, after the first checkpoint; the proposals are lost as well."""
+    step = "2_fast_rcnn"
+    detector = four / "detector.safetensors"
+    before = safetensors.numpy.load_file(detector)
+    detector.unlink()
+    (four / step / "trained.safetensors").unlink()
+    for folder in (f"{step}/checkpoints/2", "1_rpn/proposals", "3_rpn", "4_fast_rcnn"):
+        shutil.rmtree(four / folder)
+    done = (four / "1_rpn" / "runs.jsonl").read_text()
+    assert main(["alternate", *flags[0], f"--workdir={four}"]) == 0
+    after = safetensors.numpy.load_file(detector)
+    assert after.keys() == before.keys()
+    for name, array in after.items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+    assert (four / "1_rpn" / "runs.jsonl").read_text() == done
+    starts = [json.loads(row)["step"] for row in (four / step / "runs.jsonl").open()]
+    assert starts[-2:] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--config.seed=1", "1_rpn: was begun with another config (seed: 1 here, 0 there)"),
+        ("--3_rpn.steps=9", "3_rpn: was begun with another config (steps: 9 here, 2 there)"),
+        ("--fast_rcnn.box.channels=0", "config.box.channels=0: give a whole number from 1 up"),
+        ("--5_rpn.steps=9", "--5_rpn.steps: there is no such field; did you mean"),
+        ("--rpn.box.channels=9", "box.channels: this detector has no such field"),
+    ],
+)
+def test_alternate_refuses(flag, said, flags, four, capsys):
+    COMPILED.clear()
+    capsys.readouterr()
+    assert main(["alternate", *flags[0], f"--workdir={four}", flag]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert COMPILED == []
+
+
+def test_alternate_takes_the_config_of_a_whole_detector(flags, tmp_path, capsys):
+    assert main(["alternate", *flags[1], f"--workdir={tmp_path / 'run'}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert 'begin the config with default_config("faster_rcnn")' in line
+    assert not (tmp_path / "run").exists()

@@ -178,6 +178,10 @@ def test_a_detector_of_other_classes_keeps_all_but_the_last_layers(tmp_path, cap
         params["box"]["fc6"]["kernel"], ours["params", "box", "fc6", "kernel"]
     )
     config.box.class_names = ("class 1", "class 2", "class 3")
+    config.model.pretrained_last = False
+    last = load_pretrained(config, build_network(config)).missing
+    assert set(last) == {"box/scores", "box/deltas"}
+    config.model.pretrained_last = True
     assert load_pretrained(config, build_network(config)).missing == ()
     config.box.box_weights = (1.0, 1.0, 1.0, 1.0)
     with pytest.raises(UserError, match=r"^config.box.box_weights: is .* was trained with"):

@@ -7,7 +7,8 @@ import pytest
 from training.small import PYRAMID, small_config
 
 from rpn_jax.errors import UserError
-from rpn_jax.training.build import build_network, initial_variables
+from rpn_jax.models.rcnn import trainable_mask, variable_shapes
+from rpn_jax.training.build import build_network, frozen_paths, initial_variables
 from rpn_jax.training.splits import check_batch_size
 from rpn_jax.training.stages import box_stage, proposal_stage
 from rpn_jax.weights.networks import source_config
@@ -97,6 +98,15 @@ def test_a_region_is_pooled_from_the_level_that_the_system_says(name, canonical_
     boxes = np.float32([[0, 0, side, side] for side in (60, 111.99995, 250)])
     pooled = box_stage(config, build_network(config)).pool(levels, boxes)
     np.testing.assert_allclose(pooled[:, 0, 0, 0], expected, rtol=1e-6)
+
+
+def test_a_frozen_neck_is_not_trained():
+    config, network = pyramid("--config.model.frozen_stages=5", "--config.model.frozen_neck=true")
+    mask = trainable_mask(variable_shapes(network)["params"], frozen_paths(config))
+    for part, trained in {"backbone": False, "neck": False, "rpn": True}.items():
+        assert set(jax.tree.leaves(mask[part])) == {trained}, part
+    with pytest.raises(UserError, match="config.model.frozen_neck: is True, but the network has"):
+        build_network(small_config("--config.model.frozen_neck=true"))
 
 
 def test_a_network_of_one_level_keeps_the_names_of_its_variables():

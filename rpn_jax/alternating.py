@@ -1,0 +1,223 @@
+"""Four-step alternating training: an RPN and a Fast R-CNN in turns, until they share features.
+
+Section 3.2 of the paper. Each step is an ordinary run in a folder of its own, whose `config.json`
+says what it begins from, what it freezes and which proposals it reads:
+
+    WORKDIR/1_rpn         from config.model.pretrained, or the seed
+    WORKDIR/2_fast_rcnn   from the same once more, on the proposals of 1_rpn
+    WORKDIR/3_rpn         from 2_fast_rcnn, whose features stay as they are; the RPN is drawn anew
+    WORKDIR/4_fast_rcnn   from 2_fast_rcnn, features and head; the features stay as they are
+    WORKDIR/detector.safetensors   those features, the RPN of 3_rpn, the head of 4_fast_rcnn
+
+A step that is done has its network in `trained.safetensors`. Whatever is written is there whole or
+not at all, and what is missing follows from what is there: a run that was killed goes on.
+"""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from rpn_jax.errors import UserError
+from rpn_jax.models.backbones.resnet import STAGES
+from rpn_jax.models.rcnn import variable_shapes
+from rpn_jax.runs.config import default_config
+from rpn_jax.runs.config_files import apply_overrides
+from rpn_jax.runs.fields import check_config, fields_of, flatten
+from rpn_jax.runs.processes import StopRequest
+from rpn_jax.runs.workdir import claim_workdir, lock_workdir
+from rpn_jax.text import printable
+from rpn_jax.trained.detect import write_proposals
+from rpn_jax.trained.export import export_weights
+from rpn_jax.training.build import build_detector, build_network
+from rpn_jax.training.evaluate import check_devices
+from rpn_jax.training.features import check_features
+from rpn_jax.training.loop import train
+from rpn_jax.training.optimizer import build_optimizer
+from rpn_jax.training.splits import open_split, with_classes_of_run, with_known_classes
+from rpn_jax.weights.model_file import check_fits, flat_names, read_model, write_model
+from rpn_jax.weights.sources import load_source, read_source
+
+DETECTOR, TRAINED = "detector.safetensors", "trained.safetensors"
+
+
+class Step(NamedTuple):
+    """One of the four.
+
+    Fields:
+      folder: of its run.
+      features_of: the step whose features it keeps, and whose head it begins from if that is one of
+        its own kind; None: it begins as the config says, and trains all.
+      proposals_of: the step whose proposals it is trained on.
+    """
+
+    folder: str
+    features_of: str | None = None
+    proposals_of: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """The `config.detector` of its run."""
+        return self.folder.partition("_")[2]
+
+
+STEPS = (
+    Step("1_rpn"),
+    Step("2_fast_rcnn", proposals_of="1_rpn"),
+    Step("3_rpn", features_of="2_fast_rcnn"),
+    Step("4_fast_rcnn", features_of="2_fast_rcnn", proposals_of="3_rpn"),
+)
+# What fields of a single step can be given for: a kind of step, or one of them.
+NAMES = tuple(dict.fromkeys([*(step.kind for step in STEPS), *(step.folder for step in STEPS)]))
+
+
+def alternate(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    overrides: Mapping[str, Sequence[str]] | None = None,
+) -> pathlib.Path:
+    """Trains a Faster R-CNN in four steps, from where an earlier start ended; returns its file.
+
+    Args:
+        config: of the detector; each step has those of its fields that its kind has.
+        workdir: the folder of the four runs.
+        overrides: more for some steps, `--config.FIELD=VALUE` by names of `NAMES`.
+
+    Raises:
+        UserError: the config is impossible, or the folder is another's; see also `loop.train`.
+        StoppedError: a signal asked it to stop; what is done is saved.
+    """
+    if config.detector != "faster_rcnn":
+        raise UserError(
+            f"config.detector: is {config.detector}, but alternating training makes a Faster "
+            'R-CNN; begin the config with default_config("faster_rcnn")'
+        )
+    if jax.process_count() > 1:
+        raise UserError(
+            "alternate: has one process, which uses all devices of its machine; start it once, or "
+            "train, propose and export-weights step by step"
+        )
+    workdir = pathlib.Path(os.path.abspath(workdir))
+    detector = workdir / DETECTOR
+    with contextlib.ExitStack() as held:
+        stop = held.enter_context(StopRequest())
+        held.enter_context(stop.at_once("between two runs"))
+        check_config(config)
+        config = with_known_classes(with_classes_of_run(config, workdir / "2_fast_rcnn"))
+        configs = step_configs(config, workdir, overrides or {})
+        for step, own in configs.items():
+            _check(step, own)
+        lock_workdir(workdir, held)
+        for step, own in configs.items():
+            if (workdir / step.folder / "config.json").exists():
+                with claim_workdir(workdir / step.folder, own):
+                    pass  # is refused now, and not days later, if it is of another config
+        if not detector.exists():
+            for step in STEPS:
+                _train(step, configs, workdir)
+            _write_detector(config, workdir)
+    print(printable(f"{detector}: the features and the RPN of 3_rpn, the head of 4_fast_rcnn"))
+    return detector
+
+
+def step_configs(
+    config: ConfigDict, workdir: pathlib.Path, overrides: Mapping[str, Sequence[str]]
+) -> dict[Step, ConfigDict]:
+    """Returns the config of each step's run; see `alternate`."""
+    configs = {}
+    for step in STEPS:
+        own = _of_kind(config, step.kind)
+        if step.features_of:
+            own.model.pretrained = str(workdir / step.features_of / TRAINED)
+            own.model.pretrained_head = True
+            last = build_network(config).backbone.output_stages[-1]
+            own.model.frozen_stages = STAGES.index(last) + 1
+            own.model.frozen_neck = config.model.neck is not None
+        if step.proposals_of:
+            fields = own.data.proposals
+            for role in ("train", "eval"):
+                fields[role] = str(_proposals(workdir / step.proposals_of, role))
+            fields.train_top_n = config.rpn.proposals.train.post_nms_top_n
+            fields.eval_top_n = config.rpn.proposals.test.post_nms_top_n
+        more = [*overrides.get(step.kind, ()), *overrides.get(step.folder, ())]
+        configs[step] = apply_overrides(own, more)
+    return configs
+
+
+def _of_kind(config: ConfigDict, detector: str) -> ConfigDict:
+    """Returns a config of another kind of detector, with all fields that both have."""
+    other, known = default_config(detector), fields_of(detector)
+    other.data.options = config.data.options
+    shared = {name: value for name, value in flatten(config).items() if name in known}
+    other.update_from_flattened_dict({**shared, "detector": detector})
+    return other
+
+
+def _proposals(folder: pathlib.Path, role: str) -> pathlib.Path:
+    """Returns where a step's proposals are; `role` is "train" or "eval"."""
+    return folder / "proposals" / role / "proposals.npz"
+
+
+def _check(step: Step, config: ConfigDict) -> None:
+    """Raises the `UserError` of a step's config before the first step begins."""
+    check_devices(config)
+    build_detector(config)
+    network = build_network(config)
+    if config.model.pretrained and not step.features_of:
+        load_source(config, network, read_source(config.model.pretrained))
+    build_optimizer(config)
+    check_features(config, network)
+    open_split(config, config.data.train_split, needs_objects=True)
+    if config.evaluation.every:
+        open_split(config, config.data.eval_split, needs_objects=True)
+
+
+def _train(step: Step, configs: Mapping[Step, ConfigDict], workdir: pathlib.Path) -> None:
+    """Does what is missing of a step: the proposals that it reads, its run, its network's file."""
+    folder, config = workdir / step.folder, configs[step]
+    if (folder / TRAINED).exists():
+        return
+    if step.proposals_of:
+        (before,) = (other for other in STEPS if other.folder == step.proposals_of)
+        _propose(before, configs[before], config, workdir)
+    print(printable(f"{folder}: step {step.folder[0]} of {len(STEPS)}, {config.steps} steps"))
+    train(config, folder)
+    export_weights(config, folder, folder / TRAINED)
+
+
+def _propose(step: Step, config: ConfigDict, reader: ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes those proposals of a step, as `propose --split` does, that are not there yet."""
+    folder = workdir / step.folder
+    roles = {"train": "train", "eval": "test"} if reader.evaluation.every else {"train": "train"}
+    for role, settings in roles.items():
+        split, file = reader.data[f"{role}_split"], _proposals(folder, role)
+        if not file.exists():
+            print(printable(f"{folder}: proposals of split {split}"))
+            write_proposals(
+                config, folder, [], file.parent, split=split, settings=settings, file_format="npz"
+            )
+
+
+def _write_detector(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes the whole detector: the third step's network, and the head of the fourth."""
+    paths = [workdir / step.folder / TRAINED for step in STEPS[2:]]
+    third, fourth = (read_model(path).collections for path in paths)
+    theirs = dict(flat_names(fourth))
+    for name, array in flat_names(third):
+        if name in theirs and not np.array_equal(array, theirs[name]):
+            raise UserError(
+                f"{paths[0]}: its {name} is not that of {paths[1]}, so that the two share no "
+                "features; delete the folders of both, and give the same command again"
+            )
+    collections: dict[str, Any] = {
+        name: {**third.get(name, {}), **fourth.get(name, {})} for name in {*third, *fourth}
+    }
+    expected = variable_shapes(build_network(config))
+    check_fits(paths[1], {"batch_stats": {}, **collections}, expected)
+    source = f"alternating training, {workdir}"
+    write_model(workdir / DETECTOR, config, collections, source=source)
