@@ -151,45 +151,60 @@ def recall_of_run(figures: Figures, out: pathlib.Path, note: str) -> Section:
 def learning_curves(study: Study, out: pathlib.Path) -> Section:
     """Plots losses and validations against the step, also of unfinished runs."""
     is_one = len(study.runs) == 1
-    validated = _validated_number(study)
     pictures = []
     if is_one:
         rows = study.runs[0].rows
         names = [name for name in _names(rows) if name.startswith("train/loss")]
         losses = [_logged(rows, name, look) for look, name in enumerate(names)]
         losses = [line for lines in losses for line in lines]
-        # A validation is no mean over steps, so it is not smoothed.
-        recall = [line._replace(is_faint=False) for line in _logged(rows, validated, 0, 100)[:1]]
     else:
         losses = _by_setting(study, "train/loss")
-        recall = _by_setting(study, validated, 100)
         pictures.append(_legend(study, out))
     if losses:
         options = {"title": "Training loss", "y_label": "Loss", "log_y": True, "legend": is_one}
         plot_panel(losses, out / "plots/loss.svg", x_label="Step", **options)
         pictures.append(Picture("plots/loss.svg", "Training loss to step"))
-    if recall:
-        name = validated.partition("/")[2]
-        options = {"title": f"Validation, {name}", "y_label": f"{name} (%)"}
-        plot_panel(recall, out / "plots/validation.svg", x_label="Step", **options)
-        pictures.append(Picture("plots/validation.svg", f"Validation {name} to step"))
-    if not (losses or recall):
+    validations = [_validation(study, name, out) for name in _validated_numbers(study)]
+    pictures += filter(None, validations)
+    if not (losses or any(validations)):
         return Section("Learning curves", [Text("Nothing was logged.")])
     return Section("Learning curves", [Pictures(pictures)])
 
 
-def _validated_number(study: Study) -> str:
-    """Returns the name of the runs' headline among a validation's figures.
+def _validation(study: Study, name: str, out: pathlib.Path) -> Picture | None:
+    """Plots a figure of the validations against the step; returns None where none is logged."""
+    logged = f"validation/{name}"
+    if len(study.runs) == 1:
+        # A validation is no mean over steps, so it is not smoothed.
+        lines = _logged(study.runs[0].rows, logged, 0, 100)[:1]
+        lines = [line._replace(is_faint=False) for line in lines]
+    else:
+        lines = _by_setting(study, logged, 100)
+    if not lines:
+        return None
+    part = name.rpartition("_")[0]  # "masks" of masks_AP
+    file, title = (
+        f"plots/{'_'.join(filter(None, [part, 'validation']))}.svg",
+        name.replace("_", " "),
+    )
+    options = {"title": f"Validation, {title}", "y_label": f"{title} (%)"}
+    plot_panel(lines, out / file, x_label="Step", **options)
+    return Picture(file, f"Validation {title} to step")
+
+
+def _validated_numbers(study: Study) -> list[str]:
+    """Returns the name of the runs' headline among a validation's figures, and of its parts'.
 
     If evaluation and validation have different numbers of proposals, it is the headline of the
     validation's numbers.
     """
-    names = [name.removeprefix("validation/") for run in study.runs for name in _names(run.rows)]
+    logged = [name for run in study.runs for name in _names(run.rows)]
+    names = [name.removeprefix("validation/") for name in dict.fromkeys(logged)]
     headline = study.counted[0].evaluation.headline
     numbers = [name.removeprefix("AR@") for name in names if name.startswith("AR@")]
     if headline not in names and (top_ns := [int(n) for n in numbers if n.isdecimal()]):
         headline = headline_recall(sorted(top_ns))
-    return f"validation/{headline}"
+    return [headline, *(name for name in names if name.endswith(f"_{headline}"))]
 
 
 def _names(rows: Sequence[Mapping[str, float | int]]) -> list[str]:

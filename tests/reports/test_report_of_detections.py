@@ -76,10 +76,15 @@ def test_runs_with_masks(source, dataset, tmp_path):
     for seed in range(2):
         folder = begun(tmp_path / str(seed), source, f"--config.seed={seed}")
         evaluated(folder, dataset, 0.72 + 0.1 * seed, detects=True, masks=True)
+        figures = {"validation/AP": 0.5, "validation/AP_small": 0.3, "validation/masks_AP": 0.4}
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": 40, "validation/loss": 0.5, **figures}) + "\n")
     write_report([tmp_path], tmp_path / "report")
     markdown = (tmp_path / "report/report.md").read_text()
     assert "| AP | AP50 | AP75 | masks AP | masks AP50 | masks AP75 | proposals " in markdown
     assert (tmp_path / "report/plots/masks_precision_mean.svg").exists()
+    for name in ("AP", "masks AP"):
+        assert f"![Validation {name} to step]" in markdown
     (row,) = rows_of(tmp_path / "report/settings.csv")
     assert row["masks AP"] == row["AP"]
     assert "nan" not in markdown
