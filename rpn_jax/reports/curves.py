@@ -182,11 +182,8 @@ def _validation(study: Study, name: str, out: pathlib.Path) -> Picture | None:
         lines = _by_setting(study, logged, 100)
     if not lines:
         return None
-    part = name.rpartition("_")[0]  # "masks" of masks_AP
-    file, title = (
-        f"plots/{'_'.join(filter(None, [part, 'validation']))}.svg",
-        name.replace("_", " "),
-    )
+    part = name[: name.rfind("_") + 1]  # "masks_" of masks_AP
+    file, title = f"plots/{part}validation.svg", name.replace("_", " ")
     options = {"title": f"Validation, {title}", "y_label": f"{title} (%)"}
     plot_panel(lines, out / file, x_label="Step", **options)
     return Picture(file, f"Validation {title} to step")
