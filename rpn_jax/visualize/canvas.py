@@ -74,15 +74,21 @@ class Canvas:
         lines = outlines if dash is None else [d for line in outlines for d in _cut(line, dash)]
         _tint(self.pixels, _inked(inside, lines, width, dash is None), stroke.color, stroke.alpha)
 
-    def labels(self, labels: Sequence[tuple[Float[Array, "4"], str, Color]]) -> None:
+    def labels(
+        self,
+        labels: Sequence[tuple[Float[Array, "4"], str, Color]],
+        *,
+        most_covered: float | int = 1,
+    ) -> None:
         """Writes (box, text, colour) on a filled tag at each box, the most important first.
 
         A tag takes the first free one of six places at its box, inside the image; without a free
-        place the label is left out.
+        place the label is left out, and once tags cover the part `most_covered` of the picture.
         """
         height, width = self.pixels.shape[:2]
         pad = max(2, self.letter // 4)
         taken: list[tuple[int, int, int, int]] = []
+        left = most_covered * height * width
         for box, text, color in labels:
             w, h = _text_width(text, self.letter) + 2 * pad, self.letter + 2 * pad
             x1, y1, x2, y2 = (round(float(value)) for value in np.asarray(box) * self.scale)
@@ -92,8 +98,10 @@ class Canvas:
             for x, y in places:
                 tag = (x, y, x + w, y + h)
                 inside = min(x, y) >= 0 and x + w <= width and y + h <= height
-                if inside and not any(_overlap(tag, other) for other in taken):
+                free = w * h <= left and not any(_overlap(tag, other) for other in taken)
+                if inside and free:
                     taken.append(tag)
+                    left -= w * h
                     _fill(self.pixels, *tag, color, 0.92)
                     _write(self.pixels, x + pad, y + h // 2, text, self.letter, _ink(color))
                     break

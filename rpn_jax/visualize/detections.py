@@ -27,6 +27,7 @@ from rpn_jax.visualize.canvas import (
 _PALETTE = (SKY_BLUE, ORANGE, GREEN, PURPLE, YELLOW, VERMILLION, BLUE)
 _GOLDEN_RATIO = 0.618034  # successive multiples of it lie far apart on a circle
 _MOST_IN_LEGEND = 12
+_MOST_COVERED = 0.12  # of a picture with masks, by names
 
 
 def draw_detections(
@@ -66,7 +67,8 @@ def draw_detections(
         [
             (boxes[i], f"{class_names[labels[i]]} {scores[i]:.2f}", class_color(int(labels[i])))
             for i in order.tolist()
-        ]
+        ],
+        most_covered=1 if masks is None else _MOST_COVERED,
     )
     found, counts = np.unique(labels, return_counts=True)
     most = np.argsort(-counts, kind="stable")[:_MOST_IN_LEGEND]

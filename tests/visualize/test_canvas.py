@@ -133,6 +133,18 @@ def test_labels_do_not_cover_each_other_and_stay_inside():
     assert touched(crowded).sum() > first.sum()
 
 
+def test_labels_leave_the_rest_of_the_picture_free():
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 300, (200, 2))
+    labels = [(np.array([x, y, x + 9, y + 9]), "nucleus", ORANGE) for x, y in corners]
+    covered = []
+    for part in (1, 0.1):
+        canvas = Canvas(BLANK, 600)
+        canvas.labels(labels, most_covered=part)
+        covered.append(touched(canvas).mean())
+    assert 0.05 < covered[1] <= 0.1 < covered[0]
+
+
 def test_finish_adds_title_and_legend():
     canvas = Canvas(BLANK, 600)
     bare = canvas.finish(None, [])
