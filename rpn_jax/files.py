@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import os
 import pathlib
@@ -32,6 +33,37 @@ _LOCK_SECONDS = 5
 def user_path(path: str | os.PathLike) -> pathlib.Path:
     """Returns the path with `~` expanded: bash does not expand it in `--out=~/x`."""
     return pathlib.Path(os.path.expanduser(path))
+
+
+def check_out(path: pathlib.Path, *, folder: bool = False, flag: str = "--out") -> None:
+    """Checks, before there is something to write, that the file or `folder` of a flag can be made.
+
+    Makes nothing.
+
+    Raises:
+        UserError: there is a file where a folder is needed or the other way round, or the folder
+            may not be written to.
+    """
+    problem = _problem(path, folder)
+    if problem:
+        raise UserError(f"{flag}={path}: cannot be written ({problem}); give another place")
+
+
+def _problem(path: pathlib.Path, is_folder: bool) -> str | None:
+    try:
+        os.stat(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+            return error.strerror  # such as a name that is too long
+    if not is_folder and path.is_dir():
+        return "is a folder, and a file is to be there"
+    wanted = path if is_folder else path.absolute().parent
+    there = next(place for place in (wanted, *wanted.parents) if os.path.lexists(place))
+    if not there.is_dir():
+        return f"{there} is no folder"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"{there} may not be written to"
+    return None
 
 
 def regular(path: pathlib.Path) -> pathlib.Path:

@@ -3,11 +3,13 @@
 import argparse
 import pathlib
 import re
+import sys
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from rpn_jax.files import user_path
+from rpn_jax.files import check_out, user_path
+from rpn_jax.text import printable
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -59,13 +61,22 @@ def trained_place(
     return config, place
 
 
+def check_out_file(out: pathlib.Path, source: pathlib.Path | None) -> None:
+    """Raises a `UserError` unless the file of --out can be written and is not that of `source`."""
+    from rpn_jax.errors import UserError
+
+    check_out(out)
+    if source is not None and source.exists() and out.exists() and out.samefile(source):
+        raise UserError(f"--out={out}: is the file that is read; give another")
+
+
 def add_image_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the images to look at, --folder, --out and --format."""
     parser.add_argument(
         "images", nargs="*", type=user_path, metavar="IMAGE", help="a file, a video, or a folder"
     )
     parser.add_argument(
-        "--folder", type=user_path, metavar="DIR", help="all images in it and below"
+        "--folder", type=user_path, metavar="DIR", help="all images and videos in it and below"
     )
     parser.add_argument(
         "--split",
@@ -77,13 +88,17 @@ def add_image_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def given_images(arguments: argparse.Namespace) -> list[pathlib.Path]:
-    """Returns the image files that are named, and those in the folders that are named.
+    """Returns the files that are named, and those in the folders that are named, without --out.
 
-    With --split there are none.
+    With --split there are none. Files of folders that are left out are told on stderr.
+
+    Raises:
+        UserError: a file is not there, or --out cannot be written, or would replace a file.
     """
-    from rpn_jax.data.images import image_files
     from rpn_jax.errors import UserError
 
+    for place in (arguments.out, arguments.out / "pictures", arguments.out / "videos"):
+        check_out(place, folder=True)
     given = list(arguments.images)
     if arguments.folder:
         if not arguments.folder.is_dir():
@@ -100,16 +115,55 @@ def given_images(arguments: argparse.Namespace) -> list[pathlib.Path]:
         raise UserError("no images given; name image files or folders of them, or a --split")
     if missing := [path for path in given if not path.exists()]:
         raise UserError(f"{missing[0]}: no such image file; leave it out or correct the path")
-    listed = [image_files(path) if path.is_dir() else [path] for path in given]
-    return list(dict.fromkeys(path for found in listed for path in found))
+    listed = [_of_folder(path, arguments.out) if path.is_dir() else [path] for path in given]
+    paths = list(dict.fromkeys(path for found in listed for path in found))
+    _check_apart(arguments.out, paths)
+    return paths
+
+
+def _of_folder(folder: pathlib.Path, out: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the images and videos of a folder, without what an earlier command wrote to `out`."""
+    from rpn_jax.data import videos
+    from rpn_jax.data.images import image_files_and_others
+    from rpn_jax.errors import UserError, list_some
+
+    if out.exists() and out.samefile(folder):
+        raise UserError(
+            f"--out={out}: is the folder of the images, to which it would add pictures; give "
+            f"another, such as {out / 'found'}"
+        )
+    found, others = image_files_and_others(folder, videos.SUFFIXES, without=out)
+    if others:
+        what = "1 file that is" if len(others) == 1 else f"{len(others)} files that are"
+        names = list_some((str(path.relative_to(folder)) for path in others), 3)
+        print(
+            f"{printable(folder)}: left out {what} no image or video by name: {names}",
+            file=sys.stderr,
+        )
+    return found
+
+
+def _check_apart(out: pathlib.Path, paths: Sequence[pathlib.Path]) -> None:
+    """Raises a `UserError` if `out` would have its pictures or videos where some of `paths` are."""
+    from rpn_jax.errors import UserError
+
+    parents = {path.parent: path for path in paths}
+    for place in (out / "pictures", out / "videos"):
+        for parent, path in parents.items():
+            if place.exists() and place.samefile(parent):
+                raise UserError(
+                    f"--out={out}: its {place.name} would replace {path}; give another folder"
+                )
 
 
 def raise_failures(failures: Sequence[str], paths: Sequence[pathlib.Path]) -> None:
-    """Raises a `UserError` that names the images that could not be read, if there are any."""
+    """Raises a `UserError` that names the files that could not be read, if there are any."""
+    from rpn_jax.data.videos import is_video
     from rpn_jax.errors import UserError
 
     if failures:
-        raise UserError(f"{len(failures)} of {len(paths)} images: {'; '.join(failures)}")
+        what = "files" if any(map(is_video, paths)) else "images"
+        raise UserError(f"{len(failures)} of {len(paths)} {what}: {'; '.join(failures)}")
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:

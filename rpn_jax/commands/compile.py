@@ -16,7 +16,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from rpn_jax.files import user_path
+from rpn_jax.files import check_out, user_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Compiles and prints the tables."""
+    if arguments.json is not None:
+        check_out(arguments.json, flag="--json")
     # Set before the imports of JAX and the compiler. These would look for a TPU, ask a metadata
     # server, and refuse a second process, because a TPU serves only one.
     os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")

@@ -40,9 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Writes detections and pictures."""
+    from rpn_jax.errors import UserError
+
+    if not 0 <= arguments.draw_above <= 1:
+        raise UserError(f"--draw_above={arguments.draw_above}: give a score from 0 to 1")
+    paths = given_images(arguments)
     from rpn_jax.trained.detect import write_detections
 
-    paths = given_images(arguments)
     config, place = trained_place(arguments, overrides)
     failures = write_detections(
         config,

@@ -18,7 +18,7 @@ masks the same of masks, by the IoU of masks: masks_AP and so on in figures.json
 import argparse
 from collections.abc import Sequence
 
-from rpn_jax.files import user_path
+from rpn_jax.files import check_out, user_path
 from rpn_jax.flags import add_process_flags, add_trained_flags, join, trained_place
 
 
@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     if arguments.weights is not None and arguments.out is None:
         raise UserError("--out: is not given; with --weights, name a folder for the results")
     config, place = trained_place(arguments, overrides)
+    check_out(arguments.out or place / "evaluation", folder=True)
     join(arguments)
     table = evaluate_trained(
         config, place, arguments.split, arguments.step, arguments.out, arguments.without

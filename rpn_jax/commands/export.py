@@ -26,7 +26,7 @@ import argparse
 from collections.abc import Sequence
 
 from rpn_jax.files import user_path
-from rpn_jax.flags import add_trained_flags, image_size, trained_place
+from rpn_jax.flags import add_trained_flags, check_out_file, image_size, trained_place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +59,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     image_hw = image_size(arguments.image_size)
     if arguments.batch_size < 1:
         raise UserError(f"--batch_size={arguments.batch_size}: give at least 1")
+    check_out_file(arguments.out, arguments.weights)
     config, place = trained_place(arguments, overrides)
     size = export_function(
         config,

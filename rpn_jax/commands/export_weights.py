@@ -19,7 +19,7 @@ import argparse
 from collections.abc import Sequence
 
 from rpn_jax.files import user_path
-from rpn_jax.flags import add_trained_flags, trained_place
+from rpn_jax.flags import add_trained_flags, check_out_file, trained_place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +33,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Writes the file and says what is in it."""
     from rpn_jax.trained.export import export_weights
 
+    check_out_file(arguments.out, arguments.weights)
     config, place = trained_place(arguments, overrides)
     print(
         export_weights(

@@ -28,6 +28,7 @@ import argparse
 from collections.abc import Sequence
 
 from rpn_jax.files import user_path
+from rpn_jax.flags import check_out_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +57,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Writes the file and says what is in it, and what was not used."""
     from rpn_jax.trained.importing import import_weights
 
+    check_out_file(arguments.out, arguments.source)
     print(
         import_weights(
             arguments.source,

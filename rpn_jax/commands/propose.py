@@ -43,9 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Writes proposals and pictures."""
+    from rpn_jax.errors import UserError
+
+    if arguments.draw < 0:
+        raise UserError(f"--draw={arguments.draw}: give a number of boxes, 0 for no pictures")
+    paths = given_images(arguments)
     from rpn_jax.trained.detect import write_proposals
 
-    paths = given_images(arguments)
     config, place = trained_place(arguments, overrides)
     failures = write_proposals(
         config,

@@ -21,7 +21,7 @@ There is no adaptive search: all runs are known before the first begins.
 import argparse
 from collections.abc import Sequence
 
-from rpn_jax.files import user_path
+from rpn_jax.files import check_out, user_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Launches, waits and prints how the runs stand."""
+    check_out(arguments.out, folder=True)
+
     import jax
 
     from rpn_jax.errors import UserError, list_some

@@ -10,6 +10,7 @@ import pathlib
 import stat
 import struct
 import warnings
+from collections.abc import Collection
 from typing import NamedTuple
 
 import cv2
@@ -21,9 +22,14 @@ from rpn_jax.errors import UserError
 
 # By Pillow's names. Its plugins for other formats, some of them seldom looked at, stay closed.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-# Of the files in a folder; HEIC is not read, but named.
-SUFFIXES = {".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-SUFFIXES |= {".avif", ".gif", ".heic", ".heif"}
+# Of the files in a folder.
+SUFFIXES = frozenset(
+    {
+        *(".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+        *(".jpx", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+    }
+)
+_NAMED = SUFFIXES | {".heic", ".heif"}  # these two are not read, but said to be so
 _ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 0x0100, 0x0101
 _MAX_BYTES = 2**30
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -59,13 +65,39 @@ def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
     Raises:
       UserError: there is none.
     """
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return image_files_and_others(folder)[0]
+
+
+def image_files_and_others(
+    folder: pathlib.Path,
+    more: Collection[str] = (),
+    without: pathlib.Path | None = None,
+) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """Returns what has the name of an image in a folder and below, and the other files; sorted.
+
+    Args:
+      folder: to search.
+      more: suffixes beside those of images.
+      without: a folder that is left out, if it lies in this one.
+
+    Raises:
+      UserError: there is no image.
+    """
+    paths = sorted(folder.rglob("*"))
+    root, left_out = folder.resolve(), without and without.resolve()
+    if left_out and left_out.is_relative_to(root):
+        place = folder / left_out.relative_to(root)
+        paths = [path for path in paths if not path.is_relative_to(place)]
+    taken = {*_NAMED, *more}
+    found = [path for path in paths if path.suffix.lower() in taken]
+    others = [path for path in paths if path.suffix.lower() not in taken and not path.is_dir()]
     if not found:
+        there = f", only others such as {others[0].relative_to(folder)}" if others else ""
         raise UserError(
-            f"{folder}: no images are in it or below; give a folder that holds "
-            f"{', '.join(sorted(SUFFIXES))} files"
+            f"{folder}: no images are in it or below{there}; give a folder that holds "
+            f"{', '.join(sorted({*SUFFIXES, *more}))} files"
         )
-    return found
+    return found, others
 
 
 def read_image(path: str | os.PathLike) -> bytes:
@@ -105,10 +137,7 @@ def read_header(data: bytes, filename: str) -> Header:
             "make it smaller"
         ) from error
     except Exception as error:  # of many kinds, as files can be broken in many ways
-        raise UserError(
-            f"{filename}: not an image, a truncated one, or of another format than "
-            f"{', '.join(FORMATS)}"
-        ) from error
+        raise UserError(f"{filename}: {_what_else(data)}") from error
     if image.format == "TIFF":
         # Pillow's own size is that of the pixels shown.
         height, width = image.tag_v2[_TIFF_HEIGHT], image.tag_v2[_TIFF_WIDTH]
@@ -116,6 +145,16 @@ def read_header(data: bytes, filename: str) -> Header:
         return Header(height, width, orientation, 1, _inverse(orientation))
     orientation = _exif_orientation(image)
     return Header(image.height, image.width, orientation, orientation, 1)
+
+
+def _what_else(data: bytes) -> str:
+    """Returns what a file is that Pillow does not open as an image."""
+    brand = data[8:12] if data[4:8] == b"ftyp" else b""
+    if brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        return "a HEIC image, which is not read; convert it, to JPEG"
+    if brand and not brand.startswith(b"avi"):
+        return "a video under the name of an image; give it a name that ends in .mp4"
+    return f"not an image, a truncated one, or of another format than {', '.join(FORMATS)}"
 
 
 def _is_whole_png(data: bytes) -> bool:

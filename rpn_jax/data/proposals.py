@@ -3,7 +3,8 @@
 The file is a JSON list of results in COCO's format, of this project's `propose` or of anybody, or
 the .npz that `propose --split --format=npz` writes, which is smaller and is read in less time:
 `image_ids` (N,), `file_names` (N,), `counts` (N,) of the boxes of each image, and for all images
-one after another `boxes` (M, 4) and `scores` (M,).
+one after another `boxes` (M, 4) and `scores` (M,). `pixels` is the split's `Dataset.pixels`, which
+tells its images from others of the same names; "" where it is not known.
 """
 
 import hashlib
@@ -66,14 +67,19 @@ class _Rows(NamedTuple):
     scores: Float[np.ndarray, " M"]
     ids: Sequence[Any]
     file_names: Mapping[int, str]  # by index into ids, as far as the file has them
+    pixels: str = ""  # of the images, as far as the file has it
 
 
 def read_proposals(
-    path: str | os.PathLike, images: Sequence[Image], top_n: int, split: str = "the split"
+    path: str | os.PathLike,
+    images: Sequence[Image],
+    top_n: int,
+    split: str = "the split",
+    pixels: str | None = None,
 ) -> StoredProposals:
     """Returns the `top_n` best proposals that a file has for each of `images`.
 
-    Boxes without area are left out.
+    Boxes without area are left out. `pixels` is the hash of the images, None if it is not known.
 
     Raises:
       UserError: the file cannot be read, has proposals of other images, or none for one of these.
@@ -85,6 +91,11 @@ def read_proposals(
         raise UserError(f"{path}: cannot be read as proposals ({error.strerror})") from error
     rows = (_rows_of_npz if path.suffix == ".npz" else _rows_of_json)(path, content)
     image = _matched(path, rows, images, split)[rows.image]
+    if pixels and rows.pixels and pixels != rows.pixels:
+        raise UserError(
+            f"{path}: its images have the names of those of {split}, but other pixels or another "
+            f"order; {_remedy(split)}"
+        )
     sides = np.array([[i.width, i.height] * 2 for i in images], np.float64)[image]
     _check_inside(path, rows.boxes, sides, image, images)
     boxes = np.clip(rows.boxes, 0, sides)
@@ -158,12 +169,13 @@ def _rows_of_npz(path: pathlib.Path, content: bytes) -> _Rows:
             if len(image) != len(boxes) or not np.isfinite(boxes).all():
                 raise ValueError("its arrays do not fit each other")
             named = dict(enumerate(map(str, file["file_names"].tolist())))
+            pixels = str(file["pixels"]) if "pixels" in file else ""
     except (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path}: is not what rpn-jax propose --split --format=npz writes "
             f"({first_line(error)}); write it again, or give a JSON list of COCO's results"
         ) from error
-    return _Rows(image, boxes, scores, ids, named)
+    return _Rows(image, boxes, scores, ids, named, pixels)
 
 
 def _matched(
@@ -175,7 +187,7 @@ def _matched(
       UserError: they are not the same images.
     """
     index_of = {image.id: index for index, image in enumerate(images)}
-    remedy = f"give those of {split}: rpn-jax propose --split writes them"
+    remedy = _remedy(split)
     found = []
     for place, image_id in enumerate(rows.ids):
         try:
@@ -202,6 +214,10 @@ def _matched(
             "without any"
         )
     return np.array(found, np.int64)
+
+
+def _remedy(split: str) -> str:
+    return f"give those of {split}: rpn-jax propose --split writes them"
 
 
 def _check_inside(

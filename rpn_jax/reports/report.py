@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rpn_jax.errors import UserError
+from rpn_jax.files import check_out
 from rpn_jax.reports.comparison import SIGNIFICANT, Comparison, Figures, compute_figures
 from rpn_jax.reports.csv_files import write_curves, write_runs, write_settings
 from rpn_jax.reports.curves import learning_curves, overview, recall_of_run, recall_of_settings
@@ -43,6 +44,7 @@ def write_report(folders: Sequence[pathlib.Path], out: pathlib.Path | None = Non
             )
         out = folders[0] / "report"
     study = gather(folders)
+    check_out(out, folder=True)
     figures = compute_figures(study)
     is_one = len(study.runs) == 1
     of_base = figures.compare(study.base, against_it=True) if study.base in figures.settings else {}

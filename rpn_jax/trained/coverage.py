@@ -24,6 +24,7 @@ from rpn_jax.evaluation.coverage import (
     cluster_sizes,
     shares,
 )
+from rpn_jax.files import check_out
 from rpn_jax.models.rcnn import RCNN
 from rpn_jax.ops.anchors import inside_image
 from rpn_jax.ops.boxes import pairwise_iou
@@ -65,6 +66,7 @@ def report_anchors(config: ConfigDict, out: pathlib.Path, split: str | None = No
         )
     split = split or config.data.train_split
     dataset = open_split(config, split)
+    check_out(out, folder=True)
     config = with_known_classes(config)
     network = build_network(config)
     canvases = buckets(config, dataset)

@@ -36,6 +36,7 @@ class _Images(NamedTuple):
       file_names: of the results, by image.
       names: of what is written of each image; empty for a split, of which there is one file.
       proposals: those that a detector without an RPN looks at.
+      pixels: the split's `Dataset.pixels`, "" where it is not known.
     """
 
     sources: Sequence[ImageSource]
@@ -43,6 +44,7 @@ class _Images(NamedTuple):
     file_names: Sequence[str]
     names: Sequence[str] = ()
     proposals: StoredProposals | None = None
+    pixels: str = ""
 
 
 def write_proposals(
@@ -169,6 +171,7 @@ def _of_split(dataset: Dataset) -> _Images:
         [image.id for image in listed],
         [image.filename for image in listed],
         proposals=dataset.proposals,
+        pixels=dataset.pixels or "",
     )
 
 
@@ -307,6 +310,7 @@ def _of_all(images: _Images, found: dict[int, dict[str, np.ndarray]]) -> dict[st
     return {
         "image_ids": np.array(images.ids),
         "file_names": np.array(images.file_names),
+        "pixels": np.array(images.pixels),
         "counts": np.array([len(each["scores"]) for each in in_order]),
         **{name: np.concatenate([each[name] for each in in_order]) for name in in_order[0]},
     }

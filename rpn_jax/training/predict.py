@@ -16,6 +16,7 @@ from rpn_jax.data.loader import usable_cores
 from rpn_jax.data.masks import Masks
 from rpn_jax.data.proposals import StoredProposals
 from rpn_jax.data.transforms import rescale, resize, resized_hw
+from rpn_jax.data.videos import is_video
 from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.masks import paste_all
@@ -181,6 +182,11 @@ def read_pixels(source: ImageSource, name: str) -> UInt8[np.ndarray, "H W 3"]:
         UserError: the file cannot be read, or the array is not (H, W, 3) uint8 with pixels in it.
     """
     if isinstance(source, str | os.PathLike):
+        if is_video(source):
+            raise UserError(
+                f"{source}: a video; give its frames, an iterator of arrays, such as (frame.pixels "
+                "for frame in rpn_jax.data.videos.read_frames(path))"
+            )
         return decode_image(read_image(source), str(source))
     try:
         pixels = np.asarray(source)

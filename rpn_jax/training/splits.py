@@ -125,7 +125,8 @@ def with_proposals(config: ConfigDict, dataset: Dataset, role: str) -> Dataset:
             f"rpn-jax propose --workdir=RUN --split={dataset.split}, or of COCO's results"
         )
     top_n, split = fields[f"{role}_top_n"], f"{dataset.name} {dataset.split}"
-    return dataset.with_proposals(read_proposals(fields[role], dataset.images(), top_n, split))
+    images, pixels = dataset.images(), dataset.pixels
+    return dataset.with_proposals(read_proposals(fields[role], images, top_n, split, pixels))
 
 
 def check_batch_size(field: str, batch_size: int, accumulation: int = 1) -> None:

@@ -174,6 +174,18 @@ def test_a_file_that_is_far_too_large_is_not_read(tmp_path):
         read_image(tmp_path / "a.jpg")
 
 
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (b"\0\0\0\x18ftypheic", "a HEIC image, which is not read; convert it"),
+        (b"\0\0\0\x18ftypisom", "a video under the name of an image; give it a name that ends in"),
+    ],
+)
+def test_what_a_camera_writes_beside_images_is_said_to_be_that(start, said):
+    with pytest.raises(UserError, match=f"^a.jpg: {said}"):
+        read_header(start + bytes(99), "a.jpg")
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"gone\.jpg: cannot be read \(No such file"):
         read_image(tmp_path / "gone.jpg")

@@ -106,6 +106,18 @@ def test_an_npz_can_say_that_an_image_has_none(tmp_path):
     np.testing.assert_allclose(stored.of(2)[1], [0.3, 0.2])
 
 
+def test_proposals_of_other_pictures_of_the_same_names_are_refused(tmp_path):
+    file = tmp_path / "proposals.npz"
+    np.savez(file, **arrays(), pixels=np.array("aa"))
+    for same in ("aa", None):  # data of version 0.1 have no hash
+        assert read_proposals(file, IMAGES, 10, pixels=same).most == 2
+    with pytest.raises(UserError, match="have the names of those of x val, but other pixels"):
+        read_proposals(file, IMAGES, 10, "x val", pixels="bb")
+    for unknown in ({}, {"pixels": np.array("")}):
+        np.savez(file, **arrays(), **unknown)
+        assert read_proposals(file, IMAGES, 10, pixels="bb").most == 2
+
+
 @pytest.mark.parametrize(
     "changed",
     [

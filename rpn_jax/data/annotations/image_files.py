@@ -8,13 +8,6 @@ from collections.abc import Sequence
 
 from rpn_jax.data.annotations.fields import FieldError, shown
 
-IMAGE_SUFFIXES = frozenset(
-    {
-        *(".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
-        *(".jpx", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
-    }
-)
-
 
 class Files:
     """The files below some folders; a name is looked up in each in turn.

@@ -18,13 +18,13 @@ from typing import NamedTuple
 import numpy as np
 
 from rpn_jax.data.annotations.fields import FieldError
-from rpn_jax.data.annotations.image_files import IMAGE_SUFFIXES, Files
+from rpn_jax.data.annotations.image_files import Files
 from rpn_jax.data.annotations.problems import REMEDY
 from rpn_jax.data.annotations.segmentations import Mask, read_png
 from rpn_jax.data.annotations.voc_lists import read_name_lists, split_names
 from rpn_jax.data.annotations.voc_xml import VocAnnotation, VocObject, parse_voc_xml
 from rpn_jax.data.datasets.source import Example, Finding, Source
-from rpn_jax.data.images import read_image
+from rpn_jax.data.images import SUFFIXES, read_image
 from rpn_jax.errors import UserError, list_some
 from rpn_jax.files import regular
 
@@ -169,7 +169,7 @@ class _Reader:
         files = self._by_stem.get(unicodedata.normalize("NFC", name), [])
         exact = [file for file in files if os.path.splitext(file)[0] == name]
         files = exact or files
-        images = [file for file in files if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES]
+        images = [file for file in files if os.path.splitext(file)[1].lower() in SUFFIXES]
         files = images or files
         if len(files) > 1:
             raise UserError(
