@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from rpn_jax.files import check_out, user_path
-from rpn_jax.text import printable
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -87,10 +86,12 @@ def add_image_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("json", "npz"), default="json")
 
 
-def given_images(arguments: argparse.Namespace) -> list[pathlib.Path]:
-    """Returns the files that are named, and those in the folders that are named, without --out.
+def given_images(
+    arguments: argparse.Namespace,
+) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """Returns the files that are named, with those in the folders that are named but not in --out.
 
-    With --split there are none. Files of folders that are left out are told on stderr.
+    Second the folders' files that are left out, see `tell_left_out`. With --split there are none.
 
     Raises:
         UserError: a file is not there, or --out cannot be written, or would replace a file.
@@ -110,37 +111,45 @@ def given_images(arguments: argparse.Namespace) -> list[pathlib.Path]:
     if given and arguments.split:
         raise UserError(f"--split={arguments.split}: is given, and so are images; leave out one")
     if arguments.split:
-        return []
+        return [], []
     if not given:
         raise UserError("no images given; name image files or folders of them, or a --split")
     if missing := [path for path in given if not path.exists()]:
         raise UserError(f"{missing[0]}: no such image file; leave it out or correct the path")
-    listed = [_of_folder(path, arguments.out) if path.is_dir() else [path] for path in given]
-    paths = list(dict.fromkeys(path for found in listed for path in found))
-    _check_apart(arguments.out, paths)
-    return paths
+    paths: dict[pathlib.Path, None] = {}  # in their order, each once
+    others: dict[pathlib.Path, None] = {}
+    for path in given:
+        found, left = _of_folder(path, arguments.out) if path.is_dir() else ([path], [])
+        paths |= dict.fromkeys(found)
+        others |= dict.fromkeys(left)
+    _check_apart(arguments.out, list(paths))
+    return list(paths), [path for path in others if path not in paths]
 
 
-def _of_folder(folder: pathlib.Path, out: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the images and videos of a folder, without what an earlier command wrote to `out`."""
+def _of_folder(
+    folder: pathlib.Path, out: pathlib.Path
+) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """Returns a folder's images and videos, and its other files, without those of `out`."""
     from rpn_jax.data import videos
     from rpn_jax.data.images import image_files_and_others
-    from rpn_jax.errors import UserError, list_some
+    from rpn_jax.errors import UserError
 
     if out.exists() and out.samefile(folder):
         raise UserError(
             f"--out={out}: is the folder of the images, to which it would add pictures; give "
             f"another, such as {out / 'found'}"
         )
-    found, others = image_files_and_others(folder, videos.SUFFIXES, without=out)
-    if others:
-        what = "1 file that is" if len(others) == 1 else f"{len(others)} files that are"
-        names = list_some((str(path.relative_to(folder)) for path in others), 3)
-        print(
-            f"{printable(folder)}: left out {what} no image or video by name: {names}",
-            file=sys.stderr,
-        )
-    return found
+    return image_files_and_others(folder, videos.SUFFIXES, without=out)
+
+
+def tell_left_out(paths: Sequence[pathlib.Path]) -> None:
+    """Says on stderr which files of the folders are not looked at, if there are any."""
+    from rpn_jax.errors import list_some
+
+    if paths:
+        what = "1 file that is" if len(paths) == 1 else f"{len(paths)} files that are"
+        names = list_some(map(str, paths), 3)
+        print(f"left out: {what} no image or video by name: {names}", file=sys.stderr)
 
 
 def _check_apart(out: pathlib.Path, paths: Sequence[pathlib.Path]) -> None:

@@ -21,6 +21,7 @@ from rpn_jax.flags import (
     add_trained_flags,
     given_images,
     raise_failures,
+    tell_left_out,
     trained_place,
 )
 
@@ -44,10 +45,11 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     if not 0 <= arguments.draw_above <= 1:
         raise UserError(f"--draw_above={arguments.draw_above}: give a score from 0 to 1")
-    paths = given_images(arguments)
+    paths, others = given_images(arguments)
     from rpn_jax.trained.detect import write_detections
 
     config, place = trained_place(arguments, overrides)
+    tell_left_out(others)
     failures = write_detections(
         config,
         place,

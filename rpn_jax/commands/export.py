@@ -54,12 +54,13 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Writes the function and says what it is."""
     from rpn_jax.errors import UserError
     from rpn_jax.text import printable
-    from rpn_jax.trained.export import export_function
 
     image_hw = image_size(arguments.image_size)
     if arguments.batch_size < 1:
         raise UserError(f"--batch_size={arguments.batch_size}: give at least 1")
     check_out_file(arguments.out, arguments.weights)
+    from rpn_jax.trained.export import export_function
+
     config, place = trained_place(arguments, overrides)
     size = export_function(
         config,

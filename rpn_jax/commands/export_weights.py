@@ -31,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Writes the file and says what is in it."""
+    check_out_file(arguments.out, arguments.weights)
     from rpn_jax.trained.export import export_weights
 
-    check_out_file(arguments.out, arguments.weights)
     config, place = trained_place(arguments, overrides)
     print(
         export_weights(

@@ -55,9 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Writes the file and says what is in it, and what was not used."""
+    check_out_file(arguments.out, arguments.source)
     from rpn_jax.trained.importing import import_weights
 
-    check_out_file(arguments.out, arguments.source)
     print(
         import_weights(
             arguments.source,

@@ -22,6 +22,7 @@ from rpn_jax.flags import (
     add_trained_flags,
     given_images,
     raise_failures,
+    tell_left_out,
     trained_place,
 )
 
@@ -47,10 +48,11 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     if arguments.draw < 0:
         raise UserError(f"--draw={arguments.draw}: give a number of boxes, 0 for no pictures")
-    paths = given_images(arguments)
+    paths, others = given_images(arguments)
     from rpn_jax.trained.detect import write_proposals
 
     config, place = trained_place(arguments, overrides)
+    tell_left_out(others)
     failures = write_proposals(
         config,
         place,

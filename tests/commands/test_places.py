@@ -9,7 +9,7 @@ import pytest
 from rpn_jax.__main__ import main
 from rpn_jax.errors import UserError
 from rpn_jax.files import check_out
-from rpn_jax.flags import add_image_flags, given_images
+from rpn_jax.flags import add_image_flags, given_images, tell_left_out
 
 
 @pytest.fixture
@@ -24,7 +24,9 @@ def given(tmp_path, monkeypatch):
     def given(*flags):
         parser = argparse.ArgumentParser()
         add_image_flags(parser)
-        return [str(path) for path in given_images(parser.parse_args(flags))]
+        paths, others = given_images(parser.parse_args(flags))
+        tell_left_out(others)
+        return [str(path) for path in paths]
 
     return given
 
@@ -35,8 +37,13 @@ PHOTOS = [f"photos/{name}" for name in ("a.jpg", "b.JP2", "c.ppm", "clip.mp4", "
 def test_a_folder_gives_its_images_and_videos_and_says_what_is_left_out(given, capsys):
     assert given("--folder=photos", "--out=out") == PHOTOS
     (line,) = capsys.readouterr().err.splitlines()
-    said = "left out 2 files that are no image or video by name: IMG_1, notes.txt"
-    assert line == f"photos: {said}"
+    names = "photos/IMG_1, photos/notes.txt"
+    assert line == f"left out: 2 files that are no image or video by name: {names}"
+    assert given("--folder=photos", "photos/notes.txt", "photos/IMG_1", "--out=out")[:2] == [
+        "photos/notes.txt",
+        "photos/IMG_1",
+    ]
+    assert capsys.readouterr().err == ""
     pathlib.Path("texts").mkdir()
     pathlib.Path("texts", "a.txt").touch()
     with pytest.raises(UserError, match="texts: no images are in it or below, only.* a.txt") as e:
