@@ -1,14 +1,19 @@
 """`rpn-jax COMMAND …`: the command line, also `python -m rpn_jax COMMAND …`."""
 
+import sys
+
+from rpn_jax.console import console
+
+if __name__ == "__main__":
+    sys.exit(console())  # which imports this module, by its name
+
 import argparse
 import contextlib
 import logging
 import os
-import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from importlib import metadata, util
-from typing import Any
 
 from rpn_jax import __version__
 from rpn_jax.commands import (
@@ -50,28 +55,6 @@ COMMANDS = {
     "export-weights": export_weights,
     "export": export,
 }
-# Blocks of more than 32 MB go back to the system when they are freed, smaller ones are kept.
-LARGE_PAGES = ":".join(
-    f"glibc.malloc.{name}={value}"
-    for name, value in {
-        "hugetlb": 1,
-        "arena_max": 1,
-        "mmap_threshold": 2**25,
-        "trim_threshold": 2**30,
-    }.items()
-)
-
-
-def console() -> int:
-    """Runs the command of this process, which is its own: it may start over."""
-    mend_streams()
-    use_large_pages()
-    status = main()
-    if "jax" in sys.modules:
-        from rpn_jax.runs import lost
-
-        lost.leave()
-    return status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -200,47 +183,6 @@ def _failed(status: int = 1) -> int:
     return status
 
 
-def mend_streams() -> None:
-    """Makes sure that whatever is printed is taken, whatever a process was started with.
-
-    A stream that was closed (`2>&-`) goes nowhere, rather than into the next file that is opened;
-    letters that its encoding lacks become escapes. Orbax says by an exception why it cannot read or
-    write; what its other threads still have to say of that is left out.
-    """
-    sys.unraisablehook = _unraisable
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_RDWR), number)
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
-        if number and hasattr(getattr(sys, name), "reconfigure"):
-            getattr(sys, name).reconfigure(errors="backslashreplace")
-
-
-def _unraisable(error: Any) -> None:
-    """Shows an exception that nobody can catch, unless it is that Orbax has given up before."""
-    if str(error.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(error)
-
-
-def use_large_pages() -> None:
-    """Starts this process over, once, with a heap in pages of 2 MB, where Linux has them on demand.
-
-    On a CPU a step's scratch memory is hundreds of megabytes, allocated anew each time, which the
-    kernel fills with zeros page by page: with pages of 4 kB a tenth of a step of ResNet-50 goes
-    there, with these a third of that. To keep what was freed saves the rest, but takes 1.2 to 1.7
-    times the memory: once something small lies where a step had its own, the next has it elsewhere.
-    For the same reason threads share one heap. glibc reads its tunables when a process starts.
-    """
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if sys.platform != "linux" or "glibc.malloc.hugetlb" in tunables:
-        return
-    os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [tunables, LARGE_PAGES]))
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
 def keep_compiled_programs() -> None:
     """Has JAX keep what it compiles on disk, so that the second start of a run begins at once.
 
@@ -281,7 +223,3 @@ def _only_cpus() -> bool:
         return platforms == "cpu"
     plugins = metadata.entry_points(group="jax_plugins")
     return not (plugins or util.find_spec("jax_plugins") or util.find_spec("libtpu"))
-
-
-if __name__ == "__main__":
-    sys.exit(console())

@@ -1,7 +1,8 @@
 # ruff: noqa: E402
 """Our side of `benchmark.py`: one function for each kind of case."""
 
-from rpn_jax.__main__ import set_cpu_flags, use_large_pages
+from rpn_jax.__main__ import set_cpu_flags
+from rpn_jax.console import use_large_pages
 from rpn_jax.detectors.rpn import Look
 from rpn_jax.training.predict_steps import make_predict_step
 

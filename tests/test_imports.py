@@ -21,7 +21,7 @@ FLOORS = {
     "alternating": 8,
     "sweeps": 9,
     "reports": 10, "flags": 10,
-    "commands": 11,
+    "commands": 11, "console": 11,
     "__main__": 12,
 }  # fmt: skip
 CORE = ("ops", "models", "detectors")

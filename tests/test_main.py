@@ -4,6 +4,7 @@ import os
 import pathlib
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -57,7 +58,7 @@ def test_flags_for_cpus_spare_accelerators_and_what_the_user_chose(monkeypatch):
 def test_a_process_starts_over_once_with_large_pages(tmp_path):
     program = """
 import os, re, sys
-from rpn_jax.__main__ import use_large_pages
+from rpn_jax.console import use_large_pages
 with open(sys.argv[1], "a") as starts:
     print(os.getpid(), os.environ["GLIBC_TUNABLES"], file=starts)
 use_large_pages()
@@ -81,6 +82,53 @@ print(re.search(r"AnonHugePages: *(\\d+)", open("/proc/self/smaps_rollup").read(
         and "[never]" not in on_demand.read_text()
     ):
         assert int(done.stdout) > 2**15  # of 2**16
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_an_interrupt_during_the_imports_is_one_line(ignored, tmp_path):
+    # Both starts of the process import os; the second then imports NumPy, here one that is slow.
+    (tmp_path / "numpy.py").write_text(
+        "import os, signal\nsignal.raise_signal(signal.SIGINT)\nos._exit(7)"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "rpn_jax", "status", "x"],
+            env=os.environ | {"PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (done.returncode, done.stderr) == ((7, "") if ignored else (130, "interrupted\n"))
+
+
+INTERRUPTED = """
+import signal, sys
+from rpn_jax import __main__, console
+def run(argv=None):
+    signal.raise_signal(signal.SIGINT)  # while a command is at work
+__main__.main = run
+def start_over():
+    signal.raise_signal(signal.SIGINT)  # is held while Python starts
+    print("started over", flush=True)
+if sys.argv[1:]:
+    console.use_large_pages = start_over
+sys.exit(console.console())
+"""
+
+
+@pytest.mark.parametrize("given", [[], ["while starting over"]])
+def test_an_interrupt_at_any_other_time_is_one_line_too(given):
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, *given],
+        env=os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    assert done.stdout == ("started over\n" if given else "")
 
 
 def test_a_traceback_cannot_write_to_the_terminal(monkeypatch, capsys):
