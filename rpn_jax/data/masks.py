@@ -64,6 +64,29 @@ def encode(bitmap: Bool[np.ndarray, "H W"] | UInt8[np.ndarray, "H W"]) -> bytes:
     return pycocotools.mask.encode(np.asfortranarray(bitmap, np.uint8))["counts"]
 
 
+def encode_window(
+    inside: Bool[np.ndarray, "h w"], rows: slice, columns: slice, height: int, width: int
+) -> bytes:
+    """Returns the counts of an image that is 0 but for those rows and columns.
+
+    It is what `encode` returns, in a time that does not grow with the image.
+    """
+    # Runs go down the columns, a start and an end for each run of a column.
+    edges = np.diff(np.pad(inside.T, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    (x, y), (x_end, y_end) = (np.nonzero(edges == sign) for sign in (1, -1))
+    starts = (columns.start + x) * height + rows.start + y
+    ends = (columns.start + x_end) * height + rows.start + y_end
+    places = np.stack([starts, ends], axis=1).ravel()
+    # One that reaches the last row goes on in the first row of the next column.
+    goes_on = np.diff(places, prepend=-1, append=-1) == 0
+    places = places[~(goes_on[1:] | goes_on[:-1])]
+    counts = np.diff([0, *places, height * width])
+    if counts[-1] == 0:
+        counts = counts[:-1]
+    runs = {"size": [height, width], "counts": counts.tolist()}
+    return pycocotools.mask.frPyObjects(runs, height, width)["counts"]
+
+
 def of_box(box: Float[np.ndarray, "4"], height: int, width: int) -> bytes:
     """Returns the counts of a box."""
     x1, y1, x2, y2 = np.asarray(box, np.float64).tolist()

@@ -2,17 +2,26 @@
 
     M  rows and columns of a predicted mask       H, W  of the image
 
-A pixel's value is a bilinear sample of its detection's mask. A sample is the product of one along
-each axis, so that the pasted mask is a product of three small matrices.
+A pixel's value is a bilinear sample of its detection's mask, linear along each axis in turn. Only
+the pixels near the box are computed, since an image may be a hundred times as large.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from rpn_jax.data.masks import encode
+from rpn_jax.data.masks import encode_window
 from rpn_jax.typing import Array
+
+
+class Window(NamedTuple):
+    """The pixels of an image in which a mask can be, and whether each is."""
+
+    inside: Bool[np.ndarray, "h w"]
+    rows: slice
+    columns: slice
 
 
 def paste_mask(
@@ -38,19 +47,25 @@ def paste_mask(
     array([[0, 1, 0, 0],
            [0, 1, 0, 0]])
     """
+    return _in_image(_window(mask, box, height, width, threshold), height, width)
+
+
+def _window(mask: Array, box: Array, height: int, width: int, threshold: float) -> Window:
+    """Returns what `paste_mask` finds in the pixels near the box."""
     cells = len(mask)
 
     def along(start, end, extent):
         if not end > start:
-            return slice(0, 0), np.zeros((0, cells))
+            return slice(0, 0), np.zeros(0)
         margin = (end - start) / (2 * cells)
         ends = np.clip([np.floor(start - margin), np.ceil(end + margin)], 0, extent)
         pixels = slice(*ends.astype(int))
         centres = np.arange(pixels.start, pixels.stop) + 0.5
-        return pixels, _parts((centres - start) * (cells / (end - start)) - 0.5, cells)
+        return pixels, (centres - start) * (cells / (end - start)) - 0.5
 
     x1, y1, x2, y2 = np.asarray(box, np.float64)
-    return _pasted(mask, along(y1, y2, height), along(x1, x2, width), height, width) >= threshold
+    rows, columns = along(y1, y2, height), along(x1, x2, width)
+    return Window(_samples(mask, rows[1], columns[1]) >= threshold, rows[0], columns[0])
 
 
 def paste_mask_as_torchvision(
@@ -73,6 +88,12 @@ def paste_mask_as_torchvision(
         width: W.
         threshold: a pixel of more than this probability belongs to the object.
     """
+    return _in_image(_window_as_torchvision(mask, box, height, width, threshold), height, width)
+
+
+def _window_as_torchvision(
+    mask: Array, box: Array, height: int, width: int, threshold: float
+) -> Window:
     cells = len(mask) + 2
     x1, y1, x2, y2 = _grown(np.asarray(box, np.float32), np.float32(cells / len(mask)))
 
@@ -80,16 +101,17 @@ def paste_mask_as_torchvision(
         count = max(last - first + 1, 1)
         pixels = slice(*np.clip([first, last + 1], 0, extent))
         index = np.arange(pixels.start, pixels.stop) - first
-        return pixels, _parts(np.clip((index + 0.5) * (cells / count) - 0.5, 0, cells - 1), cells)
+        return pixels, np.clip((index + 0.5) * (cells / count) - 0.5, 0, cells - 1)
 
-    mask = np.pad(mask, 1)
-    return _pasted(mask, along(y1, y2, height), along(x1, x2, width), height, width) > threshold
+    rows, columns = along(y1, y2, height), along(x1, x2, width)
+    samples = _samples(np.pad(mask, 1), rows[1], columns[1])
+    return Window(samples > threshold, rows[0], columns[0])
 
 
 # The ways of pasting by the name in a config's `mask.pasting`.
-PASTINGS: Mapping[str, Callable[..., np.ndarray]] = {
-    "continuous": paste_mask,
-    "torchvision": paste_mask_as_torchvision,
+_PASTINGS: Mapping[str, Callable[..., Window]] = {
+    "continuous": _window,
+    "torchvision": _window_as_torchvision,
 }
 
 
@@ -106,12 +128,11 @@ def paste_all(
         masks: probabilities.
         boxes: in pixels of the image.
         hw: height and width of the image.
-        pasting: a name of `PASTINGS`.
+        pasting: a name of `_PASTINGS`.
         threshold: see there.
     """
-    paste = PASTINGS[pasting]
-    pairs = zip(np.asarray(masks), np.asarray(boxes), strict=True)
-    return [encode(paste(mask, box, *hw, threshold)) for mask, box in pairs]
+    windows = _windows(masks, boxes, hw, pasting, threshold)
+    return [encode_window(*window, *hw) for window in windows]
 
 
 def paste_masks(
@@ -140,11 +161,24 @@ def paste_masks(
     array([[0, 1, 1, 0],
            [0, 1, 1, 0]])
     """
-    paste, pairs = PASTINGS[pasting], zip(np.asarray(masks), np.asarray(boxes), strict=True)
     pasted = np.zeros((len(boxes), height, width), bool)
-    for i, (mask, box) in enumerate(pairs):
-        pasted[i] = paste(mask, box, height, width, threshold)
+    windows = _windows(masks, boxes, (height, width), pasting, threshold)
+    for image, (inside, rows, columns) in zip(pasted, windows, strict=True):
+        image[rows, columns] = inside
     return pasted
+
+
+def _windows(
+    masks: Array, boxes: Array, hw: tuple[int, int], pasting: str, threshold: float
+) -> Iterator[Window]:
+    paste, pairs = _PASTINGS[pasting], zip(np.asarray(masks), np.asarray(boxes), strict=True)
+    return (paste(mask, box, *hw, threshold) for mask, box in pairs)
+
+
+def _in_image(window: Window, height: int, width: int) -> np.ndarray:
+    image = np.zeros((height, width), bool)
+    image[window.rows, window.columns] = window.inside
+    return image
 
 
 def _grown(box: np.ndarray, factor: np.float32) -> list[int]:
@@ -154,16 +188,19 @@ def _grown(box: np.ndarray, factor: np.float32) -> list[int]:
     return np.concatenate([centre - half, centre + half]).astype(np.int64).tolist()
 
 
-def _parts(places: np.ndarray, cells: int) -> np.ndarray:
-    """Returns the part (n, cells) of each cell in a linear sample at each place, in cells.
+def _samples(mask: Array, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Returns the samples at places along each axis, in cells; the centre of the first is at 0.
 
-    The centre of the first cell is at 0. Outside of the cells there are zeros.
+    Outside of the cells there are zeros.
     """
-    return np.maximum(1 - np.abs(places[:, None] - np.arange(cells)), 0)
+    of_rows = _along(np.asarray(mask, np.float64), rows)
+    return _along(of_rows.T, columns).T.astype(np.float32)
 
 
-def _pasted(mask: Array, rows: tuple, columns: tuple, height: int, width: int) -> np.ndarray:
-    """Returns the samples in the image, 0 elsewhere; of each axis the pixels, and their parts."""
-    image = np.zeros((height, width), np.float32)
-    image[rows[0], columns[0]] = rows[1] @ np.asarray(mask, np.float64) @ columns[1].T
-    return image
+def _along(cells: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Returns linear samples along the first axis."""
+    places = np.clip(places, -1, len(cells))
+    first = np.clip(np.floor(places), -1, len(cells) - 1)
+    part, first = (places - first)[:, None], first.astype(int)
+    padded = np.pad(cells, ((1, 1), (0, 0)))
+    return padded[first + 1] * (1 - part) + padded[first + 2] * part

@@ -3,8 +3,8 @@ import pytest
 import references
 from pycocotools import mask as coco_mask
 
-from rpn_jax.data.masks import encode
-from rpn_jax.evaluation.masks import PASTINGS, paste_mask
+from rpn_jax.data.masks import encode, encode_window
+from rpn_jax.evaluation.masks import paste_all, paste_mask, paste_mask_as_torchvision
 
 HEIGHT, WIDTH = 12, 15
 RNG = np.random.default_rng(0)
@@ -46,7 +46,7 @@ def test_a_full_mask_is_its_box():
     np.testing.assert_array_equal(pasted, expected)
 
 
-@pytest.mark.parametrize("pasting", PASTINGS.values())
+@pytest.mark.parametrize("pasting", [paste_mask, paste_mask_as_torchvision])
 @pytest.mark.parametrize(
     "box", [(-40, -30, -20, -20), (20, 20, 30, 30), (0, 100, 9, 200), (5, 5, 5, 5)]
 )
@@ -54,6 +54,28 @@ def test_a_box_outside_and_a_point_have_at_most_a_pixel(pasting, box):
     pasted = pasting(np.ones((4, 4), np.float32), np.float32(box), HEIGHT, WIDTH)
     assert pasted.shape == (HEIGHT, WIDTH)
     assert pasted.sum() <= 1
+
+
+@pytest.mark.parametrize("rows", [(0, HEIGHT), (0, 5), (3, 8), (7, HEIGHT), (4, 4)])
+@pytest.mark.parametrize("columns", [(0, WIDTH), (0, 2), (6, 9), (8, WIDTH), (3, 3)])
+def test_a_window_is_encoded_as_its_image(rows, columns):
+    rows, columns = slice(*rows), slice(*columns)
+    for density in (0, 0.3, 0.8, 1):
+        image = np.zeros((HEIGHT, WIDTH), bool)
+        image[rows, columns] = RNG.random(image[rows, columns].shape) < density
+        found = encode_window(image[rows, columns], rows, columns, HEIGHT, WIDTH)
+        assert found == encode(image)
+
+
+@pytest.mark.parametrize(
+    ("name", "paste"), [("continuous", paste_mask), ("torchvision", paste_mask_as_torchvision)]
+)
+def test_all_masks_of_an_image_are_pasted_and_encoded(name, paste):
+    masks = RNG.random((30, 7, 7)).astype(np.float32)
+    boxes = np.sort(RNG.uniform(-6, 20, (30, 2, 2)), axis=1).reshape(30, 4).astype(np.float32)
+    found = paste_all(masks, boxes, (HEIGHT, WIDTH), name, 0.5)
+    pairs = zip(masks, boxes, strict=True)
+    assert found == [encode(paste(mask, box, HEIGHT, WIDTH)) for mask, box in pairs]
 
 
 def test_a_mask_is_encoded_as_pycocotools_has_it():
