@@ -3,6 +3,7 @@
     python scripts/kill_runs.py --runs=25 --out=DIR
     python scripts/kill_runs.py --runs=25 --processes=2 --out=DIR
     python scripts/kill_runs.py --runs=10 --config=shapes_faster_rcnn --out=DIR
+    python scripts/kill_runs.py --runs=8 --command=alternate --out=DIR
 
 One run is left alone. Each of the others is killed by SIGKILL one to three times, started again
 after each kill, and must end with the same bits: every array of the state and every row of the
@@ -10,6 +11,10 @@ metrics. The exit status is 1 if one does not. --seed determines the moments: ea
 phase of the list, a random occurrence of it, and a random moment in that. The table has the phase
 in which the kill really fell, according to the run's files. The first start of each run compiles
 anew, later starts use its compilation cache. Runs use CPUs unless JAX_PLATFORMS says otherwise.
+
+With --command=alternate a run is the four steps of alternating training. Kills go from step to
+step, and into the writing of proposals; all four states, the proposals and the detector must be the
+same.
 
 Of two processes a random one is killed first, and the other up to a third of a second later, as
 when a node fails and the scheduler ends the job. In that time the survivor can do all the harm that
@@ -29,12 +34,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import safetensors.numpy
 
+from rpn_jax.alternating import DETECTOR, TRAINED
+from rpn_jax.alternating import STEPS as STEPS_OF_ALTERNATE
 from rpn_jax.progress import progress_bar
 from rpn_jax.runs.config_files import load_config
 from rpn_jax.runs.metrics import read_metrics
@@ -84,6 +92,9 @@ STARTING, COMPILING, STEPPING, EVALUATING, WRITING, ENDING = PHASES = (
     "writing a checkpoint",
     "ending",
 )
+PROPOSING = "proposing"
+# The folders of the training runs, in the run's work folder, by its command.
+FOLDERS = {"train": (".",), "alternate": tuple(step.folder for step in STEPS_OF_ALTERNATE)}
 _LOOK_SECONDS = 0.004
 _PATIENCE_SECONDS = 600  # for one start of a run
 
@@ -91,12 +102,13 @@ _PATIENCE_SECONDS = 600  # for one start of a run
 class Run:
     """One run of the command line, in a folder of its own."""
 
-    def __init__(self, out: pathlib.Path, name: str, config: str, processes: int):
+    def __init__(self, out: pathlib.Path, name: str, arguments: argparse.Namespace):
         self.workdir = out / name
         self.moments: list[tuple[str, int]] = []  # phase and last step at each kill
         self.starts = 0
-        self._config = config
-        self._num_processes = processes
+        self._command = arguments.command
+        self._config = arguments.config
+        self._num_processes = arguments.processes
         self._logs = out / f"{name}.log"
         self._environment = {
             "JAX_PLATFORMS": "cpu",
@@ -109,9 +121,8 @@ class Run:
     def started(self) -> Iterator[list[subprocess.Popen]]:
         """Starts the run's processes; kills the remaining ones at the end of the block."""
         self.starts += 1
-        self._start_step = max(_steps(self.workdir), default=0)
-        self._record_size = self._recorded()
-        command = [sys.executable, "-m", "rpn_jax", "train", f"--workdir={self.workdir}"]
+        self._before = {folder: self._written(folder) for folder in FOLDERS[self._command]}
+        command = [sys.executable, "-m", "rpn_jax", self._command, f"--workdir={self.workdir}"]
         flags = [[]]
         if self._num_processes > 1:
             job = [f"--coordinator={_free_address()}", f"--num_processes={self._num_processes}"]
@@ -148,29 +159,61 @@ class Run:
             sys.exit(f"{self.workdir}: ended with status {status}; {self._logs} ends with\n{tail}")
 
     def phase(self) -> str:
-        """Returns the phase of this start, or that of its kill, according to its files."""
-        if self._recorded() == self._record_size:
+        """Returns the phase of this start, or that of its kill, according to its files.
+
+        Of `alternate` it begins with the step's folder.
+        """
+        folder = self._folder()
+        if self._command == "train":
+            return self._phase_of(folder)
+        before = next((s.proposals_of for s in STEPS_OF_ALTERNATE if s.folder == folder), None)
+        if before and not _proposals(self.workdir / before):
+            return f"{before}: {PROPOSING}"
+        return f"{folder}: {self._phase_of(folder)}"
+
+    def _phase_of(self, folder: str) -> str:
+        start_step, record_size = self._before[folder]
+        if self._written(folder)[1] == record_size:
             return STARTING
-        if any(path.suffix for path in (self.workdir / "checkpoints").iterdir()):
+        if any(path.suffix for path in (self.workdir / folder / "checkpoints").iterdir()):
             return WRITING
         step, is_validated = self.progress()
         if not is_validated:
             return EVALUATING
         if step == STEPS:
             return ENDING
-        return COMPILING if step == self._start_step else STEPPING
+        return COMPILING if step == start_step else STEPPING
 
     def progress(self) -> tuple[int, bool]:
         """Returns the last step, and whether no validation of it is missing."""
-        rows = read_metrics(self.workdir / "metrics.jsonl")
+        rows = read_metrics(self.workdir / self._folder() / "metrics.jsonl")
         step = max((row["step"] for row in rows if "train/loss" in row), default=0)
         validated = max((row["step"] for row in rows if "validation/loss" in row), default=0)
         return step, bool(step % EVALUATE_EVERY) or validated == step
 
-    def _recorded(self) -> int:
-        """Returns the size of `runs.jsonl`; each start adds a line before it compiles."""
-        file = self.workdir / "runs.jsonl"
-        return file.stat().st_size if file.exists() else 0
+    def left(self, phase: str) -> float:
+        """Returns the part of a phase's occurrences that is still to come."""
+        folder = phase.partition(":")[0] if self._command == "alternate" else "."
+        return 1 - max(_steps(self.workdir / folder), default=0) / STEPS
+
+    def _folder(self) -> str:
+        """Returns the folder of the training that is at work, or comes next."""
+        *folders, last = FOLDERS[self._command]
+        done = (folder for folder in folders if not (self.workdir / folder / TRAINED).exists())
+        return next(done, last)
+
+    def _written(self, folder: str) -> tuple[int, int]:
+        """Returns the last checkpoint's step, and the size of `runs.jsonl`.
+
+        Each start adds a line to it before it compiles.
+        """
+        file = self.workdir / folder / "runs.jsonl"
+        size = file.stat().st_size if file.exists() else 0
+        return max(_steps(self.workdir / folder), default=0), size
+
+
+def _proposals(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(folder.glob("proposals/*/*.npz"))
 
 
 def _flags(config: str, out: pathlib.Path) -> list[str]:
@@ -221,8 +264,7 @@ def killed(run: Run, phase: str, often: int, seconds: float, draw: random.Random
 
     `often` and `seconds` are the phase's occurrences in a whole run, and their mean length.
     """
-    left = 1 - max(_steps(run.workdir), default=0) / STEPS
-    occurrence = draw.randrange(max(1, round(often * left)))
+    occurrence = draw.randrange(max(1, round(often * run.left(phase))))
     # Mostly early in the phase: later starts have less to compile and to do.
     delay = seconds * draw.random() ** 2
     with run.started() as processes:
@@ -259,8 +301,33 @@ def kill_and_finish(run: Run, turns: Iterator[str], phases: dict, draw: random.R
         run.finish(processes)
 
 
-def result(workdir: pathlib.Path) -> dict[str, object]:
-    """Returns a run's result: the bytes of its last state and the rows of its metrics."""
+def in_turn(phases: Collection[str], draw: random.Random) -> list[str]:
+    """Returns the phases in random order; those of `alternate` step after step, over and over."""
+    steps: dict[str, list[str]] = {}
+    for phase in sorted(phases):
+        steps.setdefault(phase.partition(":")[0] if ":" in phase else "", []).append(phase)
+    shuffled = [draw.sample(group, len(group)) for group in steps.values()]
+    rounds = itertools.zip_longest(*shuffled)
+    return [phase for of_round in rounds for phase in of_round if phase is not None]
+
+
+def result(workdir: pathlib.Path, command: str) -> dict[str, object]:
+    """Returns a run's result: the bytes of all that it leaves, by name."""
+    found = {}
+    for folder in FOLDERS[command]:
+        for name, value in result_of_training(workdir / folder).items():
+            found[f"{folder} {name}"] = value
+    if command == "alternate":
+        for file in _proposals(workdir / "1_rpn") + _proposals(workdir / "3_rpn"):
+            with np.load(file) as arrays:
+                found |= {f"{file.relative_to(workdir)} {n}": arrays[n].tobytes() for n in arrays}
+        detector = safetensors.numpy.load_file(workdir / DETECTOR)
+        found |= {f"{DETECTOR} {name}": array.tobytes() for name, array in detector.items()}
+    return found
+
+
+def result_of_training(workdir: pathlib.Path) -> dict[str, object]:
+    """Returns what a training leaves: the bytes of its last state and the rows of its metrics."""
     folder = workdir / "checkpoints" / str(STEPS)
     problem = damage(folder)
     if problem:
@@ -288,9 +355,14 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=25)
     parser.add_argument("--processes", type=int, choices=(1, 2), default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--config", default="shapes")
+    parser.add_argument("--command", choices=tuple(FOLDERS), default="train")
+    parser.add_argument("--config", help="shapes, or for alternate shapes_faster_rcnn, by default")
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="a new one")
     arguments = parser.parse_args()
+    if arguments.command == "alternate" and arguments.processes > 1:
+        parser.error("alternate has one process")
+    defaults = {"train": "shapes", "alternate": "shapes_faster_rcnn"}
+    arguments.config = arguments.config or defaults[arguments.command]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # and ends what it has started
     out = arguments.out.resolve()
     try:
@@ -302,12 +374,12 @@ def main() -> None:
 
     draw = random.Random(arguments.seed)
     bar = progress_bar(total=arguments.runs + 1, description="runs", unit="run")
-    reference = Run(out, "undisturbed", arguments.config, arguments.processes)
+    reference = Run(out, "undisturbed", arguments)
     phases = undisturbed(reference)
-    expected = result(reference.workdir)
+    expected = result(reference.workdir, arguments.command)
     bar.update()
     # Phases come in turn, so that short ones are hit too.
-    turns = itertools.cycle(draw.sample(sorted(phases), len(phases)))
+    turns = itertools.cycle(in_turn(phases, draw))
     failed, counts = 0, collections.Counter()
     bar.write("run  starts  seconds  result     killed while")
     for number in range(arguments.runs):
@@ -315,11 +387,11 @@ def main() -> None:
         # A run that ended before its kill proves nothing; another takes its place.
         for attempt in itertools.count(1):
             name = f"run_{number:02d}" if attempt == 1 else f"run_{number:02d}_{attempt}"
-            run = Run(out, name, arguments.config, arguments.processes)
+            run = Run(out, name, arguments)
             kill_and_finish(run, turns, phases, draw)
             if run.moments:
                 break
-        found = result(run.workdir)
+        found = result(run.workdir, arguments.command)
         names = found.keys() | expected.keys()
         differing = sorted(name for name in names if found.get(name) != expected.get(name))
         failed += bool(differing)
@@ -331,7 +403,8 @@ def main() -> None:
         )
         bar.update()
     bar.close()
-    print("kills:", ", ".join(f"{counts[phase]} {phase}" for phase in PHASES))
+    listed = PHASES if arguments.command == "train" else sorted(phases)
+    print("kills:", ", ".join(f"{counts[phase]} {phase}" for phase in listed))
     print(f"{arguments.runs - failed} of {arguments.runs} runs ended like the undisturbed one")
     sys.exit(1 if failed else 0)
 
