@@ -97,6 +97,10 @@ def alternate(
             f"config.detector: is {config.detector}, but alternating training makes a Faster "
             'R-CNN; begin the config with default_config("faster_rcnn")'
         )
+    if config.joint.box_gradient:
+        raise UserError(
+            "config.joint.box_gradient: is of joint training; set it to False, or train instead"
+        )
     if jax.process_count() > 1:
         raise UserError(
             "alternate: has one process, which uses all devices of its machine; start it once, or "

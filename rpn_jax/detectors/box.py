@@ -74,6 +74,8 @@ class BoxStage:
       box_weights: multiply the deltas, see `boxes.encode_boxes`.
       balance: what the loss of the boxes is multiplied by.
       beta: see `losses.smooth_l1`.
+      box_gradient: whether the loss has a gradient by the boxes of its regions, through `pool` and
+        through the targets: the paper's non-approximate joint training.
     """
 
     pool: Callable[[tuple[Array, ...], Array], Array]
@@ -82,11 +84,13 @@ class BoxStage:
     box_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0)
     balance: float = 1.0
     beta: float = 1.0
+    box_gradient: bool = False
 
     def sample(self, key: PRNGKeyArray, proposals: Proposals, ground_truth: GroundTruth) -> Regions:
         """Returns the regions on which an image trains the stage.
 
-        Nothing is differentiated: training is the paper's "approximate joint" one.
+        The choice is not differentiated, and without `box_gradient` the boxes are not either:
+        training is the paper's "approximate joint" one.
 
         Args:
           key: of this image.
@@ -98,9 +102,10 @@ class BoxStage:
         if targets.append_gt:
             boxes = jnp.concatenate([boxes, gt.boxes])
             valid = jnp.concatenate([valid, gt.valid & ~gt.ignore])
-        boxes = lax.stop_gradient(boxes)
+        if not self.box_gradient:
+            boxes = lax.stop_gradient(boxes)
         matches = match_anchors(
-            boxes,
+            lax.stop_gradient(boxes),
             gt.boxes,
             gt.valid,
             fg_iou_threshold=targets.fg_iou_threshold,

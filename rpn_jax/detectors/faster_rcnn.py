@@ -1,7 +1,8 @@
 """Faster R-CNN: the RPN's proposals, and a second stage that classifies and refines them.
 
 Both stages are trained together, on the same features, in one step: the "approximate joint
-training" of the paper's section 3.2, in which no gradient flows through the proposals' boxes.
+training" of the paper's section 3.2, in which no gradient flows through the proposals' boxes; or,
+with the `box_gradient` of its second stage, the one in which it does.
 """
 
 import dataclasses
@@ -75,7 +76,8 @@ class FasterRCNN(RPN):
         """Returns what both stages cost of a batch of which the network says `look`."""
         assert variables is not None
         first = super().losses_of(look, keys, batch, variables, train=train)
-        proposals = self.proposals_of(look, batch.image_hw, self.proposals.train)
+        counts, box_gradient = self.proposals.train, self.boxes.box_gradient
+        proposals = self.proposals_of(look, batch.image_hw, counts, box_gradient=box_gradient)
         second, parts = self.fast().losses_of(
             look.levels, variables, keys, proposals, batch.ground_truth, train=train
         )

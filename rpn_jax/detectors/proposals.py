@@ -26,6 +26,7 @@ def propose(
     box_weights: Sequence[float | int] = (1, 1, 1, 1),
     max_log_scale: float = MAX_LOG_SCALE,
     keep_padding: bool = False,
+    box_gradient: bool = False,
 ) -> Proposals:
     """Returns the proposals of one image, clipped to it, by falling score.
 
@@ -33,7 +34,8 @@ def propose(
     are decoded, clipped, filtered and thinned by NMS within the level; the `post_nms_top_n` best of
     all levels together are returned, as in detectron2 and torchvision. Boxes without area and those
     from a logit or a delta that is not finite are never returned. Equal scores come in the order of
-    the levels and, within one, of the anchors. No gradient flows through a proposal.
+    the levels and, within one, of the anchors. No gradient flows through a proposal, but with
+    `box_gradient` through its box.
 
     Args:
         logits_per_level: objectness of each anchor, finest level first.
@@ -48,6 +50,8 @@ def propose(
         max_log_scale: see `decode_boxes`.
         keep_padding: whether anchors with their centre in the canvas's padding propose too, as
             they do in systems that do not look.
+        box_gradient: whether the boxes have a gradient by the deltas; which ones there are is taken
+            as it is.
 
     >>> anchors = [[0, 0, 16, 16], [1, 0, 17, 16], [16, 0, 32, 16]]
     >>> deltas = [[0, 0, 0, 0]] * 3
@@ -58,10 +62,15 @@ def propose(
     [[0.0, 0.0, 16.0, 16.0], [16.0, 0.0, 32.0, 16.0]]
     """
     # As JAX arrays: a NumPy array (of anchors, say) cannot be indexed by a traced value.
+    fixed = jax.lax.stop_gradient
     levels = [
-        [jax.lax.stop_gradient(jnp.asarray(x)) for x in level]
-        for level in zip(logits_per_level, deltas_per_level, anchors_per_level, strict=True)
+        (fixed(jnp.asarray(logits)), jnp.asarray(deltas), fixed(jnp.asarray(anchors)))
+        for logits, deltas, anchors in zip(
+            logits_per_level, deltas_per_level, anchors_per_level, strict=True
+        )
     ]
+    if not box_gradient:
+        levels = fixed(levels)
     candidates = [
         _candidates(
             logits,
@@ -87,7 +96,7 @@ def propose(
         thinned: Callable = jax.vmap(
             lambda boxes, valid: sorted_nms(boxes, valid, nms_threshold, min(post_nms_top_n, most))
         )
-        index, valid = thinned(boxes, valid)
+        index, valid = thinned(jax.lax.stop_gradient(boxes), valid)
         taken: Callable = jax.vmap(lambda values, index: values[index])
         boxes, logits, level = (taken(values, index) for values in (boxes, logits, level))
     boxes, logits, valid, level = (

@@ -125,8 +125,9 @@ class ProposalStage:
         counts: Counts,
         *,
         with_nms: bool = True,
+        box_gradient: bool = False,
     ) -> Proposals:
-        """Returns an image's proposals."""
+        """Returns an image's proposals; for `box_gradient` see `proposals.propose`."""
         return propose(
             logits,
             deltas,
@@ -138,6 +139,7 @@ class ProposalStage:
             min_size=self.min_size,
             box_weights=self.box_weights,
             keep_padding=self.keep_padding,
+            box_gradient=box_gradient,
         )
 
 

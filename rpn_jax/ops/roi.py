@@ -8,8 +8,9 @@ borders are those of Detectron and torchvision: a sample more than one cell outs
 any other is moved to the nearest cell centre. RoIPool (Girshick, "Fast R-CNN", arXiv 1504.08083)
 takes the maximum of each bin, with the roundings of Caffe.
 
-All functions are of one image. The gradient is that of the features; a box has none. A box with a
-NaN gives zeros. How the sums and maxima are computed is in `roi_forms`.
+All functions are of one image. The gradient is that of the features; that of the boxes is 0, but
+for RoIAlign with `box_gradient`. A box with a NaN gives zeros. How the sums and maxima are computed
+is in `roi_forms`.
 """
 
 import functools
@@ -39,6 +40,7 @@ def roi_align(
     sampling_ratio: int = 2,
     aligned: bool = False,
     max_samples: int = 8,
+    box_gradient: bool = False,
 ) -> Float[Array, "R h w C"]:
     """Returns the mean of bilinear samples in each bin of each box.
 
@@ -53,6 +55,9 @@ def roi_align(
             cells, and a box is at least one cell wide and high.
         max_samples: the bound of the samples of a bin and axis where `sampling_ratio` is 0. A bin
             of more cells has so many samples, evenly spaced.
+        box_gradient: whether the result has a gradient by the boxes too. Where it turns a corner,
+            at cell centres, that is the slope of one side; the number of samples, the samples
+            outside the map and the level of a box are taken as they are.
 
     Raises:
         ValueError: `size`, `sampling_ratio` or `max_samples` is too small.
@@ -63,7 +68,7 @@ def roi_align(
     """
     levels, boxes = (jnp.asarray(features),), jnp.asarray(as_boxes(boxes))
     level = jnp.zeros(len(boxes), jnp.int32)
-    options = _pair(size), (scale,), sampling_ratio, aligned, max_samples
+    options = _pair(size), (scale,), sampling_ratio, aligned, max_samples, box_gradient
     return _align(levels, boxes, level, *options)
 
 
@@ -79,6 +84,7 @@ def pyramid_roi_align(
     canonical_size: float | int = 224,
     canonical_level: int = 4,
     eps: float | int = 1e-6,
+    box_gradient: bool = False,
 ) -> Float[Array, "R h w C"]:
     """Returns what `roi_align` does, each box from the level that `assign_levels` says.
 
@@ -93,6 +99,7 @@ def pyramid_roi_align(
         canonical_size: see `assign_levels`.
         canonical_level: see `assign_levels`.
         eps: see `assign_levels`.
+        box_gradient: see `roi_align`.
 
     Raises:
         ValueError: there is not one stride for each level, or see `roi_align`.
@@ -116,7 +123,7 @@ def pyramid_roi_align(
     )
     levels = tuple(jnp.asarray(features) for features in levels)
     scales = tuple(1 / stride for stride in strides)
-    options = _pair(size), scales, sampling_ratio, aligned, max_samples
+    options = _pair(size), scales, sampling_ratio, aligned, max_samples, box_gradient
     return _align(levels, boxes, level, *options)
 
 
@@ -196,8 +203,8 @@ def _pool(features, boxes, size, scale):
     return max_of_bins(features, rows, columns)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6, 7))
-def _align(levels, boxes, level, size, scales, sampling_ratio, aligned, max_samples):
+@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6, 7, 8))
+def _align(levels, boxes, level, size, scales, sampling_ratio, aligned, max_samples, box_gradient):
     if sampling_ratio < 0 or max_samples < 1:
         raise ValueError(
             f"sampling_ratio {sampling_ratio} is negative or max_samples {max_samples} not positive"
@@ -206,7 +213,14 @@ def _align(levels, boxes, level, size, scales, sampling_ratio, aligned, max_samp
         return jnp.zeros((0, *size, levels[0].shape[2]), levels[0].dtype)
     extents = jnp.array([features.shape[:2] for features in levels], jnp.int32)
     rows, columns = extents[level].T
-    boxes = lax.stop_gradient(boxes) * jnp.asarray(scales, jnp.float32)[level][:, None]
+    fixed = lax.stop_gradient(boxes)
+    if box_gradient:
+        # What is infinite or NaN has none, whatever the arithmetic below makes of it.
+        is_finite = jnp.all(jnp.isfinite(boxes), axis=1, keepdims=True)
+        boxes = jnp.where(is_finite, boxes, fixed)
+    else:
+        boxes = fixed
+    boxes = boxes * jnp.asarray(scales, jnp.float32)[level][:, None]
     x1, y1, x2, y2 = (boxes - (0.5 if aligned else 0)).T
 
     def samples(start, end, bins, extent):
@@ -218,6 +232,7 @@ def _align(levels, boxes, level, size, scales, sampling_ratio, aligned, max_samp
         samples(y1, y2, size[0], rows),
         samples(x1, x2, size[1], columns),
         level,
+        sample_gradient=box_gradient,
     )
 
 

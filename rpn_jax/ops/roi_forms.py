@@ -65,6 +65,7 @@ def sum_of_samples(
     rows: Samples,
     columns: Samples,
     level: Int[Array, " R"],
+    sample_gradient: bool = False,
 ) -> Float[Array, "R h w C"]:
     """Returns the weighted sum of the bilinear samples of each bin.
 
@@ -73,13 +74,15 @@ def sum_of_samples(
         rows: the samples down.
         columns: the samples across.
         level: of each region, an index into `levels`.
+        sample_gradient: whether there is a gradient by the places and weights of samples too.
     """
     sizes = [features.shape[0] * features.shape[1] for features in levels]
     first_cell = jnp.array([sum(sizes[:i]) for i in range(len(sizes))])[level]
     grid = _Grid(_neighbours(rows), _neighbours(columns), first_cell, columns.extent)
     table = jnp.concatenate([features.reshape(-1, features.shape[2]) for features in levels])
     shape = *rows.place.shape[:2], columns.place.shape[1], table.shape[1]
-    return _sum_of_cells(table, grid).reshape(shape)
+    sum_of_cells = _sum_of_weighted_cells if sample_gradient else _sum_of_cells
+    return sum_of_cells(table, grid).reshape(shape)
 
 
 def _neighbours(samples: Samples) -> _Axis:
@@ -115,6 +118,38 @@ def _sum_of_cells_backward(saved: Any, d_sums: Array) -> tuple[Array, None]:
 
 
 _sum_of_cells.defvjp(_sum_of_cells_forward, _sum_of_cells_backward)
+
+
+@jax.custom_vjp
+def _sum_of_weighted_cells(table: Array, grid: _Grid) -> Array:
+    """Returns `_sum_of_cells`, whose gradient is also by the weights of the grid."""
+    return _sum_of_cells(table, grid)
+
+
+def _sum_of_weighted_cells_forward(table: Array, grid: _Grid) -> tuple[Array, Any]:
+    return _sum_of_cells(table, grid), (table, grid)
+
+
+def _sum_of_weighted_cells_backward(saved: Any, d_sums: Array) -> tuple[Array, Any]:
+    table, grid = saved
+    d_table, _ = _sum_of_cells_backward((grid, table[:, :0]), d_sums)
+    wide_d_sums = d_sums.astype(jnp.float32)
+
+    def d_weight(_, cell):
+        rows = table.at[cell].get(mode="promise_in_bounds").astype(jnp.float32)
+        return None, jnp.sum(rows * wide_d_sums, axis=1)
+
+    cells, _ = _cells_of_bins(grid)
+    _, d_weights = lax.scan(d_weight, None, cells.T)
+    of_rows, of_columns = grid.rows.weight, grid.columns.weight
+    regions, height, down = of_rows.shape
+    d_weights = d_weights.T.reshape(regions, height, of_columns.shape[1], down, -1)
+    d_rows = jnp.einsum("rhwij,rwj->rhi", d_weights, of_columns, precision="highest")
+    d_columns = jnp.einsum("rhwij,rhi->rwj", d_weights, of_rows, precision="highest")
+    return d_table, _Grid(_Axis(None, d_rows), _Axis(None, d_columns), None, None)  # type: ignore[arg-type]
+
+
+_sum_of_weighted_cells.defvjp(_sum_of_weighted_cells_forward, _sum_of_weighted_cells_backward)
 
 
 def _gather_in_one_loop(table: Array, grid: _Grid) -> Array:

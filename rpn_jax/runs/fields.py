@@ -353,6 +353,13 @@ FIELDS: Mapping[str, Field] = {
     "box.detections.min_size": Field(
         0.0, NOT_NEGATIVE, "pixels of the resized image; a narrower or lower detection goes"
     ),
+    # Both stages in one step.
+    "joint.box_gradient": Field(
+        False,
+        FLAG,
+        "whether the second stage's loss has a gradient by the proposals' boxes too, through "
+        "RoIAlign and its targets: non-approximate joint training, section 3.2 (iii)",
+    ),
     # The third stage.
     "mask.cut_size": Field(
         112, whole(1), "rows and columns of an object's mask, cut to its box, that is trained on"
@@ -444,7 +451,7 @@ AT_MOST = (
 # The groups of fields that only some detectors have, by the name in a config's `detector`.
 STAGES = {
     "rpn": ("rpn",),
-    "faster_rcnn": ("rpn", "box"),
+    "faster_rcnn": ("rpn", "box", "joint"),
     "mask_rcnn": ("rpn", "box", "mask"),
     "fast_rcnn": ("box", "data.proposals"),
 }

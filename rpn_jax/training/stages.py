@@ -75,9 +75,9 @@ def box_head_fields(config: ConfigDict) -> dict[str, Any] | None:
 def box_stage(config: ConfigDict, network: RCNN) -> BoxStage:
     """Returns the second stage of the config's detector."""
     box, pooling = config.box, config.box.pooling
-    strides = network.pooled_strides
+    strides, box_gradient = network.pooled_strides, _has_box_gradient(config)
     if pooling.kind == "align":
-        pool = _align(pooling, strides)
+        pool = _align(pooling, strides, box_gradient=box_gradient)
     elif len(strides) == 1:
         pool = functools.partial(_pool_level, size=pooling.size, scale=1 / strides[0])
     else:
@@ -90,8 +90,21 @@ def box_stage(config: ConfigDict, network: RCNN) -> BoxStage:
         targets=RegionTargets(**box.targets),
         limits=DetectionLimits(**box.detections),
         box_weights=box.box_weights,
+        box_gradient=box_gradient,
         **box.loss,
     )
+
+
+def _has_box_gradient(config: ConfigDict) -> bool:
+    """Returns whether the two stages are trained jointly without approximation."""
+    if "joint" not in config or not config.joint.box_gradient:
+        return False
+    if config.box.pooling.kind != "align":
+        raise UserError(
+            "config.joint.box_gradient: RoIPool rounds boxes to cells and has no gradient by them; "
+            "set config.box.pooling.kind to align"
+        )
+    return True
 
 
 def mask_head_fields(config: ConfigDict) -> dict[str, Any] | None:
@@ -124,7 +137,9 @@ def mask_stage(config: ConfigDict, network: RCNN) -> MaskStage:
     )
 
 
-def _align(pooling: ConfigDict, strides: Sequence[int]) -> Callable[..., Array]:
+def _align(
+    pooling: ConfigDict, strides: Sequence[int], box_gradient: bool = False
+) -> Callable[..., Array]:
     return functools.partial(
         pyramid_roi_align,
         size=pooling.size,
@@ -133,6 +148,7 @@ def _align(pooling: ConfigDict, strides: Sequence[int]) -> Callable[..., Array]:
         aligned=pooling.aligned,
         canonical_size=pooling.canonical_size,
         eps=pooling.level_eps,
+        box_gradient=box_gradient,
     )
 
 

@@ -214,6 +214,41 @@ def test_boxes_that_are_not_finite_have_finite_gradients_and_get_none(name):
     assert not d_boxes.any()
 
 
+@pytest.mark.parametrize(("ratio", "aligned"), [(0, False), (3, True)])
+def test_the_gradient_of_boxes_is_that_of_finite_differences(ratio, aligned):
+    """Of the reference in float64, with boxes across all borders of the map."""
+    features, boxes = cases(10)
+    boxes += np.float32(0.3)  # no sample at a cell's centre, where two slopes meet
+    strange = np.concatenate([NAN_BOXES, np.float32([[-np.inf] * 4, [0, 0, np.inf, 1e30]])])
+    d_pooled = np.random.default_rng(11).normal(size=(16, 3, 2, 2)).astype(np.float32)
+
+    def weighted(features, boxes, box_gradient):
+        options = {"sampling_ratio": ratio, "aligned": aligned, "box_gradient": box_gradient}
+        return jnp.sum(d_pooled * roi_align(features, boxes, **options, **OPTIONS))
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def gradients(features, boxes):
+        both = jax.grad(functools.partial(weighted, box_gradient=True), (0, 1))
+        alone = jax.grad(functools.partial(weighted, box_gradient=False))
+        return *both(features, boxes), alone(features, boxes)
+
+    d_features, d_boxes, expected = gradients(features, np.concatenate([boxes, strange]))
+    np.testing.assert_array_equal(d_features, expected)
+    assert np.isfinite(d_boxes).all()
+    assert not d_boxes[12:].any()
+    step = 1e-5
+    for side in range(4):
+        moved = np.zeros((12, 4))
+        moved[:, side] = step
+        upper, lower = (
+            references.roi_align(features, boxes + sign * moved, (3, 2), 1 / 16, ratio, aligned)
+            for sign in (1, -1)
+        )
+        slopes = ((upper - lower) * d_pooled[:12]).sum(axis=(1, 2, 3)) / (2 * step)
+        assert slopes.any()
+        np.testing.assert_allclose(d_boxes[:12, side], slopes, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", POOLS)
 def test_no_boxes(name):
     features, boxes = cases(6)

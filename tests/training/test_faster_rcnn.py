@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from training.small import over_devices, small_batch, small_detector_config
 
-from rpn_jax.detectors.rpn import RPN
+from rpn_jax.detectors.rpn import RPN, Look
+from rpn_jax.errors import UserError
 from rpn_jax.training.build import build_detector, build_train_step, new_state
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.predict_steps import make_eval_step, make_predict_step
@@ -70,19 +71,77 @@ def test_both_stages_and_the_backbone_are_trained(built, runs):
         assert any((np.asarray(a) != b).any() for a, b in pairs), part
 
 
-def test_no_gradient_flows_through_the_proposals(built):
-    _, detector, state, _ = built
-    batch = small_batch(1)
+@pytest.fixture(scope="module")
+def second_stage():
+    """What it costs, and the gradient, by `(levels, logits, deltas, params)`: a point as well.
 
-    def loss_of(params):
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        parts = detector.losses(variables, image_keys(KEY, 0, 0, 1), batch, train=True).parts
-        return parts["loss_class"][0] + parts["loss_class_box"][0]
+    Of both kinds of joint training, on what a backbone and an RPN might say of two images.
+    """
+    flags = "--config.box.pooling.kind=align", "--config.box.dropout=0.0"
+    exact = build_detector(small_detector_config(*flags, "--config.joint.box_gradient=true"))
+    usual = build_detector(small_detector_config(*flags))
+    batch, keys = small_batch(2), image_keys(KEY, 0, 0, 2)
+    anchors = exact.anchors(48, 64)
+    count, grid_hw = len(anchors[0]), exact.network.grid_hw(48, 64)[0]
+    generator = np.random.default_rng(0)
 
-    gradient = quickly_jitted(jax.grad(loss_of))(state.params)
-    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient["rpn"]))
-    for part in ("backbone", "box"):
-        assert any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient[part])), part
+    def drawn(*shape, scale=1.0):
+        return generator.normal(0, scale, shape).astype(np.float32)
+
+    shapes = {"fc6": (3 * 3 * 8, 16), "fc7": (16, 16), "scores": (16, 3), "deltas": (16, 12)}
+    params = {
+        name: {"kernel": drawn(*shape, scale=0.3), "bias": drawn(shape[1], scale=0.1)}
+        for name, shape in shapes.items()
+    }
+    point = drawn(2, *grid_hw, 8), drawn(2, count), drawn(2, count, 4, scale=0.3), params
+
+    def loss_of(point, detector):
+        levels, logits, deltas, params = point
+        look = Look((logits,), (deltas,), anchors, {}, (levels,))
+        variables = {"params": {"box": params}}
+        parts = detector.losses_of(look, keys, batch, variables, train=True).parts
+        objects = parts["sampled_objects"].min()
+        return (parts["loss_class"] + parts["loss_class_box"]).sum(), objects
+
+    @quickly_jitted
+    def costs(point):
+        of = jax.value_and_grad(loss_of, has_aux=True)
+        return {"usual": of(point, usual), "exact": of(point, exact)}
+
+    return costs, point
+
+
+def test_no_gradient_flows_through_the_proposals(second_stage):
+    costs, point = second_stage
+    found = costs(point)
+    levels, logits, deltas, params = found["usual"][1]
+    assert not np.asarray(logits).any()
+    assert not np.asarray(deltas).any()
+    assert np.asarray(levels).any()
+    assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(params))
+    # Nor does one through the choice of them.
+    assert not np.asarray(found["exact"][1][1]).any()
+
+
+def test_with_box_gradient_it_is_that_of_finite_differences(second_stage):
+    costs, point = second_stage
+    levels, logits, deltas, params = point
+    (_, objects), gradient = costs(point)["exact"]
+    assert objects > 0
+    slope = np.asarray(gradient[2])
+    length = np.linalg.norm(slope)
+    step = 5e-4 * slope / length
+    above, below = (
+        costs((levels, logits, deltas + moved, params))["exact"][0][0] for moved in (step, -step)
+    )
+    assert length > 0.01
+    np.testing.assert_allclose((above - below) / 1e-3, length, rtol=0.02)
+
+
+def test_roi_pool_has_no_gradient_by_boxes():
+    config = small_detector_config("--config.joint.box_gradient=true")
+    with pytest.raises(UserError, match="set config.box.pooling.kind to align"):
+        build_detector(config)
 
 
 def test_detections_are_made_of_the_proposals_that_the_rpn_alone_gives(built):
