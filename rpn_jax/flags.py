@@ -119,9 +119,9 @@ def given_images(
     paths: dict[pathlib.Path, None] = {}  # in their order, each once
     others: dict[pathlib.Path, None] = {}
     for path in given:
-        found, left = _of_folder(path, arguments.out) if path.is_dir() else ([path], [])
-        paths |= dict.fromkeys(found)
-        others |= dict.fromkeys(left)
+        files, left_out = _of_folder(path, arguments.out) if path.is_dir() else ([path], [])
+        paths |= dict.fromkeys(files)
+        others |= dict.fromkeys(left_out)
     _check_apart(arguments.out, list(paths))
     return list(paths), [path for path in others if path not in paths]
 

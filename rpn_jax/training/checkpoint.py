@@ -312,6 +312,7 @@ class Checkpoints:
             raise UserError(f"{self._at(chosen)}: no such checkpoint; there are those of {kept}")
         problem = self._problem(chosen)
         if problem is None:
+            self._tell_without_seal(chosen)
             return chosen
         if not self._at(chosen).exists():
             return self._checked(step)  # a run at work in the folder has just deleted it
@@ -335,7 +336,17 @@ class Checkpoints:
                     self._set_aside(newer, damage(self._at(newer)))
                 return step
             self._set_aside(step, problem)
-        return next(iter(without_seal), None)
+        for step in without_seal:
+            self._tell_without_seal(step)
+            return step
+        return None
+
+    def _tell_without_seal(self, step: int) -> None:
+        if self._at(step).exists() and not self._is_sealed(step):
+            _say(
+                f"{self._at(step)}: has no {SEAL}, so that damage would not be seen; it is used, "
+                "as no checkpoint here has one, which earlier versions did not write"
+            )
 
     def _give_up(self, step: int, problem: str) -> None:
         """Sets aside a checkpoint that cannot be read, unless its files match their seal."""

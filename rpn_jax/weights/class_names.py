@@ -61,9 +61,16 @@ def are_known(names: Sequence[str]) -> bool:
     return tuple(names) != _numbered(len(names))
 
 
-def same_classes(ours: Sequence[str], theirs: Sequence[str]) -> bool:
-    """Returns whether a detector of the classes `theirs`, as far as known, tells `ours` apart."""
-    return tuple(ours) == tuple(theirs) or (len(ours) == len(theirs) and not are_known(theirs))
+def class_order(ours: Sequence[str], theirs: Sequence[str]) -> list[int] | None:
+    """Returns the place of each of `ours` among a detector's classes `theirs`, as far as known.
+
+    None if they are other classes.
+    """
+    if len(ours) == len(theirs) and not are_known(theirs):
+        return list(range(len(ours)))
+    if sorted(ours) != sorted(theirs):
+        return None
+    return [list(theirs).index(name) for name in ours]
 
 
 def check_renamed(where: str, given: Sequence[str], trained: Sequence[str]) -> None:

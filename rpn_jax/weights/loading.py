@@ -17,7 +17,7 @@ from rpn_jax.errors import UserError, list_some
 from rpn_jax.models.layers.norms import EPSILON
 from rpn_jax.models.rcnn import RCNN
 from rpn_jax.weights.forms import to_ours
-from rpn_jax.weights.layouts import LAYOUTS, Layout, Leaf
+from rpn_jax.weights.layouts import LAST_LAYERS, LAYOUTS, Layout, Leaf
 
 _some = functools.partial(list_some, limit=3)
 
@@ -65,6 +65,7 @@ def load_parts(
     parts: Sequence[str] = ("backbone",),
     anchor_order: Sequence[int] | None = None,
     left_out: Collection[Leaf] = (),
+    class_order: Sequence[int] | None = None,
 ) -> Pretrained:
     """Returns parts of a network, from the arrays of a file.
 
@@ -84,6 +85,8 @@ def load_parts(
         anchor_order: for each anchor at a position, the index that it has in the file's head; None
             where they are the same.
         left_out: leaves of the parts that are not loaded.
+        class_order: for each class, the place that it has in the file's last layers; None where
+            they are the same.
 
     Raises:
         UserError: the weights were trained on other pixels, are of another network, or have other
@@ -117,7 +120,10 @@ def load_parts(
 
     def value(leaf: Leaf) -> jnp.ndarray:
         bias = in_our_order[biases[leaf]] if leaf in biases else None
-        return _value(leaf, in_our_order[names[leaf]], layout.epsilon, bias, anchor_order)
+        array = in_our_order[names[leaf]]
+        if leaf[:2] in LAST_LAYERS and class_order is not None:
+            array = reorder_classes(leaf[1], array, class_order)
+        return _value(leaf, array, layout.epsilon, bias, anchor_order)
 
     collections = traverse_util.unflatten_dict(
         {(collection, *leaf): value(leaf) for leaf, (collection, _) in shapes.items()}
@@ -192,6 +198,20 @@ def reorder_anchors(layer: str, array: np.ndarray, order: Sequence[int]) -> np.n
     if layer == "objectness":
         return array.reshape(*array.shape[:-1], -1, K)[..., order].reshape(array.shape)
     return array
+
+
+def reorder_classes(layer: str, array: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    """Returns a kernel or bias of a last layer with its last axis, of classes, in another order.
+
+    Background is the first and stays so. `deltas` has four channels for each class, side by side,
+    or four for all.
+    """
+    places = [0, *(1 + place for place in order)]
+    outputs = 4 if layer == "deltas" else 1
+    if array.shape[-1] != outputs * len(places):
+        return array
+    by_class = array.reshape(*array.shape[:-1], len(places), outputs)
+    return by_class[..., places, :].reshape(array.shape)
 
 
 def _check_model(path, layout: Layout, network: RCNN, convention: str) -> None:

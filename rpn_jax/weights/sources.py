@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from rpn_jax.errors import UserError
 from rpn_jax.models.rcnn import RCNN, variable_shapes
 from rpn_jax.runs.config import flatten, sizes_per_level
-from rpn_jax.weights.class_names import same_classes
+from rpn_jax.weights.class_names import class_order
 from rpn_jax.weights.files import read_arrays
 from rpn_jax.weights.layouts import LAST_LAYERS, Layout, Leaf, own_layout, with_axes
 from rpn_jax.weights.loading import Pretrained, leaves_of, load_parts, recognize
@@ -97,7 +97,8 @@ def load_source(config: ConfigDict, network: RCNN, source: Source) -> Pretrained
 
     They are the backbone; the neck, if both have one; and the heads, unless the file has none or
     `config.model.pretrained_head` is off. Of a detector of other classes, or without
-    `config.model.pretrained_last`, the last layers are left out. The arrays are held against the
+    `config.model.pretrained_last`, the last layers are left out; classes in another order are
+    brought to the config's. The arrays are held against the
     network's shapes, for which nothing is compiled.
 
     Raises:
@@ -125,6 +126,7 @@ def load_source(config: ConfigDict, network: RCNN, source: Source) -> Pretrained
             if part in heads
             for leaf in _left_out(config, source, part, leaves_of(shapes, [part]))
         ],
+        _class_order(config, source) if "box" in heads else None,
     )
     if source.layout.name == TORCHVISION:
         title = f"{pretrained.title}, norms with epsilon {source.layout.epsilon:g}"
@@ -136,12 +138,18 @@ def _left_out(config: ConfigDict, source: Source, part: str, leaves: Iterable[Le
     """Returns the leaves of a head of regions that the file has not, or has for other classes."""
     if source.config is None or part not in source.config:
         return [leaf for leaf in leaves if source.layout.array_name(leaf) not in source.arrays]
-    same = same_classes(config.box.class_names, source.config.box.class_names)
-    if not (same and config.model.pretrained_last):
+    if _class_order(config, source) is None or not config.model.pretrained_last:
         return [leaf for leaf in leaves if leaf[:2] in LAST_LAYERS]
     if config.box.box_weights != source.config.box.box_weights:
         raise _other_meaning("box.box_weights", config, source)
     return []
+
+
+def _class_order(config: ConfigDict, source: Source) -> list[int] | None:
+    """Returns, for each of the config's classes, its place among the source's; None for others."""
+    if source.config is None or "box" not in source.config:
+        return None
+    return class_order(config.box.class_names, source.config.box.class_names)
 
 
 def _anchor_order(config: ConfigDict, source: Source) -> list[int]:

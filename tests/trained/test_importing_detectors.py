@@ -164,7 +164,8 @@ def test_older_names_of_torchvisions_masks():
 def test_a_detector_of_other_classes_keeps_all_but_the_last_layers(tmp_path, capsys):
     path, ours = written(TORCHVISION, tmp_path)
     out = tmp_path / "ours.safetensors"
-    import_weights(path, TORCHVISION, out, NARROW_FPN, bn_eps=1e-5)
+    names = "--config.box.class_names=('cat', 'dog', 'cow')"
+    import_weights(path, TORCHVISION, out, [*NARROW_FPN, names], bn_eps=1e-5)
     config = read_model(out).config
     config.model.pretrained = str(out)
     config.box.class_names = ("cat", "dog")
@@ -177,12 +178,16 @@ def test_a_detector_of_other_classes_keeps_all_but_the_last_layers(tmp_path, cap
     np.testing.assert_array_equal(
         params["box"]["fc6"]["kernel"], ours["params", "box", "fc6", "kernel"]
     )
-    config.box.class_names = ("class 1", "class 2", "class 3")
+    config.box.class_names = ("cow", "cat", "dog")
     config.model.pretrained_last = False
     last = load_pretrained(config, build_network(config)).missing
     assert set(last) == {"box/scores", "box/deltas"}
     config.model.pretrained_last = True
-    assert load_pretrained(config, build_network(config)).missing == ()
+    pretrained = load_pretrained(config, build_network(config))
+    assert pretrained.missing == ()
+    theirs = ours["params", "box", "scores", "kernel"]  # of background, cat, dog and cow
+    found = pretrained.collections["params"]["box"]["scores"]["kernel"]
+    np.testing.assert_array_equal(found, theirs[:, [0, 3, 1, 2]])
     config.box.box_weights = (1.0, 1.0, 1.0, 1.0)
     with pytest.raises(UserError, match=r"^config.box.box_weights: is .* was trained with"):
         load_pretrained(config, build_network(config))

@@ -289,15 +289,19 @@ def test_checkpoints_of_an_older_version_load_until_there_are_sealed_ones(tmp_pa
         manager.save(step, args=ocp.args.StandardSave(OlderState(*make_state(step)[:4])))
     manager.close()
     assert_same(Checkpoints(tmp_path, read_only=True).restore(LIKE), 2)
+    assert f"checkpoints/2: has no {SEAL}, so that damage" in capsys.readouterr().err
     # Its writer was killed before Orbax was done, and the disk lost some of the one before that.
     half = tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp-17"
     shutil.copytree(tmp_path / "checkpoints" / "2", half)
     delete_half(tmp_path / "checkpoints" / "2")
     assert_same(restore_newest(tmp_path), 1)
     assert names(tmp_path / "checkpoints") == ["1"]
-    assert "checkpoints/2: damaged: " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "checkpoints/2: damaged: " in error
+    assert f"checkpoints/1: has no {SEAL}, so that damage" in error
     save(tmp_path, 2)
     assert_same(restore_newest(tmp_path), 2)
+    assert capsys.readouterr().err == ""
     assert names(tmp_path / "checkpoints") == ["1", "2"]
 
 
