@@ -82,13 +82,7 @@ def evaluate_trained(
     }
     recall = RecallResult.from_json(figures.details)
     if is_first():
-        for suffix in (".png", ".svg"):
-            plot_recall_to_iou({title: recall}, folder / f"recall_to_iou{suffix}")
-        of_masks = figures.details.get("masks", {})
-        for file, details in {"precision": figures.details, "masks_precision": of_masks}.items():
-            if precision := details.get("precision"):
-                for suffix in (".png", ".svg"):
-                    plot_precision(precision, folder / f"{file}{suffix}", title=title)
+        _plot(figures, title, folder)
         # All files are complete before one is renamed: a report never mixes two evaluations.
         with contextlib.ExitStack() as files:
             if figures.arrays:
@@ -105,6 +99,16 @@ def evaluate_trained(
             of_figures.write(json.dumps(content, indent=2).encode())
     table = f"{figures.table}\n{_beside(recall.figures(), peer_figures)}"
     return f"{config.data.dataset} {split}, {title}\n{table}"
+
+
+def _plot(figures: Figures, title: str, folder: pathlib.Path) -> None:
+    recall, of_masks = RecallResult.from_json(figures.details), figures.details.get("masks", {})
+    for suffix in (".png", ".svg"):
+        plot_recall_to_iou({title: recall}, folder / f"recall_to_iou{suffix}")
+        if precision := figures.details.get("precision"):
+            plot_precision(precision, folder / f"precision{suffix}", title=title)
+        if precision := of_masks.get("precision"):
+            plot_precision(precision, folder / f"masks_precision{suffix}", title=f"{title}, masks")
 
 
 class ObjectCollector:

@@ -119,12 +119,11 @@ def build_detector(config: ConfigDict) -> Detector:
 
 def build_measurement(config: ConfigDict) -> Measurements:
     """Returns an empty measurement of all that the config's detector is judged by."""
-    measurements: dict[str, Measurement] = {
-        "proposals": RecallMeasurement(config.evaluation.top_ns)
-    }
+    measurements: dict[str, Measurement] = {}
+    if "mask" in config:  # first, to stand beside detections
+        measurements["masks"] = MaskMeasurement(config.box.class_names)
+    measurements["proposals"] = RecallMeasurement(config.evaluation.top_ns)
     if "box" in config:
-        if "mask" in config:
-            measurements["masks"] = MaskMeasurement(config.box.class_names)
         measurements["detections"] = PrecisionMeasurement(config.box.class_names)
     return Measurements(measurements)
 
