@@ -7,10 +7,15 @@
         config.steps = 1600
         return config
 
+A config of another kind of detector has all the fields that both have, and defaults for the rest:
+
+    config = shapes_faster_rcnn("fast_rcnn")
+
 The folder stands at the top of the repository; in the package it is `rpn_jax.configs`.
 """
 
 import importlib
+import inspect
 import pathlib
 import types
 
@@ -20,8 +25,17 @@ _FOLDER = pathlib.Path(__file__).parent
 class _ConfigFile(types.ModuleType):
     """A config's module, which can also be called for its config."""
 
-    def __call__(self, *args):
-        return self.get_config(*args)
+    def __call__(self, detector=None):
+        """Returns the file's config, or that of another kind of detector."""
+        if detector is None:
+            return self.get_config()
+        from rpn_jax.runs.config import of_kind
+
+        if not inspect.signature(self.get_config).parameters:
+            return of_kind(self.get_config(), detector)
+        if detector == "fast_rcnn":  # such a file sets fields of an RPN
+            return of_kind(self.get_config("faster_rcnn"), detector)
+        return self.get_config(detector)
 
 
 def __dir__():

@@ -26,9 +26,9 @@ from ml_collections import ConfigDict
 from rpn_jax.errors import UserError
 from rpn_jax.models.backbones.resnet import STAGES
 from rpn_jax.models.rcnn import variable_shapes
-from rpn_jax.runs.config import default_config
+from rpn_jax.runs.config import of_kind
 from rpn_jax.runs.config_files import apply_overrides
-from rpn_jax.runs.fields import check_config, fields_of, flatten
+from rpn_jax.runs.fields import check_config
 from rpn_jax.runs.processes import StopRequest
 from rpn_jax.runs.workdir import claim_workdir, lock_workdir
 from rpn_jax.text import printable
@@ -135,7 +135,7 @@ def step_configs(
     """Returns the config of each step's run; see `alternate`."""
     configs = {}
     for step in STEPS:
-        own = _of_kind(config, step.kind)
+        own = of_kind(config, step.kind)
         if step.features_of:
             own.model.pretrained = str(workdir / step.features_of / TRAINED)
             own.model.pretrained_head = True
@@ -151,15 +151,6 @@ def step_configs(
         more = [*overrides.get(step.kind, ()), *overrides.get(step.folder, ())]
         configs[step] = apply_overrides(own, more)
     return configs
-
-
-def _of_kind(config: ConfigDict, detector: str) -> ConfigDict:
-    """Returns a config of another kind of detector, with all fields that both have."""
-    other, known = default_config(detector), fields_of(detector)
-    other.data.options = config.data.options
-    shared = {name: value for name, value in flatten(config).items() if name in known}
-    other.update_from_flattened_dict({**shared, "detector": detector})
-    return other
 
 
 def _proposals(folder: pathlib.Path, role: str) -> pathlib.Path:

@@ -10,7 +10,7 @@ from ml_collections.config_dict import ConfigDict, placeholder
 from rpn_jax.runs import fields
 from rpn_jax.runs.fields import VERSION, fields_of
 
-__all__ = ["VERSION", "default_config", "flatten", "random_key", "sizes_per_level"]
+__all__ = ["VERSION", "default_config", "flatten", "of_kind", "random_key", "sizes_per_level"]
 
 
 def default_config(detector: str = "rpn") -> ConfigDict:
@@ -37,6 +37,15 @@ def default_config(detector: str = "rpn") -> ConfigDict:
         group[last] = ConfigDict(default) if isinstance(default, dict) else default
     config.detector = detector
     return config.lock()
+
+
+def of_kind(config: ConfigDict, detector: str) -> ConfigDict:
+    """Returns a config of another kind of detector, with all fields that both have."""
+    other, known = default_config(detector), fields_of(detector)
+    other.data.options = config.data.options
+    shared = {name: value for name, value in fields.flatten(config).items() if name in known}
+    other.update_from_flattened_dict({**shared, "detector": detector})
+    return other
 
 
 def flatten(config: ConfigDict) -> dict[str, object]:

@@ -96,6 +96,24 @@ def test_a_config_of_ones_own_starts_from_a_shipped_one(tmp_path):
     assert differences(load_config(str(tmp_path / "mine.py")), expected) == []
 
 
+@pytest.mark.parametrize("name", ["shapes", "shapes_faster_rcnn", "voc07_faster_rcnn_vgg16"])
+def test_a_shipped_config_becomes_another_kind_of_detector(name, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        f'from rpn_jax.configs import {name}\ndef get_config():\n  return {name}("fast_rcnn")\n'
+    )
+    config = load_config(str(tmp_path / "mine.py"))
+    assert config.detector == "fast_rcnn"
+    assert "rpn" not in config
+    assert config.data.proposals.train is None
+    parent = getattr(rpn_jax.configs, name)
+    base = parent("faster_rcnn") if name == "shapes" else parent()
+    for group in ("box", "model", "optimizer"):
+        assert config[group].to_dict() == base[group].to_dict()
+    (tmp_path / "none.py").write_text((tmp_path / "mine.py").read_text().replace("fast_", "last_"))
+    with pytest.raises(UserError, match="none.py: config.detector: 'last_rcnn' is unknown; use"):
+        load_config(str(tmp_path / "none.py"))
+
+
 def test_a_config_that_sets_an_unknown_field_is_refused(tmp_path):
     (tmp_path / "bad.py").write_text(
         "from rpn_jax.runs.config import default_config\n"
