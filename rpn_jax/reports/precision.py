@@ -54,8 +54,8 @@ def precision_of_run(figures: Figures, kind: Precision, out: pathlib.Path) -> Se
         kind.title,
         [
             Pictures([Picture(file, text)]),
-            Table(["figure", "%"], of_all, note=_FIGURES_NOTE),
-            Table(ERRORS, [_parts(content["errors"])], names=0, note=_ERRORS_NOTE),
+            Table(["figure", "%"], of_all, note=_note(kind, _FIGURES_NOTE)),
+            Table(ERRORS, [_parts(content["errors"])], names=0, note=_note(kind, _ERRORS_NOTE)),
             Table(["class", "objects", *CLASS_FIGURES], classes, note="In per cent."),
         ],
     )
@@ -80,8 +80,14 @@ def precision_of_settings(
         mean = {kind: np.mean([of_run[kind] for of_run in errors]) for kind in ERRORS}
         rows.append([*study.labels(name), *_parts(mean)])
     names = study.label_names
-    table = Table([*names, *ERRORS], rows, names=len(names), note=_ERRORS_NOTE)
+    note = _note(kind, _ERRORS_NOTE)
+    table = Table([*names, *ERRORS], rows, names=len(names), note=note)
     return Section(kind.title, [*plot_settings(study, figures, panels, out), table])
+
+
+def _note(kind: Precision, of_boxes: str) -> str:
+    """Returns what a table means, which stands once."""
+    return f"As above; IoUs are those of {kind.title.lower()}." if kind.details else of_boxes
 
 
 def _parts(errors: Mapping[str, float]) -> list[str]:
