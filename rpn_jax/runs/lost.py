@@ -27,14 +27,21 @@ _KEPT: list[Any] = []  # what C++ calls must not be freed
 def end(reason: str = "") -> NoReturn:
     """Ends this process at once, with a line; several threads may call it."""
     _ENDING.acquire()  # for ever: the first one ends the process
-    line = (
-        f"error: another process of this job has ended or does not answer{reason and ': '}{reason}"
-        "; its own output says why; the same command goes on from the last checkpoint"
-    )
+    line = what_is_said(reason)
     # No lock of Python's streams, which the interrupted thread may hold; a progress bar in a
     # terminal leaves its line open.
     os.write(2, f"{os.linesep if os.isatty(2) else ''}{line}\n".encode())
     os._exit(os.EX_TEMPFAIL)
+
+
+def what_is_said(reason: str = "") -> str:
+    """Returns the line of `end`; a `reason` that only tells of connections is left out."""
+    more = f": {reason}" if reason and not _WORDS.search(reason) else ""
+    return (
+        f"error: another process of this job has ended or does not answer{more}; its own output "
+        "says why; the same command goes on from the newest checkpoint, and begins anew where "
+        "there is none"
+    )
 
 
 def is_loss(error: BaseException) -> bool:

@@ -157,12 +157,22 @@ def read_run_state(workdir: pathlib.Path, queue: Mapping[str, str] | None = None
         name, reason = end["state"], end["reason"]
     elif job:
         name, reason = "stopped", "killed with what had started it"
+    elif not config and (workdir / "config.json").exists():
+        name, reason = "failed", "config.json cannot be read; put it back"
     else:
         name = "stopped" if config else "missing"
+    progress = _progress(workdir, config, is_running=name == "running")
+    if name == "stopped" and progress.get("step") and not _has_checkpoints(workdir):
+        reason = f"{reason}; " if reason else ""
+        reason += "has no checkpoint, and would begin anew"
     state_of_run = RunState(
         name, steps=steps, reason=reason, figures=figures, headline=final.get("headline")
     )
-    return state_of_run._replace(**_progress(workdir, config, is_running=name == "running"))
+    return state_of_run._replace(**progress)
+
+
+def _has_checkpoints(workdir: pathlib.Path) -> bool:
+    return any(path.name.isdecimal() for path in (workdir / "checkpoints").glob("*"))
 
 
 def read_sweep_states(out: pathlib.Path) -> dict[str, RunState]:
@@ -192,9 +202,9 @@ def _final(workdir: pathlib.Path) -> dict[str, Any]:
         return {}
     try:
         found = read_figures(workdir / "evaluation" / config["data"]["eval_split"])
-    except (OSError, ValueError):
+    except (KeyError, OSError, TypeError, ValueError):  # of a damaged config, or damaged figures
         return {}
-    return found if found and found.get("step") == config["steps"] else {}
+    return found if found and found.get("step") == config.get("steps") else {}
 
 
 def _progress(
@@ -210,7 +220,7 @@ def _progress(
         rates = [row[name] for row in trained if (name := "train/images_per_second") in row]
         found = {"step": last["step"], "loss": last["train/loss"], "rate": (rates or [None])[-1]}
         found["logged_s"] = max(time.time() - file.stat().st_mtime, 0.0)
-        if is_running and rates:
+        if is_running and rates and has(config, {"steps": int, "batch_size": int}):
             left = (config["steps"] - last["step"]) * config["batch_size"]
             found["eta_s"] = left / rates[-1]
     if validated:

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from rpn_jax.runs.lost import what_is_said
+
 CODE = """
 import sys, time
 from rpn_jax.runs.processes import gather, join_processes
@@ -55,4 +57,15 @@ def test_a_process_whose_job_has_lost_another_ends_with_a_line(job, work, victim
     _, errors = pair[1 - victim].communicate(timeout=60)
     assert pair[1 - victim].returncode == os.EX_TEMPFAIL, errors
     (line,) = errors.splitlines()
-    assert line.startswith("error: another process of this job has ended or does not answer")
+    assert line == what_is_said()
+
+
+def test_the_line_about_a_loss_has_no_message_of_the_network():
+    said = (
+        "answer; its own output says why; the same command goes on from the newest checkpoint, and"
+    )
+    assert said in what_is_said()
+    assert said in what_is_said(
+        "UNAVAILABLE: Gloo AllReduce failed: [pair.cc:598] Connection closed"
+    )
+    assert "does not answer: INTERNAL: x; its own" in what_is_said("INTERNAL: x")

@@ -39,7 +39,7 @@ def workdir(tmp_path):
         json.dumps({"runs": [{"folder": "seed=0"}, {"folder": "seed=1"}]})
     )
     workdir = tmp_path / "seed=0"
-    workdir.mkdir()
+    (workdir / "checkpoints" / "40").mkdir(parents=True)
     config = apply_overrides(default_config(), ["--config.steps=100", "--config.batch_size=4"])
     (workdir / "config.json").write_text(to_json(config))
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
@@ -78,6 +78,24 @@ def test_a_run_that_was_not_begun_and_one_that_was_left(workdir):
     assert (state.validated, state.validation) == (40, {"loss": 1.5, "AR@10": 0.25})
     assert state.eta_s is None
     assert state.logged_s >= 0
+
+
+def test_a_run_without_its_config_or_its_checkpoints_says_so(workdir, held):
+    assert read_run_state(workdir).reason is None
+    (workdir / "checkpoints" / "40").rename(workdir / "checkpoints" / "40.unsealed")
+    assert read_run_state(workdir).reason == "has no checkpoint, and would begin anew"
+    (workdir / "checkpoints" / "40.unsealed").rmdir()
+    (workdir / "checkpoints").rmdir()
+    assert read_run_state(workdir).reason == "has no checkpoint, and would begin anew"
+    file = workdir / "config.json"
+    for content in (file.read_text()[:99], "", "{}", "[]"):
+        file.write_text(content)
+        state = read_run_state(workdir)
+        assert (state.state, state.step) == ("failed", 40)
+        assert state.reason == "config.json cannot be read; put it back"
+    held(workdir)
+    file.write_text('{"steps": "x", "data": 3}')
+    assert read_run_state(workdir).state == "running"
 
 
 @pytest.mark.parametrize("of", [lambda workdir: workdir, state_folder], ids=["train", "sweep"])
