@@ -3,6 +3,8 @@
 model = rpn_jax.load("runs/shapes_faster_rcnn")
 boxes, scores, labels, names, _ = model.detect(image)
 boxes, scores, _ = model.propose(image)
+
+A network with a mask head finds masks too: `model.detect(image).masks[0]` is a bool array (H, W).
 """
 
 import os
@@ -243,7 +245,8 @@ class Model:
 
         Returns:
           The figures: `scalars["AR@100"]` is the average recall of 100 proposals, or of a detector
-          `scalars["AP"]` the average precision. `table` is for printing.
+          `scalars["AP"]` the average precision, and `scalars["masks_AP"]` that of its masks.
+          `table` is for printing.
 
         Raises:
           UserError: the dataset is not prepared, the split does not exist, or the devices cannot
