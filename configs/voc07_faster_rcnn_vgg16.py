@@ -4,6 +4,14 @@
     rpn-jax train --config=voc07_faster_rcnn_vgg16 --workdir=runs/voc07_faster_rcnn \
         --config.model.pretrained=vgg16.npz
 
+The four steps of the paper, as py-faster-rcnn's `faster_rcnn_alt_opt.yml` has them:
+
+    rpn-jax alternate --config=voc07_faster_rcnn_vgg16 --workdir=runs/voc07_alternating \
+        --config.model.pretrained=vgg16.npz --config.model.pretrained_last=False \
+        --rpn.batch_size=1 --rpn.steps=80000 "--rpn.optimizer.decay_at=(60000,)" \
+        --fast_rcnn.steps=40000 "--fast_rcnn.optimizer.decay_at=(30000,)" \
+        --fast_rcnn.box.targets.batch_size_per_image=64
+
 The recipe of py-faster-rcnn's `faster_rcnn_end2end.yml`: 70 000 steps of two images, whose
 gradients are averaged. `vgg16.npz` holds an ImageNet VGG-16 with fc6 and fc7 (README, "Weights").
 

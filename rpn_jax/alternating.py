@@ -19,7 +19,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -29,7 +28,7 @@ from rpn_jax.models.rcnn import variable_shapes
 from rpn_jax.runs.config import of_kind
 from rpn_jax.runs.config_files import apply_overrides
 from rpn_jax.runs.fields import check_config
-from rpn_jax.runs.processes import StopRequest
+from rpn_jax.runs.processes import StopRequest, check_alone
 from rpn_jax.runs.workdir import claim_workdir, lock_workdir
 from rpn_jax.text import printable
 from rpn_jax.trained.detect import write_proposals
@@ -101,11 +100,7 @@ def alternate(
         raise UserError(
             "config.joint.box_gradient: is of joint training; set it to False, or train instead"
         )
-    if jax.process_count() > 1:
-        raise UserError(
-            "alternate: has one process, which uses all devices of its machine; start it once, or "
-            "train, propose and export-weights step by step"
-        )
+    check_alone("alternate")
     workdir = pathlib.Path(os.path.abspath(workdir))
     detector = workdir / DETECTOR
     with contextlib.ExitStack() as held:

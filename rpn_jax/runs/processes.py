@@ -81,6 +81,17 @@ def join_processes(
         ) from error
 
 
+def check_alone(command: str) -> None:
+    """Raises a `UserError` if this process is one of several of a job, joined or not yet."""
+    count = max(jax.process_count(), int(_first_of(_TASKS) or 1))
+    if count > 1:
+        raise UserError(
+            f"{command}: is one of {count} processes of a job, but works in one, on all devices of "
+            "its machine; start it once, or give its steps one by one (train, propose, "
+            "export-weights)"
+        )
+
+
 @contextlib.contextmanager
 def _waiting(seconds: int) -> Iterator[None]:
     """Prints a line if the block waits long for other processes; at the limit ends this process."""

@@ -74,8 +74,15 @@ def load_workdir_config(workdir: pathlib.Path) -> ConfigDict:
     """Returns the config of the folder's run."""
     file = workdir / "config.json"
     if not file.is_file():
-        raise UserError(f"--workdir={workdir}: no run was begun there (it has no config.json)")
+        raise not_begun(f"--workdir={workdir}", workdir, "--weights=")
     return _read(file)
+
+
+def not_begun(where: str, workdir: pathlib.Path, flag: str = "") -> UserError:
+    """Returns the error of a folder without a run, named `where`; it may have a model file."""
+    models = sorted(workdir.glob("*.safetensors"))
+    instead = f"; it has a model file: give {flag}{models[0]}" if models else ""
+    return UserError(f"{where}: no run was begun there (it has no config.json){instead}")
 
 
 def _read(file: pathlib.Path) -> ConfigDict:

@@ -8,7 +8,7 @@ from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
 from rpn_jax.models.rcnn import variable_shapes
 from rpn_jax.runs import devices
-from rpn_jax.runs.workdir import load_workdir_config
+from rpn_jax.runs.workdir import load_workdir_config, not_begun
 from rpn_jax.training.build import build_detector, state_shapes
 from rpn_jax.training.checkpoint import Checkpoints
 from rpn_jax.training.optimizer import build_optimizer
@@ -27,7 +27,7 @@ def trained_config(place: pathlib.Path) -> ConfigDict:
     if not place.is_dir():
         return read_model(place).config
     if not (place / "config.json").is_file():
-        raise UserError(f"{place}: no run was begun there (it has no config.json)")
+        raise not_begun(str(place), place)
     return load_workdir_config(place)
 
 

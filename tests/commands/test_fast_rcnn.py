@@ -1,7 +1,9 @@
 """A head alone on stored proposals, and in turns with an RPN, on the command line."""
 
 import json
+import os
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -10,6 +12,7 @@ import safetensors.numpy
 from training.small import BOX, FIELDS, of_fast_rcnn
 
 import rpn_jax
+from rpn_jax import alternating
 from rpn_jax.__main__ import main
 from rpn_jax.errors import UserError
 from rpn_jax.runs.config import default_config
@@ -213,7 +216,7 @@ def test_a_steps_config_says_what_it_begins_from_and_reads(four):
 
 
 @pytest.mark.compiles
-def test_what_is_missing_is_done_again_with_the_same_bits(flags, four):
+def test_what_is_missing_is_done_again_with_the_same_bits(flags, four, monkeypatch, capsys):
     """As a kill in step 2 leaves it, after the first checkpoint; the proposals are lost as well."""
     step = "2_fast_rcnn"
     detector = four / "detector.safetensors"
@@ -223,7 +226,14 @@ def test_what_is_missing_is_done_again_with_the_same_bits(flags, four):
     for folder in (f"{step}/checkpoints/2", "1_rpn/proposals", "3_rpn", "4_fast_rcnn"):
         shutil.rmtree(four / folder)
     done = (four / "1_rpn" / "runs.jsonl").read_text()
-    assert main(["alternate", *flags[0], f"--workdir={four}"]) == 0
+    command = ["alternate", *flags[0], f"--workdir={four}"]
+    with monkeypatch.context() as patched:
+        terminate = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+        patched.setattr(alternating, "write_proposals", terminate)
+        capsys.readouterr()
+        assert main(command) == os.EX_TEMPFAIL
+    assert "stopped between two runs; the same command goes on" in capsys.readouterr().err
+    assert main(command) == 0
     after = safetensors.numpy.load_file(detector)
     assert after.keys() == before.keys()
     for name, array in after.items():
@@ -251,6 +261,18 @@ def test_alternate_refuses(flag, said, flags, four, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
     assert COMPILED == []
+
+
+def test_alternate_works_in_one_process(flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    assert main(["alternate", *flags[0], f"--workdir={tmp_path / 'run'}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "alternate: is one of 4 processes of a job" in line
+
+
+def test_a_folder_of_four_steps_says_where_its_detector_is(four, capsys):
+    assert main(["detect", "--split=test", f"--workdir={four}", "--out=/nowhere"]) == 1
+    assert f"give --weights={four / 'detector.safetensors'}" in capsys.readouterr().err
 
 
 def test_alternate_takes_the_config_of_a_whole_detector(flags, tmp_path, capsys):
