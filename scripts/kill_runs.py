@@ -12,9 +12,9 @@ phase of the list, a random occurrence of it, and a random moment in that. The t
 in which the kill really fell, according to the run's files. The first start of each run compiles
 anew, later starts use its compilation cache. Runs use CPUs unless JAX_PLATFORMS says otherwise.
 
-With --command=alternate a run is the four steps of alternating training. Kills go from step to
-step, and into the writing of proposals; all four states, the proposals and the detector must be the
-same.
+With --command=alternate a run is the four steps of alternating training. Each is killed in every
+step, and while proposals are made, in a random phase of it; all four states, the proposals and the
+detector must be the same. These runs have the compiled programs of the undisturbed one.
 
 Of two processes a random one is killed first, and the other up to a third of a second later, as
 when a node fails and the scheduler ends the job. In that time the survivor can do all the harm that
@@ -34,7 +34,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -110,10 +110,11 @@ class Run:
         self._config = arguments.config
         self._num_processes = arguments.processes
         self._logs = out / f"{name}.log"
+        compiled = "undisturbed" if arguments.command == "alternate" else name
         self._environment = {
             "JAX_PLATFORMS": "cpu",
             **os.environ,
-            "JAX_COMPILATION_CACHE_DIR": str(out / f"{name}.compiled"),
+            "JAX_COMPILATION_CACHE_DIR": str(out / f"{compiled}.compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
 
@@ -290,25 +291,25 @@ def killed(run: Run, phase: str, often: int, seconds: float, draw: random.Random
     return True
 
 
-def kill_and_finish(run: Run, turns: Iterator[str], phases: dict, draw: random.Random) -> None:
-    """Kills a run up to three times, starts it again after each kill, and lets it end."""
-    kills = draw.randint(1, 3)
-    while len(run.moments) < kills:
-        phase = next(turns)
+def kill_and_finish(run: Run, wanted: Sequence[str], phases: dict, draw: random.Random) -> None:
+    """Kills a run in each of some phases, starts it again after each kill, and lets it end."""
+    for phase in wanted:
         if not killed(run, phase, *phases[phase], draw):
             return
     with run.started() as processes:
         run.finish(processes)
 
 
-def in_turn(phases: Collection[str], draw: random.Random) -> list[str]:
-    """Returns the phases in random order; those of `alternate` step after step, over and over."""
+def in_each_step(phases: dict, draw: random.Random) -> list[str]:
+    """Returns a phase of each step of `alternate`, in their order; long ones are more likely."""
     steps: dict[str, list[str]] = {}
-    for phase in sorted(phases):
-        steps.setdefault(phase.partition(":")[0] if ":" in phase else "", []).append(phase)
-    shuffled = [draw.sample(group, len(group)) for group in steps.values()]
-    rounds = itertools.zip_longest(*shuffled)
-    return [phase for of_round in rounds for phase in of_round if phase is not None]
+    for phase in phases:
+        folder, _, name = phase.partition(": ")
+        steps.setdefault(f"{folder} {name == PROPOSING}", []).append(phase)
+    return [
+        draw.choices(steps[step], [np.prod(phases[phase]) for phase in steps[step]])[0]
+        for step in sorted(steps)
+    ]
 
 
 def result(workdir: pathlib.Path, command: str) -> dict[str, object]:
@@ -379,7 +380,7 @@ def main() -> None:
     expected = result(reference.workdir, arguments.command)
     bar.update()
     # Phases come in turn, so that short ones are hit too.
-    turns = itertools.cycle(in_turn(phases, draw))
+    turns = itertools.cycle(draw.sample(sorted(phases), len(phases)))
     failed, counts = 0, collections.Counter()
     bar.write("run  starts  seconds  result     killed while")
     for number in range(arguments.runs):
@@ -388,7 +389,10 @@ def main() -> None:
         for attempt in itertools.count(1):
             name = f"run_{number:02d}" if attempt == 1 else f"run_{number:02d}_{attempt}"
             run = Run(out, name, arguments)
-            kill_and_finish(run, turns, phases, draw)
+            wanted = list(itertools.islice(turns, draw.randint(1, 3)))
+            if arguments.command == "alternate":
+                wanted = in_each_step(phases, draw)
+            kill_and_finish(run, wanted, phases, draw)
             if run.moments:
                 break
         found = result(run.workdir, arguments.command)
