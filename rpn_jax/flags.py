@@ -10,6 +10,8 @@ from ml_collections import ConfigDict
 
 from rpn_jax.files import check_out, user_path
 
+CONFIG_HELP = "a file with get_config(), a run's config.json, or a shipped config, such as shapes"
+
 
 def image_size(text: str) -> tuple[int, int]:
     """Returns the height and width that --image_size gives; another form is a `UserError`."""

@@ -26,11 +26,12 @@ import argparse
 from collections.abc import Sequence
 
 from rpn_jax.files import user_path
+from rpn_jax.flags import CONFIG_HELP
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="a file with get_config()")
+    parser.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
     parser.add_argument(
         "--workdir", required=True, type=user_path, metavar="DIR", help="for the four runs"
     )

@@ -14,11 +14,12 @@ import pathlib
 from collections.abc import Sequence
 
 from rpn_jax.files import user_path
+from rpn_jax.flags import CONFIG_HELP
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="a file with get_config()")
+    parser.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
     parser.add_argument("--split", help="of the dataset; the config's training split by default")
     parser.add_argument(
         "--out", type=user_path, metavar="DIR", help="runs/anchors/CONFIG by default"

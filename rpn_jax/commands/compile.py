@@ -17,11 +17,12 @@ import os
 from collections.abc import Sequence
 
 from rpn_jax.files import check_out, user_path
+from rpn_jax.flags import CONFIG_HELP
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="a file with get_config()")
+    parser.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
     parser.add_argument(
         "--topology",
         required=True,

@@ -16,13 +16,13 @@ of the output layers beside the paper's (section 3.1.1).
 import argparse
 from collections.abc import Sequence
 
-from rpn_jax.flags import image_size
+from rpn_jax.flags import CONFIG_HELP, image_size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--config", metavar="FILE", help="a file with get_config()")
+    what.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
     what.add_argument(
         "--fields", nargs="?", const="", metavar="GROUP", help="list the fields, such as optimizer"
     )

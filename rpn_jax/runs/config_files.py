@@ -168,6 +168,8 @@ def _apply_override(config: ConfigDict, override: str) -> None:
         example = f"a value of type {kind.__name__}, such as {group[name]!r}"
         if kind is tuple and not group[name]:
             example = f"a tuple of {FIELDS[field].rule.words}"
+        elif kind is float and text.lstrip("+-").lower() in ("nan", "inf") and field in FIELDS:
+            example = FIELDS[field].rule.words  # they are floats
         raise UserError(f"{override}: give {example}") from error
 
 

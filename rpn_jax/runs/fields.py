@@ -41,6 +41,8 @@ class Field(NamedTuple):
     meaning: str
 
 
+_MOST_SIDE = 2**14  # pixels of an image as it is resized, which takes 800 MB
+
 FIELDS: Mapping[str, Field] = {
     "version": Field(VERSION, whole(VERSION, VERSION), "of these fields; not to be changed"),
     "detector": Field(
@@ -97,11 +99,11 @@ FIELDS: Mapping[str, Field] = {
     "data.train_split": Field("train", NAME, "the split that is trained on"),
     "data.eval_split": Field("test", NAME, "the split that validations and evaluations measure"),
     "data.shorter_side": Field(
-        600, whole(1), "pixels that an image's shorter side is resized to, section 3.3"
+        600, whole(1, _MOST_SIDE), "pixels that an image's shorter side is resized to, section 3.3"
     ),
     "data.shorter_sides": Field(
         (),
-        several(whole(1), "whole numbers from 1 up", range(1000)),
+        several(whole(1, _MOST_SIDE), f"whole numbers from 1 to {_MOST_SIDE}", range(1000)),
         "of which each step of the training draws one in place of shorter_side, which evaluations "
         "keep; each has num_buckets canvases; (): shorter_side always",
     ),
@@ -494,6 +496,13 @@ def check_config(config: Any) -> None:
         raise UserError(
             f"config.data.jitter.scales={jitter}: give () here, or as config.data.shorter_sides, "
             f"which is {sides}"
+        )
+    canvas = flat["data.jitter.canvas"]
+    if jitter and jitter[1] * max(canvas) > _MOST_SIDE:
+        raise UserError(
+            f"config.data.jitter.scales={jitter}: give factors of at most "
+            f"{_MOST_SIDE / max(canvas):g}, which resize to {_MOST_SIDE} pixels a side on "
+            f"config.data.jitter.canvas, which is {canvas}"
         )
     if "box.class_names" in flat:
         _check_classes(flat["box.class_names"], flat["box.category_ids"])

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ from rpn_jax.training.splits import open_split, with_proposals
 from rpn_jax.visualize.boxes import draw_proposals, write_image
 from rpn_jax.visualize.detections import draw_detections
 from rpn_jax.visualize.videos import writing_video
+
+_LONGEST_NAME = 240  # bytes, without a suffix; file systems allow 255
 
 
 class _Images(NamedTuple):
@@ -273,9 +276,9 @@ class _Output:
         """Returns an image's results as JSON, in a tenth of the memory that they take."""
         return json.dumps([{**row, **more} for row in self._rows_of(image_id, image)])[1:-1]
 
-    def close(self) -> None:
-        """Writes the results that are in one file."""
-        if self._format == "json":
+    def close(self, failures: Sequence[str]) -> None:
+        """Writes the results that are in one file, unless nothing could be looked at."""
+        if self._format == "json" and (self._texts or not failures):
             text = ", ".join(filter(None, self._texts))
             write_text(self._out / f"{self._kind}.json", f"[{text}]")
 
@@ -291,7 +294,7 @@ def _write(
             count, problems = output.add_video(predictor, path, name, first_id)
             first_id += count
             failures += problems
-    output.close()
+    output.close(failures)
     return failures
 
 
@@ -319,11 +322,19 @@ def _of_all(images: _Images, found: dict[int, dict[str, np.ndarray]]) -> dict[st
 def output_names(paths: Sequence[pathlib.Path]) -> list[str]:
     """Returns a unique file name for each path.
 
-    The name is the path's stem. If several paths share it, folders are added, then the suffix.
+    The name is the path's stem. If several paths share it, folders are added, then the suffix; the
+    folders are those below the one above which the paths do not differ.
     """
+    try:
+        common = pathlib.Path(os.path.commonpath([path.parent for path in paths])).parent
+    except ValueError:  # there is none of paths with a root and without, or no path
+        common = pathlib.Path()
 
     def candidates(path: pathlib.Path) -> list[str]:
-        joined = "_".join(path.parts).strip("/")
+        below = path.relative_to(common) if path.is_relative_to(common) else path
+        joined = "_".join(part for part in below.parts if part not in ("/", ".."))
+        if len(joined.encode()) > _LONGEST_NAME:
+            return [path.stem]
         return [path.stem, joined.removesuffix(path.suffix), joined]
 
     # A file system may ignore case.

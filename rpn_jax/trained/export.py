@@ -111,7 +111,7 @@ def check_platforms(platforms: Sequence[str]) -> None:
     """Raises a `UserError` that names an unknown platform."""
     if unknown := [name for name in platforms if name not in PLATFORMS]:
         raise UserError(
-            f"--platforms: {unknown[0]!r} is unknown; give one or more of {','.join(PLATFORMS)}"
+            f"platforms: {unknown[0]!r} is unknown; give one or more of {','.join(PLATFORMS)}"
         )
 
 
@@ -148,7 +148,7 @@ def write_function(
     check_platforms(platforms)
     if any(0 in grid_hw for grid_hw in detector.network.grid_hw(*image_hw)):
         raise UserError(
-            f"--image_size={'x'.join(map(str, image_hw))}: leaves no cell of the network's last "
+            f"image size {'x'.join(map(str, image_hw))}: leaves no cell of the network's last "
             "feature map; give a larger one"
         )
     function = predict_function(detector, jax.device_get(variables))

@@ -115,7 +115,8 @@ def load_parts(
     if problems := _problems(in_our_order, expected, unused):
         raise UserError(
             f"{path}: {layout.title} was read, but it does not fit config.model: {problems}; "
-            "give the file of this network, or correct the fields of config.model"
+            "give the file of this network, or correct the network: the fields of config.model, or "
+            "--model of import-weights"
         )
 
     def value(leaf: Leaf) -> jnp.ndarray:

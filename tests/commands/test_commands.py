@@ -266,6 +266,11 @@ def test_from_photographs_to_proposals(voc, voc_flags, tmp_path, capsys):
         assert len(arrays["scores"]) == len(same)
         np.testing.assert_allclose(arrays["scores"], [row["score"] for row in same], atol=1e-5)
 
+    place = f"--out={out / 'nothing'}"
+    assert main(["propose", f"--workdir={workdir}", str(voc.image("b")), place]) == 1
+    assert "error: 1 of 1 images: " in capsys.readouterr().err
+    assert not (out / "nothing").exists()  # and no list that says of an image that it has nothing
+
     # What cannot be read does not keep the others from their proposals.
     broken = tmp_path / "broken"
     (broken / "folder.jpg").mkdir(parents=True)

@@ -51,6 +51,8 @@ def test_none_takes_a_value_back():
         ("--config.steps", "write --config.steps=VALUE"),
         ("--config.steps=abc", "give a value of type int, such as 80000"),
         ("--config.steps=1.5", "give a value of type int"),
+        ("--config.optimizer.learning_rate=nan", "learning_rate=nan: give a number from 0 up"),
+        ("--config.optimizer.learning_rate=-inf", "learning_rate=-inf: give a number from 0 up"),
         ("--config.rpn.anchors.sizes=16", "give a value of type tuple"),
         ("--config.rpn.targets.drop_straddling=0", "give a value of type bool"),
     ],

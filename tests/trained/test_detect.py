@@ -20,6 +20,11 @@ from rpn_jax.training.predict import PredictedImage
         (["x/a.jpg", "y/a.jpg", "b.jpg"], ["x_a", "y_a", "b"]),
         (["x/a.jpg", "x/a.png"], ["x_a.jpg", "x_a.png"]),
         (["a.jpg", "A.jpg"], ["a_1", "A_2"]),
+        (["/data/in/x/a.jpg", "/data/in/y/a.jpg", "/data/in/b.jpg"], ["in_x_a", "in_y_a", "b"]),
+        (["/x/a.jpg", "/y/a.jpg"], ["x_a", "y_a"]),
+        (["../x/a.jpg", "y/a.jpg"], ["x_a", "y_a"]),
+        (["/x/a.jpg", "y/a.jpg"], ["x_a", "y_a"]),
+        ([f"{'x' * 240}/a.jpg", "y/a.jpg"], ["a_1", "y_a"]),
         (["x/a.jpg", "y/a.jpg", "x_a.jpg"], ["a_1", "y_a", "x_a_3"]),
     ],
 )

@@ -103,11 +103,11 @@ def test_masks_are_exported_with_how_they_are_pasted(tmp_path):
 def test_a_canvas_without_a_cell_and_a_platform_that_there_is_not(tmp_path):
     config = small_config()
     path, out = tmp_path / "model.safetensors", tmp_path / "proposals.jax"
-    with pytest.raises(UserError, match="--platforms: 'gpu' is unknown; give one or more of cpu,"):
+    with pytest.raises(UserError, match="^platforms: 'gpu' is unknown; give one or more of cpu,"):
         export_function(config, path, out, image_hw=(48, 64), platforms=("cpu", "gpu"))
     config = small_config("--config.model.backbone=vgg16", "--config.model.norm=None")
     as_model_file(config, path)
-    with pytest.raises(UserError, match="--image_size=1x64: leaves no cell"):
+    with pytest.raises(UserError, match="^image size 1x64: leaves no cell"):
         export_function(config, path, out, image_hw=(1, 64))
     assert not out.exists()
 
