@@ -22,7 +22,7 @@ from rpn_jax.data.masks import Masks
 from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.figures import Figures
-from rpn_jax.files import user_path
+from rpn_jax.files import check_out, user_path
 from rpn_jax.trained.export import pasting_of, write_function
 from rpn_jax.trained.load import (
     check_detects,
@@ -286,6 +286,7 @@ class Model:
           platforms: platforms to compile for; "rocm" is known too.
         """
         check_proposes(self._config, self.source)
+        check_out(user_path(path), flag="path")
         write_function(
             self._detector,
             self._variables,

@@ -9,7 +9,7 @@ import pytest
 from rpn_jax.__main__ import main
 from rpn_jax.errors import UserError
 from rpn_jax.files import check_out
-from rpn_jax.flags import add_image_flags, given_images, tell_left_out
+from rpn_jax.flags import add_image_flags, given_images, raise_failures, tell_left_out
 
 
 @pytest.fixture
@@ -121,6 +121,14 @@ def test_the_file_that_is_read_is_not_replaced(command, tmp_path, capsys):
     assert main([*argv, f"--out={tmp_path}/./w.safetensors"]) == 1
     assert "w.safetensors: is the file that is read; give another" in capsys.readouterr().err
     assert file.read_bytes() == b"weights"
+
+
+def test_what_could_not_be_read_is_counted_by_its_kind():
+    image, video = pathlib.Path("a.jpg"), pathlib.Path("b.mp4")
+    with pytest.raises(UserError, match="^1 of 2 images: a.jpg: broken"):
+        raise_failures(["a.jpg: broken"], [image, image])
+    with pytest.raises(UserError, match="^1 of 2 files: b.mp4: broken"):
+        raise_failures(["b.mp4: broken"], [image, video])
 
 
 @pytest.mark.parametrize(

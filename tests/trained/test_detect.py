@@ -7,10 +7,11 @@ import pycocotools.mask
 import pytest
 
 from rpn_jax.data.masks import Masks, encode
+from rpn_jax.errors import UserError
 from rpn_jax.evaluation.masks import paste_all, paste_mask
 from rpn_jax.files import write_npz
 from rpn_jax.trained.detect import detection_rows, output_names
-from rpn_jax.training.predict import PredictedImage
+from rpn_jax.training.predict import PredictedImage, read_pixels
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,11 @@ from rpn_jax.training.predict import PredictedImage
 def test_no_two_images_share_a_name(paths, names):
     found = output_names([pathlib.Path(path) for path in paths])
     assert found == names
+
+
+def test_a_video_is_given_to_python_as_its_frames():
+    with pytest.raises(UserError, match="^clip.MP4: a video; give its frames, an iterator of arra"):
+        read_pixels("clip.MP4", "image")
 
 
 def test_masks_are_written_as_coco_has_them():

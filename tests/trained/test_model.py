@@ -163,6 +163,8 @@ def test_it_is_saved_exported_and_measured(model, images, voc, tmp_path):
     again = rpn_jax.load(tmp_path / "again.safetensors")
     np.testing.assert_array_equal(model.propose(images[0]).boxes, again.propose(images[0]).boxes)
     model.export(tmp_path / "model.jax", (64, 64), platforms=["cpu"])
+    with pytest.raises(UserError, match="^path=.*/x: cannot be written .*model.jax is no folder"):
+        model.export(tmp_path / "model.jax" / "x", (64, 64))
     function = jax.export.deserialize((tmp_path / "model.jax").read_bytes())
     canvas = np.zeros((1, 64, 64, 3), np.uint8)
     canvas[0, :48, :48] = images[0]
