@@ -145,6 +145,8 @@ def step_configs(
             fields.eval_top_n = config.rpn.proposals.test.post_nms_top_n
         more = [*overrides.get(step.kind, ()), *overrides.get(step.folder, ())]
         configs[step] = apply_overrides(own, more)
+        if step.proposals_of and not own.evaluation.every:
+            own.data.proposals.eval = None  # none are made
     return configs
 
 
