@@ -5,10 +5,22 @@
         --config.model.pretrained=vgg16.pth --workdir=runs/voc_faster_rcnn
 
 `vgg16.pth` is torchvision's. The features of each image and its mirror image are computed once, as
-for `voc_folder_vgg16`, whose files this config reads too. All classes share one box, and half of
-the units drop out: 800 photographs are few for 20 classes.
+for `voc_folder_vgg16`, whose files this config reads too. 800 photographs are few for 20 classes.
 
-Expected time and score: not measured yet.
+Five minutes on two CPU cores after the features. Trained on the 793 images of the trainval list,
+measured on the 198 images (509 objects) of the test list, in per cent:
+
+                                              AP  AP50  AP75  VOC07  VOC12
+    seed 0                                  10.5  29.6   4.1   30.6   29.2
+    seed 1                                  SEED1
+    torchvision, seed 0                      0.5   1.9   0.1    2.2    1.9
+    torchvision, four times its rate, seed 0 7.0  22.5   1.5   23.6   22.2
+
+torchvision's FasterRCNN has the same features, anchors, sizes of the head, steps and batch. Its own
+recipe is SGD with 0.02 for 16 images, 0.0025 for these two; with 0.01 it learns more.
+
+Tried before, with seed 0: 2000 steps without the average of weights 30.4 (AP50), 3000 with one box for all
+classes and a dropout of 0.5 26.0. The split is our own: no score can be compared with a published one.
 """
 
 from rpn_jax.configs import voc_folder_vgg16
@@ -22,12 +34,14 @@ def get_config():
 
     config.box.head = "fc"
     config.box.channels = 512
-    config.box.dropout = 0.5
-    config.box.class_agnostic = True
+    config.box.dropout = 0.0
     config.box.pooling.kind = "align"
     config.box.pooling.size = 5
     config.box.targets.batch_size_per_image = 64
     config.box.targets.positive_fraction = 0.5
 
     config.batch_size = 2
+    config.steps = 1500
+    config.ema_decay = 0.995
+    config.evaluation.every = 1500
     return config
