@@ -12,8 +12,8 @@ images), measured on the test list (72 images, 945 objects), in per cent:
     seed 1               53.6  84.6  57.7
     torchvision, seed 0  41.0  62.9  51.0        9.6   81.0   97.8
 
-torchvision's FasterRCNN has the same ResNet-18, anchors, sizes of the head, sides of images, steps and
-batch, from scratch, by its default recipe: SGD, 0.02 for 16 images, falling by 10 twice.
+torchvision's FasterRCNN has the same ResNet-18, anchors, sizes of the head, sides of images, steps
+and batch, from scratch, by its default recipe: SGD, 0.02 for 16 images, falling by 10 twice.
 """
 
 from rpn_jax.configs import bccd
