@@ -85,7 +85,7 @@ def alternate(
     Args:
         config: of the detector; each step has those of its fields that its kind has.
         workdir: the folder of the four runs.
-        overrides: more for some steps, `--config.FIELD=VALUE` by names of `NAMES`.
+        overrides: more for some steps, flags of fields by names of `NAMES`.
 
     Raises:
         UserError: the config is impossible, or the folder is another's; see also `loop.train`.

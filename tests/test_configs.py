@@ -35,6 +35,7 @@ def test_config_builds_and_its_steps_trace(path):
             np.zeros((1, 8), bool),
             np.zeros((1, 8), bool),
             np.zeros((1, 8), np.int32),
+            np.zeros((1, 8, *2 * [config.mask.cut_size]), np.uint8) if "mask" in config else None,
         ),
     )
     state = state_shapes(config, detector.network, optimizer)

@@ -121,12 +121,16 @@ sys.exit(console.console())
 
 @pytest.mark.parametrize("given", [[], ["while starting over"]])
 def test_an_interrupt_at_any_other_time_is_one_line_too(given):
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, *given],
-        env=os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
-        capture_output=True,
-        text=True,
-    )
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests in the background ignore it
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", INTERRUPTED, *given],
+            env=os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
     assert done.stdout == ("started over\n" if given else "")
 

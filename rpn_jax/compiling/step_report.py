@@ -136,6 +136,7 @@ class StepCompiler:
         self._topology = topology
         self._accumulation = config.accumulation
         self._proposals = 0 if "rpn" in config else config.data.proposals.train_top_n
+        self._cut_size = config.mask.cut_size if "mask" in config else 0
         train_step = build_train_step(config, detector, optimizer, schedule)
         self._update = parallel_update(train_step, _devices(topology))
 
@@ -224,6 +225,7 @@ class StepCompiler:
                 shaped(slots, dtype=np.bool_),
                 shaped(slots, dtype=np.bool_),
                 shaped(slots, dtype=np.int32),
+                shaped(slots, *2 * [self._cut_size], dtype=np.uint8) if self._cut_size else None,
             ),
         )
 

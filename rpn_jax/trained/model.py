@@ -77,7 +77,7 @@ class Segmented(NamedTuple):
       boxes, scores, labels, names: see `Detected`.
       masks: of each object, decoded when they are asked for: `masks[0]` is a bool array (H, W) of
         the given image's size, `np.asarray(masks)` has all, (D, H, W), as torchvision and
-        supervision have them, and `masks.to_coco()` are COCO's runs, for `json.dump` and
+        supervision have them, and `to_coco` of them gives COCO's runs, for `json.dump` and
         pycocotools. See `rpn_jax.data.masks.Masks`.
       path: the image's file; None for an array.
     """

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from rpn_jax.models.rcnn import RCNN, frozen_stages_of, trainable_mask
+from rpn_jax.models.rcnn import RCNN, frozen_paths_of, trainable_mask
 from rpn_jax.models.rpn_head import RPNHead
 
 # XLA takes several times as long to compile the default generator.
@@ -152,7 +152,7 @@ def test_the_key_decides_the_parameters(images):
 @pytest.mark.parametrize("frozen_stages", [0, 1, 2])
 def test_the_mask_is_false_in_the_frozen_prefix_alone(variables, frozen_stages):
     params = variables["params"]
-    mask = trainable_mask(params, frozen_stages_of(frozen_stages))
+    mask = trainable_mask(params, frozen_paths_of(frozen_stages))
     assert jax.tree.structure(mask) == jax.tree.structure(params)
     for number in (1, 2):
         leaves = jax.tree.leaves(mask["backbone"][f"c{number}"])

@@ -158,7 +158,9 @@ def test_several_runs_by_hand(source, dataset, tmp_path):
     study = gather([tmp_path / name for name in ("a", "b", "c", "early")])
     assert (study.base, study.fields) == ("rpn.loss.balance=10", ("rpn.loss.balance",))
     assert [study.labels(setting) for setting in study.settings] == [["10"], ["3"]]
-    assert study.runs[-1].remark == "stopped at step 20 of 40"
+    assert study.runs[-1].remark == (
+        "stopped at step 20 of 40: has no checkpoint, and would begin anew"
+    )
     figures = compute_figures(study)
     assert figures.settings == {"rpn.loss.balance=10": [0, 1], "rpn.loss.balance=3": [2]}
     np.testing.assert_allclose(figures.values[:, 0], [0.5, 0.7, 0.9])

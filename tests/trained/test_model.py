@@ -112,7 +112,7 @@ def test_frames_of_a_video(model, place, tmp_path, capsys):
     given = f"--weights={place}", str(clip), str(photo), str(broken), f"--out={out}"
     assert main(["propose", *given]) == 1
     (line,) = [x for x in capsys.readouterr().err.splitlines() if "error" in x]
-    assert line.startswith(f"error: 1 of 3 images: {broken}: is no video that can be read")
+    assert line.startswith(f"error: 1 of 3 files: {broken}: is no video that can be read")
     rows = json.loads((out / "proposals.json").read_text())
     for number, expected in enumerate(found):
         of_frame = [row for row in rows if row.get("frame") == number]
