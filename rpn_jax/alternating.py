@@ -46,7 +46,7 @@ DETECTOR, TRAINED = "detector.safetensors", "trained.safetensors"
 
 
 class Step(NamedTuple):
-    """One of the four.
+    """One of the four steps.
 
     Fields:
       folder: of its run.
@@ -71,7 +71,7 @@ STEPS = (
     Step("3_rpn", features_of="2_fast_rcnn"),
     Step("4_fast_rcnn", features_of="2_fast_rcnn", proposals_of="3_rpn"),
 )
-# What fields of a single step can be given for: a kind of step, or one of them.
+# The names by which a command line gives fields to some steps: a kind of step, or a single step.
 NAMES = tuple(dict.fromkeys([*(step.kind for step in STEPS), *(step.folder for step in STEPS)]))
 
 

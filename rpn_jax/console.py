@@ -35,11 +35,11 @@ def console() -> int:
     try:
         on_interrupt(_end_or_raise)
         status = main()
+        on_interrupt(_end)  # while the output is flushed and Python takes itself down
     except KeyboardInterrupt:
         _end()
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
-    on_interrupt(_end)  # while Python takes itself down
     if "jax" in sys.modules:
         from rpn_jax.runs import lost
 

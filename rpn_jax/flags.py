@@ -91,9 +91,11 @@ def add_image_flags(parser: argparse.ArgumentParser) -> None:
 def given_images(
     arguments: argparse.Namespace,
 ) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-    """Returns the files that are named, with those in the folders that are named but not in --out.
+    """Returns the images and videos to look at, and the files that are left out.
 
-    Second the folders' files that are left out, see `tell_left_out`. With --split there are none.
+    The first are the files that are named, and the images and videos in the folders that are named.
+    Left out are the other files of these folders, see `tell_left_out`. Files in --out are in
+    neither list, and with --split both are empty.
 
     Raises:
         UserError: a file is not there, or --out cannot be written, or would replace a file.

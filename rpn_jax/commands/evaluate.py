@@ -46,14 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Evaluates and prints the table."""
     from rpn_jax.errors import UserError
-    from rpn_jax.runs.processes import is_first
+    from rpn_jax.runs.processes import is_first, on_first
     from rpn_jax.trained.measure import evaluate_trained
 
     if arguments.weights is not None and arguments.out is None:
         raise UserError("--out: is not given; with --weights, name a folder for the results")
     config, place = trained_place(arguments, overrides)
-    check_out(arguments.out or place / "evaluation", folder=True)
     join(arguments)
+    # The first process writes for all; the folder need not be there for the others.
+    on_first(lambda: check_out(arguments.out or place / "evaluation", folder=True))
     table = evaluate_trained(
         config, place, arguments.split, arguments.step, arguments.out, arguments.without
     )

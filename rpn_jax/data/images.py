@@ -29,7 +29,7 @@ SUFFIXES = frozenset(
         *(".jpx", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
     }
 )
-_NAMED = SUFFIXES | {".heic", ".heif"}  # these two are not read, but said to be so
+_NAMED = SUFFIXES | {".heic", ".heif"}  # HEIC is not read, and a line says so
 _ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 0x0100, 0x0101
 _MAX_BYTES = 2**30
 _PNG_START = b"\x89PNG\r\n\x1a\n"

@@ -88,9 +88,9 @@ class Measurements:
             part.merge(share[name])
 
     def result(self) -> Figures:
-        """Returns the figures of all parts; a name of all but the last begins with its part's.
+        """Returns the figures of all parts.
 
-        That goes for scalars and arrays.
+        The scalars and arrays of all parts but the last get their part's name as a prefix.
         """
         *others, (_, last) = [(name, part.result()) for name, part in self._parts.items()]
         scalars, details, tables = dict(last.scalars), dict(last.details), [last.table]

@@ -77,7 +77,7 @@ def precision_of_settings(
     rows = []
     for name, places in figures.settings.items():
         errors = [kind.details_of(figures.runs[r].evaluation.figures)["errors"] for r in places]
-        mean = {kind: np.mean([of_run[kind] for of_run in errors]) for kind in ERRORS}
+        mean = {error: np.mean([of_run[error] for of_run in errors]) for error in ERRORS}
         rows.append([*study.labels(name), *_parts(mean)])
     names = study.label_names
     note = _note(kind, _ERRORS_NOTE)

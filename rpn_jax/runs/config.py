@@ -42,7 +42,7 @@ def default_config(detector: str = "rpn") -> ConfigDict:
 def of_kind(config: ConfigDict, detector: str) -> ConfigDict:
     """Returns a config of another kind of detector, with all fields that both have."""
     other, known = default_config(detector), fields_of(detector)
-    other.data.options = config.data.options
+    other.data.options = config.data.options.copy_and_resolve_references()
     shared = {name: value for name, value in fields.flatten(config).items() if name in known}
     other.update_from_flattened_dict({**shared, "detector": detector})
     return other

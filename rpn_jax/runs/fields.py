@@ -41,7 +41,7 @@ class Field(NamedTuple):
     meaning: str
 
 
-_MOST_SIDE = 2**14  # pixels of an image as it is resized, which takes 800 MB
+_MOST_SIDE = 2**14  # pixels of a side of a resized image; a square one takes 800 MB
 
 FIELDS: Mapping[str, Field] = {
     "version": Field(VERSION, whole(VERSION, VERSION), "of these fields; not to be changed"),

@@ -179,6 +179,8 @@ class StopRequest:
     (`sbatch --signal`); SIGINT is Ctrl-C, and a second one interrupts at once. Of several processes
     one may get the signal; JAX then makes all agree on a step to stop at.
 
+    One within another hands on a signal that came too late for its own block.
+
     Where there is no step to finish, a lone process stops at once, by a `StoppedError`: before the
     first step (until `steps_begin`), and within `at_once`.
     """
@@ -196,9 +198,12 @@ class StopRequest:
             self._previous = {number: signal.signal(number, self._receive) for number in numbers}
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, kind, *exception) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        outer = getattr(self._previous.get(self.signal), "__self__", None)
+        if kind is None and isinstance(outer, StopRequest):
+            outer._receive(self.signal, None)  # this block ended before it heeded the signal
 
     def _receive(self, number: int, frame) -> None:
         if number == self.signal == signal.SIGINT:

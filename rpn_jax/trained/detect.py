@@ -322,12 +322,12 @@ def _of_all(images: _Images, found: dict[int, dict[str, np.ndarray]]) -> dict[st
 def output_names(paths: Sequence[pathlib.Path]) -> list[str]:
     """Returns a unique file name for each path.
 
-    The name is the path's stem. If several paths share it, folders are added, then the suffix; the
-    folders are those below the one above which the paths do not differ.
+    The name is the path's stem. If several paths share it, folders are added, then the suffix. Of
+    the folders that all paths have in common, only the innermost is among them.
     """
     try:
         common = pathlib.Path(os.path.commonpath([path.parent for path in paths])).parent
-    except ValueError:  # there is none of paths with a root and without, or no path
+    except ValueError:  # no paths, or absolute ones beside relative ones
         common = pathlib.Path()
 
     def candidates(path: pathlib.Path) -> list[str]:

@@ -98,8 +98,8 @@ def load_source(config: ConfigDict, network: RCNN, source: Source) -> Pretrained
     They are the backbone; the neck, if both have one; and the heads, unless the file has none or
     `config.model.pretrained_head` is off. Of a detector of other classes, or without
     `config.model.pretrained_last`, the last layers are left out; classes in another order are
-    brought to the config's. The arrays are held against the
-    network's shapes, for which nothing is compiled.
+    brought to the config's. The arrays are held against the network's shapes, for which nothing is
+    compiled.
 
     Raises:
         UserError: as `load_pretrained`.

@@ -4,7 +4,7 @@ import pytest
 
 import rpn_jax
 from rpn_jax.errors import UserError
-from rpn_jax.runs.config import default_config, flatten
+from rpn_jax.runs.config import default_config, flatten, of_kind
 from rpn_jax.runs.config_files import apply_overrides, differences, from_json, load_config, to_json
 
 
@@ -26,6 +26,12 @@ def test_an_override_takes_the_type_of_its_field(override, field, value):
     assert {k: v for k, v in flat.items() if k != field} == {
         k: v for k, v in flatten(default_config()).items() if k != field
     }
+
+
+def test_a_config_of_another_kind_has_options_of_its_own():
+    config = apply_overrides(default_config("faster_rcnn"), ["--config.data.options.seed=1"])
+    other = apply_overrides(of_kind(config, "rpn"), ["--config.data.options.seed=7"])
+    assert (other.data.options.seed, config.data.options.seed) == (7, 1)
 
 
 def test_none_takes_a_value_back():

@@ -115,6 +115,20 @@ def test_usr1_is_a_request_too():
         assert stop.reached(2)
 
 
+def test_a_signal_after_the_last_step_stops_what_comes_next():
+    def last_step():
+        with processes.StopRequest() as run:
+            run.steps_begin()
+            signal.raise_signal(signal.SIGTERM)
+
+    with (
+        processes.StopRequest() as outer,
+        outer.at_once("between two runs"),
+        pytest.raises(StoppedError, match="between two runs"),
+    ):
+        last_step()
+
+
 def test_ctrl_c_twice_interrupts_at_once():
     with processes.StopRequest() as stop:
         stop.steps_begin()
