@@ -12,6 +12,9 @@ random weights with group norm (no ResNet's were at hand), 32 regions an image, 
 0.005 and gradients clipped at 10: the loss is finite, 3.4 in the mean of the first five steps and
 3.0 of the last five. detectron2 reaches an AP50 of 80.3 % and an AP of 51.9 % in 18 000 steps of 16
 images.
+
+Compiled for v5e:16x16 with 256 images: 2.8 GiB a chip, 2937 GFLOP an image, 7130 images/s at best,
+of which the memory is the bound.
 """
 
 from rpn_jax.configs._class_names import VOC

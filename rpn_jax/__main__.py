@@ -205,13 +205,15 @@ def set_cpu_flags() -> None:
 
     And it is to heed `lax.optimization_barrier`. Up to JAX 0.10 it otherwise drops barriers before
     it fuses: the maximum of each window of a pool is then found again for every pixel of its
-    gradient. Other backends share that flag, so it is set where there is none.
+    gradient. Other backends share that flag, so it is set where there is none. Loops over very
+    little then become like all others: the compiler that they have instead knows nothing of
+    barriers, and ends the process at one.
 
     To be called before JAX is imported; `XLA_FLAGS` that choose otherwise stay as they are.
     """
     chosen = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
     if _only_cpus():
-        chosen["xla_disable_hlo_passes"] = "cse_barrier_expander"
+        chosen["xla_disable_hlo_passes"] = "cse_barrier_expander,small-while-loop-hoisting"
     flags = os.environ.get("XLA_FLAGS", "")
     more = [f"--{name}={value}" for name, value in chosen.items() if name not in flags]
     os.environ["XLA_FLAGS"] = " ".join([flags, *more]).strip()

@@ -85,7 +85,7 @@ def alternate(
     Args:
         config: of the detector; each step has those of its fields that its kind has.
         workdir: the folder of the four runs.
-        overrides: more for some steps, flags of fields by names of `NAMES`.
+        overrides: more for some steps: by names of `NAMES`, flags such as "--rpn.steps=80000".
 
     Raises:
         UserError: the config is impossible, or the folder is another's; see also `loop.train`.
@@ -143,8 +143,14 @@ def step_configs(
                 fields[role] = str(_proposals(workdir / step.proposals_of, role))
             fields.train_top_n = config.rpn.proposals.train.post_nms_top_n
             fields.eval_top_n = config.rpn.proposals.test.post_nms_top_n
-        more = [*overrides.get(step.kind, ()), *overrides.get(step.folder, ())]
-        configs[step] = apply_overrides(own, more)
+        for name in (step.kind, step.folder):
+            own = apply_overrides(own, overrides.get(name, ()), f"--{name}.")
+        if own.deterministic != config.deterministic:
+            raise UserError(
+                f"--{step.folder}.deterministic: is of the whole process; give "
+                f"--config.deterministic={own.deterministic} to all steps"
+            )
+        configs[step] = own
         if step.proposals_of and not own.evaluation.every:
             own.data.proposals.eval = None  # none are made
     return configs

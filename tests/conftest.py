@@ -26,6 +26,7 @@ import numpy as np
 import pytest
 from folders import CocoFolder, VocFolder
 
+jax.devices()  # begins with the flags above; `main` would add those of the command line
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # What the processes that a test starts import from: the package that is tested here.
 PATHS = [str(pathlib.Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")]

@@ -21,6 +21,9 @@ set_cpu_flags()
 import jax, jax.numpy as jnp
 def squared(x):
     return jnp.square(jax.lax.optimization_barrier(2 * x + 1))
+def looped(x):
+    return jax.lax.fori_loop(0, 3, lambda i, x: sum(jax.lax.optimization_barrier((x, x + i))), x)
+assert jax.jit(looped)(jnp.ones(2)).tolist() == [12, 12]
 print(jax.jit(squared).lower(jnp.ones((512, 512))).compile().as_text().count(" fusion("))
 """
 
@@ -33,7 +36,10 @@ OF_XLA_ITSELF = 1 if jax.__version_info__ < (0, 11) else 2
     ("flags", "fusions"), [("", 2), ("--xla_disable_hlo_passes=none", OF_XLA_ITSELF)]
 )
 def test_a_cpu_heeds_barriers(flags, fusions):
-    """They keep what came before them from being computed again for each element behind them."""
+    """They keep what came before them from being computed again for each element behind them.
+
+    In a loop over two numbers, too, where XLA once ended the process.
+    """
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True

@@ -43,20 +43,10 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from rpn_jax.runs.config_files import load_config
     from rpn_jax.runs.determinism import apply_determinism
 
-    of_steps = {name: [flag for flag in overrides if _is_of(flag, name)] for name in NAMES}
+    of_steps = {
+        name: [flag for flag in overrides if flag.startswith(f"--{name}.")] for name in NAMES
+    }
     taken = [flag for flags in of_steps.values() for flag in flags]
     config = load_config(arguments.config, [flag for flag in overrides if flag not in taken])
     apply_determinism(config)
-    alternate(
-        config,
-        arguments.workdir,
-        {name: [_for_all(flag, name) for flag in flags] for name, flags in of_steps.items()},
-    )
-
-
-def _is_of(flag: str, name: str) -> bool:
-    return flag.startswith(f"--{name}.")
-
-
-def _for_all(flag: str, name: str) -> str:
-    return f"--config.{flag.removeprefix(f'--{name}.')}"
+    alternate(config, arguments.workdir, of_steps)

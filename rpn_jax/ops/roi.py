@@ -10,7 +10,7 @@ takes the maximum of each bin, with the roundings of Caffe.
 
 All functions are of one image. The gradient is that of the features; that of the boxes is 0, but
 for RoIAlign with `box_gradient`. A box with a NaN gives zeros. How the sums and maxima are computed
-is in `roi_forms`.
+is in `roi_sums` and `roi_maxima`.
 """
 
 import functools
@@ -24,7 +24,8 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from rpn_jax.ops.boxes import area, as_boxes
-from rpn_jax.ops.roi_forms import Bins, Samples, max_of_bins, sum_of_samples
+from rpn_jax.ops.roi_maxima import Bins, max_of_bins
+from rpn_jax.ops.roi_sums import Samples, sum_of_samples
 from rpn_jax.typing import Array
 
 # Far beyond every map, and small enough for products with a number of bins in 32 bits.

@@ -114,17 +114,19 @@ def _explained(error: Exception, file: pathlib.Path) -> str:
     return f"{where}: {type(error).__name__}: {text}"
 
 
-def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+def apply_overrides(
+    config: ConfigDict, overrides: Sequence[str], prefix: str = "--config."
+) -> ConfigDict:
     """Returns the config with each `--config.field=value` in it, locked; its fields are checked.
 
-    `None` clears a field whose default is None.
+    `None` clears a field whose default is None. `prefix` is what the flags begin with.
 
     Raises:
         UserError: a field is unknown (the message has the nearest one), or its value is not
             allowed, see `fields.FIELDS`.
     """
     for override in overrides:
-        _apply_override(config, override)
+        _apply_override(config, override, prefix)
     check_config(config)
     return config
 
@@ -136,22 +138,22 @@ _FIXED = {
 }
 
 
-def _apply_override(config: ConfigDict, override: str) -> None:
-    field, equals, text = override.removeprefix("--config.").partition("=")
+def _apply_override(config: ConfigDict, override: str, prefix: str) -> None:
+    field, equals, text = override.removeprefix(prefix).partition("=")
     known = flatten(config)
     if field in _FIXED:
-        raise UserError(f"--config.{field}: {_FIXED[field]}")
+        raise UserError(f"{prefix}{field}: {_FIXED[field]}")
     option = field.removeprefix("data.options.")
     if equals and option != field and "." not in option and field not in known:
         # The dataset knows which options it has.
         with config.data.options.unlocked():
             config.data.options[option] = _literal(text)
         return
-    if not override.startswith("--config.") or field not in known:
+    if not override.startswith(prefix) or field not in known:
         where = override.partition("=")[0]
-        raise UserError(no_such_field(where, moved_field(field), "--config.", known))
+        raise UserError(no_such_field(where, moved_field(field), prefix, known))
     if not equals:
-        raise UserError(f"{override}: write --config.{field}=VALUE")
+        raise UserError(f"{override}: write {prefix}{field}=VALUE")
     *groups, name = field.split(".")
     group = functools.reduce(ConfigDict.__getitem__, groups, config)
     kind = group.get_type(name)

@@ -20,6 +20,8 @@ _PATIENCE = 10  # seconds of waiting for the others, after which a line says so
 
 # Variables of launchers: the number of processes of the job, and of those on this node.
 _TASKS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+# Of what srun or mpirun started, not of the job that a batch script or a shell has.
+_TASKS_OF_STEP = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _TASKS_ON_NODE = ("SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE")
 
 
@@ -83,7 +85,7 @@ def join_processes(
 
 def check_alone(command: str) -> None:
     """Raises a `UserError` if this process is one of several of a job, joined or not yet."""
-    count = max(jax.process_count(), int(_first_of(_TASKS) or 1))
+    count = max(jax.process_count(), int(_first_of(_TASKS_OF_STEP) or 1))
     if count > 1:
         raise UserError(
             f"{command}: is one of {count} processes of a job, but works in one, on all devices of "

@@ -244,6 +244,8 @@ def test_what_is_missing_is_done_again_with_the_same_bits(flags, four, monkeypat
         ("--3_rpn.steps=9", "3_rpn: was begun with another config (steps: 9 here, 2 there)"),
         ("--fast_rcnn.box.channels=0", "config.box.channels=0: give a whole number from 1 up"),
         ("--config.joint.box_gradient=true", "config.joint.box_gradient: is of joint training"),
+        ("--rpn.stepz=9", "--rpn.stepz: there is no such field; did you mean --rpn.steps"),
+        ("--3_rpn.deterministic=true", "--3_rpn.deterministic: is of the whole process"),
         ("--5_rpn.steps=9", "--5_rpn.steps: there is no such field; did you mean"),
         ("--rpn.box.channels=9", "box.channels: this detector has no such field"),
     ],
@@ -258,7 +260,7 @@ def test_alternate_refuses(flag, said, flags, four, capsys):
 
 
 def test_alternate_works_in_one_process(flags, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     assert main(["alternate", *flags[0], f"--workdir={tmp_path / 'run'}"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "alternate: is one of 4 processes of a job" in line

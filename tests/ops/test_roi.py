@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import references
 
-from rpn_jax.ops import roi_forms
+from rpn_jax.ops import roi_maxima
 from rpn_jax.ops.roi import assign_levels, pyramid_roi_align, roi_align, roi_pool
 
 # 4 * y + x.
@@ -188,10 +188,8 @@ def test_accelerators_compute_what_a_cpu_does(name, monkeypatch):
     features, boxes = cases(8)
     d_pooled = np.random.default_rng(9).normal(size=(len(boxes), 3, 2, 2)).astype(np.float32)
     on_cpu = jax.jit(with_gradient(name))(features, boxes, d_pooled)
-    monkeypatch.setattr(
-        roi_forms.lax, "platform_dependent", lambda *args, cpu, default: default(*args)
-    )
-    monkeypatch.setattr(roi_forms, "_BYTES_AT_ONCE", 4 * 3 * 7 * 2 * 5)  # 5 regions at a time
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args))
+    monkeypatch.setattr(roi_maxima, "_BYTES_AT_ONCE", 4 * 3 * 7 * 2 * 5)  # 5 regions at a time
     elsewhere = jax.jit(with_gradient(name))(features, boxes, d_pooled)
     for ours, theirs in zip(on_cpu, elsewhere, strict=True):
         np.testing.assert_allclose(theirs, ours, atol=1e-5)
