@@ -4,7 +4,7 @@
     rpn-jax train --config=coco_faster_rcnn_resnet50_fpn --workdir=runs/coco \
         --config.model.pretrained=resnet50.safetensors
 
-`resnet50.safetensors` holds torchvision's weights (README, "Weights"). The learning rate follows
+`resnet50.safetensors` holds torchvision's weights (docs/weights.md). The learning rate follows
 another batch size; scale the steps, too.
 
 Expected time and score: not run. Run were 20 steps of two photographs of COCO at 192x256, random

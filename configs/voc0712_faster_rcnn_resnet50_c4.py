@@ -5,7 +5,7 @@
         --workdir=runs/voc0712 --config.model.pretrained=resnet50.safetensors
 
 FOLDER holds both years in VOC's layout, with the lists `trainval` (16 551 images of both years) and
-`test` (4952 of 2007). `resnet50.safetensors` holds torchvision's weights (README, "Weights").
+`test` (4952 of 2007). `resnet50.safetensors` holds torchvision's weights (docs/weights.md).
 
 Expected time and score: not run. Run were 20 steps of two photographs of VOC 2007 at 192x256, from
 random weights with group norm (no ResNet's were at hand), 32 regions an image, a learning rate of

@@ -13,7 +13,7 @@ The four steps of the paper, as py-faster-rcnn's `faster_rcnn_alt_opt.yml` has t
         --fast_rcnn.box.targets.batch_size_per_image=64
 
 The recipe of py-faster-rcnn's `faster_rcnn_end2end.yml`: 70 000 steps of two images, whose
-gradients are averaged. `vgg16.npz` holds an ImageNet VGG-16 with fc6 and fc7 (README, "Weights").
+gradients are averaged. `vgg16.npz` holds an ImageNet VGG-16 with fc6 and fc7 (docs/weights.md).
 
 Expected time and score: not run, as neither the data nor a GPU was at hand. Run were 20 steps at
 192x256 on photographs of VOC 2007, with torchvision's VGG-16, fc6 and fc7 of 1024 and 32 regions

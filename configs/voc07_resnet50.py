@@ -5,7 +5,7 @@
         --config.model.pretrained=resnet50.safetensors
 
 The network is "C4": up to c4 at stride 16, with batch normalisation frozen, the stem and c2 too.
-`resnet50.safetensors` holds torchvision's weights (see the README, "Weights").
+`resnet50.safetensors` holds torchvision's weights (docs/weights.md).
 
 Expected time and score: not run.
 """

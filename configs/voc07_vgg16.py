@@ -5,7 +5,7 @@
         --config.model.pretrained=vgg16.npz
 
 One image a step; on N devices give --config.batch_size=N, and scale the learning rate and the steps
-with it. `vgg16.npz` holds the convolutions of an ImageNet VGG-16 (see the README, "Weights").
+with it. `vgg16.npz` holds the convolutions of an ImageNet VGG-16 (docs/weights.md).
 
 Expected time and score: not measured here, as neither the data nor a GPU was at hand.
 """

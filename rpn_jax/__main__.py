@@ -9,6 +9,7 @@ if __name__ == "__main__":
 
 import argparse
 import contextlib
+import importlib
 import logging
 import os
 import traceback
@@ -57,12 +58,8 @@ COMMANDS = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status; leaves the process as it was.
-
-    That is 0, 1 for an error, 75 (EX_TEMPFAIL of sysexits.h) when a run was asked to stop and goes
-    on if it is started again, 130 when interrupted, 141 when what read its output has closed it.
-    """
+def command_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line, without the flags of a config's fields."""
     parser = argparse.ArgumentParser(
         prog="rpn-jax",
         description="Faster R-CNN and its RPN in JAX: prepare a dataset, train on it, "
@@ -84,6 +81,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         subparser.add_argument(
             "--traceback", action="store_true", help="show where in the code an error arose"
         )
+    return parser
+
+
+def complete(parser: argparse.ArgumentParser) -> None:
+    """Answers a shell that asks how a command line goes on, if argcomplete is installed."""
+    if "_ARGCOMPLETE" in os.environ:
+        with contextlib.suppress(ImportError):
+            importlib.import_module("argcomplete").autocomplete(parser)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status; leaves the process as it was.
+
+    That is 0, 1 for an error, 75 (EX_TEMPFAIL of sysexits.h) when a run was asked to stop and goes
+    on if it is started again, 130 when interrupted, 141 when what read its output has closed it.
+    """
+    parser = command_parser()
+    complete(parser)
     # argparse takes an argument with a space in it, such as a tuple, for no flag.
     given = sys.argv[1:] if argv is None else list(argv)
     fields = [argument for argument in given if argument.startswith("--config.")]

@@ -108,7 +108,8 @@ def use_large_pages() -> None:
     For the same reason threads share one heap. glibc reads its tunables when a process starts.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if sys.platform != "linux" or "glibc.malloc.hugetlb" in tunables:
+    completes = "_ARGCOMPLETE" in os.environ  # only for the words that a shell may put in
+    if sys.platform != "linux" or "glibc.malloc.hugetlb" in tunables or completes:
         return
     os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [tunables, LARGE_PAGES]))
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

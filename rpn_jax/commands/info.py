@@ -10,7 +10,7 @@ classes, unless config.box.class_names has them. Prints, for one image, each sta
 stride, receptive field, parameters and FLOPs, the anchors of each level, and the number of weights
 of the output layers beside the paper's (section 3.1.1).
 
---fields lists every field of a config, or of one group, with default, meaning and range.
+--fields lists every field of a config, or of one group, with default, meaning, type and range.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Prints the tables."""
     if arguments.fields is not None:
-        from rpn_jax.runs.fields import list_fields
+        from rpn_jax.runs.reference import list_fields
 
         print(list_fields(arguments.fields))
         return

@@ -20,6 +20,9 @@ from rpn_jax.flags import CONFIG_HELP, add_process_flags, join
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
+    from rpn_jax.runs.reference import groups_help
+
+    parser.epilog = groups_help()
     parser.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
     parser.add_argument(
         "--workdir",

@@ -2,12 +2,12 @@
 
 Defaults are the paper's (arXiv 1506.01497, whose sections are named), or where it has none
 torchvision's. `default_config` makes a config of this table, `check_config` holds one
-against it, and `rpn-jax info --fields` prints it: a new field is one more entry here.
+against it, `rpn-jax info --fields` and the documentation list it (`reference.py`): a new field is
+one more entry here.
 """
 
 import collections
 import difflib
-import textwrap
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -152,7 +152,7 @@ FIELDS: Mapping[str, Field] = {
     ),
     "data.proposals.eval_top_n": Field(300, whole(1), "of them are classified in evaluations"),
     "data.num_threads": Field(None, whole(1), "that load batches; None: one for each CPU"),
-    "model.backbone": Field("vgg16", NAME, "its name; see README, Networks and weights"),
+    "model.backbone": Field("vgg16", NAME, "its name; docs/weights.md has them all"),
     "model.output_stage": Field(
         None,
         one_of("c1", "c2", "c3", "c4", "c5"),
@@ -589,27 +589,3 @@ def nearest_field(name: str) -> str | None:
         + difflib.get_close_matches(name.lstrip("-"), FIELDS, n=1, cutoff=0.5)
     )
     return found[0] if found else None
-
-
-def list_fields(group: str = "") -> str:
-    """Returns every field of a group ("optimizer", "rpn.targets"), or of all, as text.
-
-    Raises:
-        UserError: there is no such group.
-    """
-    group = group.removeprefix("--").removeprefix("config.").strip(".")
-    chosen = {
-        name: field
-        for name, field in FIELDS.items()
-        if not group or name == group or name.startswith(f"{group}.")
-    }
-    if not chosen:
-        groups = dict.fromkeys(name.rpartition(".")[0] for name in FIELDS)
-        raise UserError(f"--fields={group}: give one of {', '.join(filter(None, groups))}")
-    lines = []
-    for name, (default, rule, meaning) in chosen.items():
-        words = f"{rule.words}{', or None' if default is None else ''}"
-        text = f"{meaning} ({words})"
-        lines.append(f"--config.{name}={default}")
-        lines += textwrap.wrap(text, 96, initial_indent="    ", subsequent_indent="    ")
-    return "\n".join(lines)

@@ -6,7 +6,8 @@ from rpn_jax.__main__ import main
 from rpn_jax.errors import UserError
 from rpn_jax.runs.config import default_config, flatten
 from rpn_jax.runs.config_files import apply_overrides, load_config
-from rpn_jax.runs.fields import FIELDS, STAGES, fields_of, list_fields, nearest_field
+from rpn_jax.runs.fields import FIELDS, STAGES, fields_of, nearest_field
+from rpn_jax.runs.reference import GROUPS, detectors_with, entries, groups_help, list_fields
 
 START = (
     "from rpn_jax.runs.config import default_config\ndef get_config():\n  c = default_config()\n"
@@ -194,3 +195,20 @@ def test_info_lists_the_fields(capsys):
     assert main(["info", "--fields=rnp"]) == 1
     assert "error: --fields=rnp: give one of" in capsys.readouterr().err
     assert list_fields("--config.steps").startswith("--config.steps=80000\n")
+    assert list_fields("rpn.loss.balance").splitlines() == [
+        "--config.rpn.loss.balance=10.0",
+        "    lambda of equation 1 (float: a number from 0 up; Faster R-CNN, section 3.1.2)",
+    ]
+
+
+def test_every_group_has_a_line_and_the_help_of_train_has_those_at_the_top(capsys):
+    groups = {name[:dot] for name in FIELDS for dot, sign in enumerate(name) if sign == "."}
+    assert GROUPS.keys() == {"", *groups}
+    assert [field.name for group in GROUPS for field in entries(group)] == sorted(
+        FIELDS, key=lambda name: list(GROUPS).index(name.rpartition(".")[0])
+    )
+    assert detectors_with("box.pooling") == ["faster_rcnn", "mask_rcnn", "fast_rcnn"]
+    assert detectors_with("data") == list(STAGES)
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert groups_help() in capsys.readouterr().out
