@@ -1,15 +1,18 @@
-r"""Compile a config's training step for TPUs that this machine lacks; memory, speed and traffic.
+r"""Compile a config's training step for TPUs or GPUs that this machine lacks; memory and speed.
 
   rpn-jax compile --config=voc07_vgg16 --topology=v5e:2x2 \
       --config.batch_size=4
   rpn-jax compile --config=voc07_vgg16 --topology=v5e:16x16 \
       --config.batch_size=256 --config.model.dtype=bfloat16 --json=step.json
+  rpn-jax compile --config=coco_faster_rcnn_resnet50_fpn --topology=h100:1x8 \
+      --config.batch_size=16 --config.model.dtype=bfloat16 --largest_batch
 
 The step is that of `train`, for the described chips and the config's global batch. The command
-needs the compiler (pip install 'rpn-jax[tpu]'), but no TPU, data or weights; one compilation takes
-minutes. It prints the HBM that a chip needs and has, the FLOPs and bytes of a step, the shortest
-step time that the chip's rates allow, and the bytes that chips exchange beside those of the
-trainable parameters; gradients should be all that they exchange.
+needs the compiler (pip install 'rpn-jax[tpu]' or 'rpn-jax[cuda]'), but no accelerator, data or
+weights; one compilation takes minutes. It prints the HBM that a chip needs and has, the FLOPs and
+bytes of a step, the shortest step time that the chip's rates allow, the kernels by kind, and the
+bytes that chips exchange beside those of the trainable parameters; gradients should be all that
+they exchange. Kernels of GPUs are tuned on the card itself, which a compilation here cannot.
 """
 
 import argparse
@@ -27,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--topology",
         required=True,
         metavar="CHIP:GRID",
-        help="v4, v5e, v5p or v6e, and the shape of the slice: v5e:16x16, v6e:2x2, v4:2x2x1",
+        help="a TPU (v4, v5e, v5p, v6e) and the shape of the slice: v5e:16x16, v4:2x2x1; or a GPU "
+        "(a100, l4, h100, h200, b200), hosts and cards of each: h100:1, h100:1x8, h100:2x8",
     )
     parser.add_argument(
         "--largest_batch",
@@ -43,8 +47,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Compiles and prints the tables."""
     if arguments.json is not None:
         check_out(arguments.json, flag="--json")
-    # Set before the imports of JAX and the compiler. These would look for a TPU, ask a metadata
-    # server, and refuse a second process, because a TPU serves only one.
+    # Set before the imports of JAX and the compiler. These would look for an accelerator, ask a
+    # metadata server, and refuse a second process, because a TPU serves only one.
     os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

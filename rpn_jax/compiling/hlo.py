@@ -59,6 +59,14 @@ class Instruction(NamedTuple):
     attributes: str  # the line from the operands on
 
 
+class Kernel(NamedTuple):
+    """An instruction that runs, with the bytes to and from the HBM of one execution."""
+
+    instruction: Instruction
+    times: int
+    bytes: int
+
+
 class Collective(NamedTuple):
     """An instruction that exchanges data between devices."""
 
@@ -114,17 +122,13 @@ class Program(NamedTuple):
                 if kind not in COLLECTIVES:
                     continue
                 started = instruction.opcode != kind
-                arrays = instruction.shape
-                if started and kind != "all-reduce":
-                    # (what goes in, what comes out, …) of the operation under way.
-                    arrays = arrays[len(instruction.operands) :][: len(instruction.operands)]
                 source = re.search(r'op_name="([^"]*)"', instruction.attributes)
                 found.append(
                     Collective(
                         kind,
                         instruction.name,
                         name,
-                        arrays,
+                        self._exchanged(instruction, name),
                         source[1] if source else "",
                         times,
                         started or "async" in name,
@@ -138,8 +142,47 @@ class Program(NamedTuple):
         Each instruction (a fusion is one) reads its operands and writes its result once. Arrays in
         the chip's own memory do not count. An operand counts whole even if a fusion reads a part.
         """
-        called = self._runs(fused=False)
-        return sum(times * _traffic(self.computations[name]) for name, times in called.items())
+        return sum(kernel.times * kernel.bytes for kernel in self.kernels())
+
+    def kernels(self) -> Iterator[Kernel]:
+        """Yields what a run of the program executes one after another; a fusion is one kernel."""
+        for name, times in self._runs(fused=False).items():
+            by_name = {line.name: line for line in self.computations[name]}
+            for instruction in self.computations[name]:
+                opcode = instruction.opcode
+                if opcode in (*_FREE, "call", "conditional") or opcode.endswith("-start"):
+                    continue
+                yield Kernel(instruction, times, _traffic(instruction, by_name))
+
+    def opcodes(self, instruction: Instruction) -> Iterator[str]:
+        """Yields the operations that an instruction is made of: those of a fusion, or its own."""
+        callees = [name for name in _callees(instruction) if name in self.computations]
+        if not callees:
+            yield instruction.opcode
+        for name in callees:
+            for line in self.computations[name]:
+                yield from self.opcodes(line)
+
+    def _exchanged(self, instruction: Instruction, computation: str) -> tuple[ArrayShape, ...]:
+        """Returns the arrays that come out of a collective, or of one that only starts."""
+        arrays, count = instruction.shape, len(instruction.operands)
+        if len(arrays) > count:
+            # (what goes in, what comes out, …) of the operation under way.
+            arrays = arrays[count:][:count]
+        if len(arrays) > 1:
+            return arrays
+        # The GPU's compiler puts arrays one after another to exchange them as one.
+        by_name = {line.name: line for line in self.computations[computation]}
+        joined = by_name.get(instruction.operands[0]) if instruction.operands else None
+        if joined and joined.opcode == "fusion":
+            (callee,) = _callees(joined)
+            by_name = {line.name: line for line in self.computations[callee]}
+            joined = self.computations[callee][-1]
+        if joined is None or joined.opcode != "concatenate":
+            return arrays
+        parts = tuple(array for name in joined.operands for array in by_name[name].shape)
+        is_whole = sum(part.size for part in parts) == arrays[0].size
+        return parts if is_whole else arrays
 
     def _instructions(self) -> Iterator[Instruction]:
         for instructions in self.computations.values():
@@ -217,23 +260,18 @@ def _callees(instruction: Instruction) -> list[str]:
     return found
 
 
-def _traffic(instructions: tuple[Instruction, ...]) -> int:
-    by_name = {instruction.name: instruction for instruction in instructions}
+def _traffic(instruction: Instruction, by_name: Mapping[str, Instruction]) -> int:
+    """Returns the bytes that an instruction moves; `by_name` has those of its computation."""
+    shape, operands = instruction.shape, instruction.operands
 
     def arrays_of(names):
         return [array for name in names if name in by_name for array in by_name[name].shape]
 
-    total = 0
-    for instruction in instructions:
-        opcode, shape, operands = instruction.opcode, instruction.shape, instruction.operands
-        if opcode in (*_FREE, "call", "conditional") or opcode.endswith("-start"):
-            continue
-        if opcode.endswith("-done"):
-            # Traffic is the size of the result, however large the operand.
-            source = arrays_of(by_name[operands[0]].operands[:1]) if operands[0] in by_name else []
-            sides = any(array.in_hbm for array in source) + any(array.in_hbm for array in shape)
-            total += sides * sum(array.bytes for array in shape)
-        else:
-            moved = [*shape, *arrays_of(operands)]
-            total += sum(array.bytes for array in moved if array.in_hbm)
-    return total
+    if instruction.opcode.endswith("-done"):
+        # Traffic is the size of the result, however large the operand.
+        source = arrays_of(by_name[operands[0]].operands[:1]) if operands[0] in by_name else []
+        sides = any(array.in_hbm for array in source) + any(array.in_hbm for array in shape)
+        return sides * sum(array.bytes for array in shape)
+    if len(shape) > 1 and 'custom_call_target="__cu' in instruction.attributes:
+        shape = shape[:-1]  # NVIDIA's libraries return their scratch memory last
+    return sum(array.bytes for array in (*shape, *arrays_of(operands)) if array.in_hbm)

@@ -1,12 +1,11 @@
-"""The report of `compile`: the training step, compiled for absent TPUs.
+"""The report of `compile`: the training step, compiled for absent TPUs or GPUs.
 
-Compiling needs no TPU, data or weights: arguments are shapes. The report says whether the step fits
-into a chip's memory, its least possible time, and what the chips exchange. The bound is a roofline
-(Williams et al., "Roofline", CACM 52(4), 2009): a step takes at least the time of its products at
-the chip's peak rate, and at least the time of its bytes at the HBM's bandwidth.
+Compiling needs no accelerator, data or weights: arguments are shapes. The report says whether the
+step fits into a chip's memory, its least possible time, and what the chips exchange. The bound is a
+roofline (Williams et al., "Roofline", CACM 52(4), 2009): a step takes at least the time of its
+products at the chip's peak rate, and at least the time of its bytes at the HBM's bandwidth.
 """
 
-import importlib.util
 import math
 import re
 import sys
@@ -17,16 +16,17 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import topologies
 from ml_collections import ConfigDict
 
-from rpn_jax.compiling.chips import Topology, parse_topology
+from rpn_jax.compiling.chips import Rate, Topology, parse_topology
+from rpn_jax.compiling.compilers import check_compiler, described_devices
 from rpn_jax.compiling.hlo import Collective, parse_program
+from rpn_jax.compiling.kernels import Kernels, kernels_by_kind
 from rpn_jax.data.canvases import largest_canvas_hw
 from rpn_jax.errors import UserError
 from rpn_jax.models.rcnn import trainable_mask
 from rpn_jax.runs.config import random_key
-from rpn_jax.runs.devices import parallel_update
+from rpn_jax.runs.devices import AXIS, parallel_update
 from rpn_jax.training.build import build_detector, build_train_step, frozen_paths, state_shapes
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.splits import with_known_classes
@@ -46,9 +46,10 @@ class Measured(NamedTuple):
     compile_seconds: float
     memory: dict[str, int]
     flops: float
-    xla_bytes: float  # from XLA's cost analysis, which includes the chip's own memory
+    xla_bytes: float | None  # from XLA's cost analysis, with the chip's own memory; not of GPUs
     hbm_bytes: int
     loops: dict[str, int]
+    kernels: dict[str, Kernels]
     collectives: list[Collective]
 
     @property
@@ -77,17 +78,13 @@ def compile_report(
     """Returns the report as JSON types, for `format_report`; with the largest batch if asked.
 
     Raises:
-        UserError: there is no compiler for TPUs, the topology or config is impossible, or the chips
-            cannot share the batch evenly or hold it in memory.
+        UserError: there is no compiler for the chips, the topology or config is impossible, or the
+            chips cannot share the batch evenly or hold it in memory.
     """
     config = with_known_classes(config)
     grid = parse_topology(topology)
     per_chip = images_per_chip(config, grid)
-    if importlib.util.find_spec("libtpu") is None:
-        raise UserError(
-            "compile: the compiler for TPUs is not installed; pip install 'rpn_jax[tpu]' brings it "
-            "(no TPU is needed)"
-        )
+    check_compiler(grid)
     step = StepCompiler(config, grid)
     try:
         measured = step.measure(per_chip)
@@ -137,8 +134,8 @@ class StepCompiler:
         self._accumulation = config.accumulation
         self._proposals = 0 if "rpn" in config else config.data.proposals.train_top_n
         self._cut_size = config.mask.cut_size if "mask" in config else 0
-        train_step = build_train_step(config, detector, optimizer, schedule)
-        self._update = parallel_update(train_step, _devices(topology))
+        self._step = build_train_step(config, detector, optimizer, schedule)
+        self._update = parallel_update(self._step, described_devices(topology))
 
     def measure(self, per_chip: int) -> Measured:
         """Compiles the step for `per_chip` images on each chip; takes minutes on few CPUs.
@@ -162,7 +159,16 @@ class StepCompiler:
             print(f"they do not fit: {line}", file=sys.stderr)
             raise DoesNotFitError(line) from error
         seconds = time.perf_counter() - start
+        measured = self._analysis(compiled, per_chip, seconds)
+        # The GPU's compiler does not refuse a program that is too large.
+        if measured.needed > (usable := self._topology.chip.usable_bytes):
+            raise DoesNotFitError(f"used {measured.needed / 2**30:.2f}G of {usable / 2**30:.2f}G")
+        return measured
+
+    def _analysis(self, compiled: jax.stages.Compiled, per_chip: int, seconds: float) -> Measured:
         memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+        # The GPU's compiler does not say.
+        flops = cost["flops"] if cost else self._flops(per_chip)
         program = parse_program(compiled.as_text())
         loops = program.loops()
         # XLA counts a loop's body once, and most work is in the loop over micro-batches.
@@ -177,12 +183,25 @@ class StepCompiler:
                 "temporaries": memory.temp_size_in_bytes,
                 "code": memory.generated_code_size_in_bytes,
             },
-            flops=cost["flops"] * repeated,
-            xla_bytes=cost["bytes accessed"] * repeated,
+            flops=flops * repeated,
+            xla_bytes=cost["bytes accessed"] * repeated if cost else None,
             hbm_bytes=program.hbm_bytes(),
             loops=loops,
+            kernels=kernels_by_kind(program),
             collectives=program.collectives(),
         )
+
+    def _flops(self, per_chip: int) -> float:
+        """Returns those of one chip's step before it is compiled, without the exchange."""
+        of_one = jax.vmap(
+            self._step, in_axes=(None, 0, None), out_axes=(None, None), axis_name=AXIS
+        )
+        batch = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), self._batch(per_chip)
+        )
+        traced = jax.jit(of_one).trace(self.state, batch, self._key)
+        platform = self._topology.chip.platform
+        return traced.lower(lowering_platforms=(platform,)).cost_analysis()["flops"]
 
     def largest_batch(self, measured: Measured) -> dict[str, Any]:
         """Returns the largest number of images per chip that fits, by a few compilations."""
@@ -228,26 +247,6 @@ class StepCompiler:
                 shaped(slots, *2 * [self._cut_size], dtype=np.uint8) if self._cut_size else None,
             ),
         )
-
-
-def _devices(topology: Topology) -> list[jax.Device]:
-    """Returns a device for each chip, for compilation only."""
-    options = {}
-    if topology.chips == 1:
-        options["chips_per_host_bounds"] = (1, 1, 1)
-    if topology.name.startswith("v4:"):
-        # JAX sees the two cores of a real chip as one device.
-        options["chip_config_name"] = "megacore"
-    try:
-        described = topologies.get_topology_desc(
-            platform="tpu", topology_name=topology.name, **options
-        )
-    except jax.errors.JaxRuntimeError as error:
-        raise UserError(
-            f"--topology={topology.name}: {str(error).splitlines()[0]}; give one that the "
-            "installed libtpu knows, such as v5e:2x2"
-        ) from error
-    return list(described.devices)
 
 
 def largest_that_fits(
@@ -316,6 +315,15 @@ def split_gradients(
     return of_gradients
 
 
+def product_rate(config: ConfigDict, topology: Topology) -> Rate:
+    """Returns the peak rate of a chip's products in the precision of the config's layers."""
+    rates = topology.chip.rates
+    if config.model.dtype == "bfloat16":
+        return rates.bfloat16
+    is_exact = jax.config.jax_default_matmul_precision in ("float32", "highest")
+    return rates.float32 if is_exact else rates.default
+
+
 def _report(
     config: ConfigDict, topology: Topology, step: StepCompiler, measured: Measured
 ) -> dict[str, Any]:
@@ -338,7 +346,8 @@ def _report(
         }
         for collective, of_gradients in zip(measured.collectives, gradient_bytes, strict=True)
     ]
-    compute = measured.flops / chip.flops
+    rate = product_rate(config, topology)
+    compute = measured.flops / rate.flops
     memory = measured.hbm_bytes / chip.hbm_bandwidth
     exchange = sum(collective["seconds"] for collective in collectives)
     # No work is left to overlap with the last gradient's sum, unless the compiler found some.
@@ -347,7 +356,15 @@ def _report(
     return {
         "topology": topology.name,
         "chips": topology.chips,
-        "chip": chip._asdict(),
+        "chip": {
+            "platform": chip.platform,
+            "flops": rate.flops,
+            "products": rate.words,
+            "hbm_bytes": chip.hbm_bytes,
+            "hbm_bandwidth": chip.hbm_bandwidth,
+            "interconnect": chip.interconnect.rate(topology.sides),
+            "source": chip.source,
+        },
         "jax": jax.__version__,
         "backbone": config.model.backbone,
         "dtype": config.model.dtype,
@@ -362,7 +379,7 @@ def _report(
         "hbm_bytes_per_chip": measured.hbm_bytes,
         "xla_bytes_accessed_per_chip": measured.xla_bytes,
         "flops_per_byte": measured.flops / measured.hbm_bytes,
-        "chip_flops_per_byte": chip.flops / chip.hbm_bandwidth,
+        "chip_flops_per_byte": rate.flops / chip.hbm_bandwidth,
         "bound": "compute" if compute >= memory else "memory",
         "compute_seconds": compute,
         "memory_seconds": memory,
@@ -372,7 +389,7 @@ def _report(
         "best_images_per_second": config.batch_size / seconds,
         "loops": measured.loops,
         "trainable_bytes": _tree_bytes(step.trainable),
-        "links": topology.links,
+        "kernels": {kind: of_kind._asdict() for kind, of_kind in measured.kernels.items()},
         "collectives": collectives,
     }
 

@@ -7,6 +7,25 @@ from rpn_jax.tables import format_table
 _GIB = 2**30
 
 
+# On the bounds, by platform.
+_NOTES = {
+    "tpu": (
+        "interconnect: 2 (n-1)/n of the bytes of an all-reduce, (n-1)/n of others, over the links "
+        "that",
+        "  rings along each axis of the grid keep busy; without latency",
+    ),
+    "cuda": (
+        "interconnect: 2 (n-1)/n of the bytes of an all-reduce, (n-1)/n of others, from a card to "
+        "its host's;",
+        "  between hosts, a card's share of them over its own network; the slower; without latency",
+        "memory that a program can have: the three quarters of the card's that JAX takes by "
+        "default; library",
+        "  calls may ask for scratch memory beyond it, and what the L2 cache holds costs no HBM "
+        "traffic",
+    ),
+}
+
+
 def format_report(report: dict[str, Any]) -> str:
     """Returns the tables of a `compile_report`."""
     return "\n\n".join(
@@ -14,6 +33,7 @@ def format_report(report: dict[str, Any]) -> str:
             _title(report),
             _memory_table(report),
             _speed_table(report),
+            _kernel_table(report),
             _collective_table(report),
             *([_largest(report)] if "largest_batch" in report else []),
         ]
@@ -71,7 +91,7 @@ def _speed_table(report: dict[str, Any]) -> str:
         (
             "interconnect",
             f"{sum(c['bytes'] * c['times'] for c in report['collectives']) / 1e6:,.2f} MB",
-            f"{report['links']} x {chip['link_bandwidth'] / 1e9:g} GB/s",
+            chip["interconnect"],
             _ms(report["collective_seconds"]),
         ),
         (
@@ -81,6 +101,7 @@ def _speed_table(report: dict[str, Any]) -> str:
             _ms(report["best_step_seconds"]),
         ),
     ]
+    counted = report["xla_bytes_accessed_per_chip"]
     counted_once = [body for body, times in report["loops"].items() if times == 1]
     return "\n".join(
         [
@@ -90,20 +111,30 @@ def _speed_table(report: dict[str, Any]) -> str:
             f"{report['flops_per_byte']:.0f} FLOP a byte, the chip's own balance "
             f"{report['chip_flops_per_byte']:.0f}: bound by {report['bound']}",
             "step: the longer of compute and HBM, then the sum over chips",
-            "compute: products in one bfloat16 pass, summed in float32: XLA's default precision on "
-            "a TPU,",
-            "  for float32 layers too",
+            f"compute: products of {chip['products']}",
             "HBM: operands and results of the program's instructions, without those that stay in "
             "the chip's",
-            "  own memory; with them XLA counts "
-            f"{report['xla_bytes_accessed_per_chip'] / 1e9:,.2f} GB",
-            "interconnect: 2 (n-1)/n of the bytes of an all-reduce, (n-1)/n of others, over the "
-            "links that",
-            "  rings along each axis of the grid keep busy; without latency",
+            "  own memory" + (f"; with them XLA counts {counted / 1e9:,.2f} GB" if counted else ""),
+            *_NOTES[chip["platform"]],
             *([f"{len(counted_once)} loops are counted once"] if counted_once else []),
             f"rates: {chip['source']}",
         ]
     )
+
+
+def _kernel_table(report: dict[str, Any]) -> str:
+    rows = [("kernels of a chip's step", "number", "GB", "% of the bytes")]
+    total = sum(kernels["bytes"] for kernels in report["kernels"].values())
+    rows += [
+        (
+            kind,
+            f"{kernels['number']:,}",
+            f"{kernels['bytes'] / 1e9:,.3f}",
+            f"{100 * kernels['bytes'] / max(total, 1):.1f}",
+        )
+        for kind, kernels in report["kernels"].items()
+    ]
+    return format_table(rows)
 
 
 def _collective_table(report: dict[str, Any]) -> str:

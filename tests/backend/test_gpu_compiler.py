@@ -5,7 +5,6 @@
 
 import importlib.util
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -13,21 +12,18 @@ import pytest
 
 pytestmark = pytest.mark.backend
 
-TARGET = pathlib.Path(__file__).parents[1] / "fixtures" / "h100.txt"
 # In processes of their own, because a failed check of the compiler ends the process.
 DEVICES = """
-import pathlib, sys
 import jax, jax.numpy as jnp, numpy as np
-from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from rpn_jax.compiling.chips import parse_topology
+from rpn_jax.compiling.compilers import described_devices
+from rpn_jax.errors import UserError
 
 try:
-    target = pathlib.Path(sys.argv[1]).read_text()
-    devices = topologies.get_topology_desc(
-        platform="cuda", topology_name="h100", target_config=target, topology="1x1x1"
-    ).devices
-except Exception as error:
-    print("no compiler:", type(error).__name__, str(error).splitlines()[0])
+    devices = described_devices(parse_topology("h100:1"))
+except UserError as error:
+    print("no compiler:", error)
     raise SystemExit
 place = NamedSharding(Mesh(np.array(devices), ("data",)), PartitionSpec())
 
@@ -69,7 +65,7 @@ for scatter in re.findall(r" scatter\\(.*", program):
 def printed(program, flags=""):
     """What a program prints; skips the test if no compiler is there."""
     done = subprocess.run(
-        [sys.executable, "-c", DEVICES + program, TARGET],
+        [sys.executable, "-c", DEVICES + program],
         env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
         capture_output=True,
         text=True,

@@ -3,6 +3,7 @@
 import pytest
 
 from rpn_jax.compiling.hlo import parse_program
+from rpn_jax.compiling.kernels import kernels_by_kind
 
 TEXT = """\
 HloModule jit__fun, is_scheduled=true, num_partitions=4
@@ -101,6 +102,32 @@ def test_collectives(program):
     assert [array.size for array in gather.arrays] == [32 * 128]  # what comes out, not what goes in
 
 
+SUM_TEXT = """\
+HloModule jit_step, is_scheduled=true
+
+%wrapped (p: f32[64], q: f32[9]) -> f32[73] {
+  %p = f32[64]{0} parameter(0)
+  %q = f32[9]{0} parameter(1)
+  ROOT %concatenate.1 = f32[73]{0} concatenate(%p, %q), dimensions={0}
+}
+
+ENTRY %main (x: f32[64], y: f32[9]) -> f32[73] {
+  %x = f32[64]{0} parameter(0)
+  %y = f32[9]{0} parameter(1)
+  %joined = f32[73]{0} fusion(%x, %y), kind=kLoop, calls=%wrapped
+  %all-reduce-start = ((f32[73]{0}), f32[73]{0}) all-reduce-start(%joined), channel_id=1
+  ROOT %all-reduce-done = f32[73]{0} all-reduce-done(%all-reduce-start)
+}
+"""
+
+
+def test_collectives_of_a_gpus_program():
+    """Arrays are joined for one sum, which starts with a pair: what goes in and what comes out."""
+    (summed,) = parse_program(SUM_TEXT).collectives()
+    assert [array.size for array in summed.arrays] == [64, 9]
+    assert (summed.kind, summed.bytes, summed.asynchronous) == ("all-reduce", 4 * 73, True)
+
+
 def test_hbm_bytes(program):
     slice_read = 2 * 128 * 256  # bfloat16, read from HBM to on-chip memory
     fusion = 4 * 8 * 128  # x; the rest is on the chip
@@ -111,3 +138,56 @@ def test_hbm_bytes(program):
     condition = 5 * (4 + 4 + 1)  # two numbers read, one written
     total = slice_read + fusion + sums + gather + copy + statistics + condition
     assert program.hbm_bytes() == total
+
+
+def test_kernels_by_kind(program):
+    kernels = kernels_by_kind(program)
+    assert {kind: of_kind.number for kind, of_kind in kernels.items()} == {
+        "convolution": 1,  # the fusion
+        "copy or transpose": 1,
+        "element by element": 6,  # the loop's comparison 5 times, the slice that arrives
+        "exchange": 7,  # a sum in each of 5 turns, the sum of gradients, and what is gathered
+        "Loss": 1,  # a call that is not known
+    }
+    assert sum(of_kind.bytes for of_kind in kernels.values()) == program.hbm_bytes()
+
+
+GPU_TEXT = """\
+HloModule jit_step, is_scheduled=true
+
+%fused_computation (p: f32[4,8], i: s32[4]) -> f32[4,8] {
+  %p = f32[4,8]{1,0} parameter(0)
+  %i = s32[4]{0} parameter(1)
+  %inner = f32[4,8]{1,0} fusion(%p), kind=kLoop, calls=%inner_computation
+  ROOT %scatter = f32[4,8]{1,0} scatter(%inner, %i, %p), to_apply=%add
+}
+
+%inner_computation (q: f32[4,8]) -> f32[4,8] {
+  %q = f32[4,8]{1,0} parameter(0)
+  ROOT %negative = f32[4,8]{1,0} negate(%q)
+}
+
+ENTRY %main (x: f32[4,8], i: s32[4]) -> f32[4,8] {
+  %x = f32[4,8]{1,0} parameter(0)
+  %i.1 = s32[4]{0} parameter(1)
+  %conv = (f32[4,8]{1,0}, u8[0]{0}) custom-call(%x), custom_call_target="__cudnn$convForward"
+  %y = f32[4,8]{1,0} get-tuple-element(%conv), index=0
+  %gemm = (f32[4,8]{1,0}, s8[16]{0}) custom-call(%y, %x), custom_call_target="__cublas$lt$matmul"
+  %z = f32[4,8]{1,0} get-tuple-element(%gemm), index=0
+  %keys = (f32[4,8]{1,0}, u8[16]{0}) custom-call(%z), custom_call_target="__cub$DeviceRadixSort"
+  %sorted = f32[4,8]{1,0} get-tuple-element(%keys), index=0
+  ROOT %fusion = f32[4,8]{1,0} fusion(%sorted, %i.1), kind=kInput, calls=%fused_computation
+}
+"""
+
+
+def test_kernels_of_a_gpus_program():
+    """The calls of NVIDIA's libraries are known by name; their scratch memory is no traffic."""
+    kernels = kernels_by_kind(parse_program(GPU_TEXT))
+    array = 4 * 4 * 8
+    assert kernels == {
+        "matrix product": (1, 3 * array),
+        "scatter": (1, 2 * array + 4 * 4),
+        "convolution": (1, 2 * array),
+        "sort": (1, 2 * array),
+    }

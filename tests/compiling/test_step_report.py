@@ -157,7 +157,9 @@ def report():
     """Of the small network, compiled for four devices that are here in place of four chips."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importlib.util, "find_spec", lambda name: name)
-        patch.setattr(step_report, "_devices", lambda topology: jax.devices()[: topology.chips])
+        patch.setattr(
+            step_report, "described_devices", lambda topology: jax.devices()[: topology.chips]
+        )
         return step_report.compile_report(small_config(*FROZEN), "v5e:2x2")
 
 
@@ -187,12 +189,13 @@ def test_memory_takes_donation_into_account(report):
 def test_bounds(report):
     chip = CHIPS["v5e"]
     flops = report["flops_per_step"] / 4
-    assert report["compute_seconds"] == pytest.approx(flops / chip.flops)
+    rate = chip.rates.default.flops
+    assert report["compute_seconds"] == pytest.approx(flops / rate)
     assert report["memory_seconds"] == pytest.approx(
         report["hbm_bytes_per_chip"] / chip.hbm_bandwidth
     )
     intensity = flops / report["hbm_bytes_per_chip"]
-    assert (report["bound"] == "compute") == (intensity >= chip.flops / chip.hbm_bandwidth)
+    assert (report["bound"] == "compute") == (intensity >= rate / chip.hbm_bandwidth)
     longer = max(report["compute_seconds"], report["memory_seconds"])
     assert report["best_step_seconds"] == pytest.approx(longer + report["collective_seconds"])
     assert report["best_images_per_second"] == pytest.approx(8 / report["best_step_seconds"])
@@ -206,6 +209,9 @@ def test_tables(report):
     trainable = f"{report['trainable_bytes']:,} bytes"
     assert f"trainable parameters: {trainable}; gradients summed: {trainable} in" in text
     assert f"bound by {report['bound']}" in text
+    assert "compute: products of one bfloat16 pass, summed in float32" in text
+    for kind in report["kernels"]:
+        assert f"\n{kind}  " in text
     assert "largest batch that fits: 9 images a chip, 36 in all, in 8.00 GiB; 10 do not" in text
     assert max(map(len, text.splitlines())) <= 110
 
@@ -215,7 +221,7 @@ def test_a_batch_that_does_not_fit(monkeypatch):
         raise step_report.DoesNotFitError("Used 17.30G of 15.75G hbm")
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(step_report, "_devices", lambda topology: jax.devices()[: topology.chips])
+    monkeypatch.setattr(step_report, "described_devices", lambda t: jax.devices()[: t.chips])
     monkeypatch.setattr(step_report.StepCompiler, "measure", too_large)
     with pytest.raises(UserError, match="config.batch_size=8: 2 images a chip do not fit on v5e"):
         step_report.compile_report(small_config("--config.batch_size=8"), "v5e:2x2")
