@@ -18,7 +18,7 @@ import importlib
 
 __version__ = "0.2.0.dev0"
 __all__ = ["Detected", "Found", "Model", "Segmented", "UserError",
-           "configs", "load", "paste_masks", "prepare", "train"]  # fmt: skip
+           "configs", "import_path", "load", "paste_masks", "prepare", "train"]  # fmt: skip
 
 _HOMES = {
     "Detected": "rpn_jax.trained.model",
@@ -26,6 +26,7 @@ _HOMES = {
     "Model": "rpn_jax.trained.model",
     "Segmented": "rpn_jax.trained.model",
     "UserError": "rpn_jax.errors",
+    "import_path": "rpn_jax.parts",
     "load": "rpn_jax.trained.model",
     "paste_masks": "rpn_jax.evaluation.masks",
     "prepare": "rpn_jax.library",

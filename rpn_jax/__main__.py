@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _settings_of_a_command() -> Iterator[None]:
-    """Sets what JAX and Orbax heed in a command, and sets it back afterwards."""
+    """Sets what JAX, Orbax and imports heed in a command, and sets it back afterwards."""
     names = "XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
     before = {name: os.environ.get(name) for name in names}
     absl = logging.getLogger("absl")
@@ -120,9 +120,13 @@ def _settings_of_a_command() -> Iterator[None]:
     # Orbax warns of options that follow from others, and shows the errors that it raises as well.
     absl.setLevel(logging.CRITICAL)
     keep_compiled_programs()
+    # Parts of one's own may lie where the command is given, as for `python -m`.
+    paths = list(sys.path)
+    sys.path.append("")
     try:
         yield
     finally:
+        sys.path[:] = paths
         absl.setLevel(level)
         for name, value in before.items():
             os.environ.pop(name, None)

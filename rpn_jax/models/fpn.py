@@ -4,33 +4,26 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 from jax.nn.initializers import variance_scaling
-from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from rpn_jax.models.layers.convolution import Conv
 from rpn_jax.models.layers.norms import normalize
+from rpn_jax.models.neck import Neck
 from rpn_jax.ops.barriers import computed_once
 from rpn_jax.typing import Array
 
 STAGES = ("c2", "c3", "c4", "c5")
 
 
-class FPN(nn.Module):
+class FPN(Neck):
     """Levels p2 to p6, all with as many channels, from the stages c2 to c5 of a backbone.
 
     From coarse to fine, each level's 1x1 "lateral" convolution of its stage is added to what was
     summed up for the level above; a 3x3 "output" convolution then makes the level of the sum. p6 is
-    every second row and column of p5 (section 4.1 of the FPN paper).
-
-    Fields:
-      channels: of every level.
-      dtype: what to compute in; parameters are float32.
-      norm: behind each convolution, "frozen_batch_norm" or "group_norm"; None is none.
+    every second row and column of p5 (section 4.1 of the FPN paper), and is not pooled.
     """
 
-    channels: int = 256
-    dtype: DTypeLike = jnp.float32
-    norm: str | None = None
+    stages = STAGES
 
     def strides(self, strides: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the levels' strides, given those of the stages."""
@@ -40,6 +33,10 @@ class FPN(nn.Module):
         """Returns the levels' rows and columns, given those of the stages."""
         rows, columns = grids[-1]
         return (*grids, (-(-rows // 2), -(-columns // 2)))
+
+    def pooled(self, strides: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the strides of p2 to p5."""
+        return strides[:-1]
 
     @nn.compact
     def __call__(

@@ -4,7 +4,6 @@ Here and in what calls it: L levels, finest first; level l has H_l rows and W_l 
 stand at each position. Anchors are ordered row, column, anchor.
 """
 
-import itertools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -17,12 +16,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Key
 
 from rpn_jax.errors import UserError
-from rpn_jax.models import fpn
 from rpn_jax.models.backbones import BACKBONES, resnet
 from rpn_jax.models.box_head import BoxHead, ConvolutionHead, FullyConnectedHead, StageHead
-from rpn_jax.models.fpn import FPN
 from rpn_jax.models.layers import norms
 from rpn_jax.models.mask_head import MaskHead
+from rpn_jax.models.named import check_fit, check_stages, choose, named_backbone, named_neck
 from rpn_jax.models.rpn_head import RPNHead
 from rpn_jax.typing import Array
 
@@ -52,7 +50,7 @@ class RCNN(nn.Module):
     @property
     def pooled_strides(self) -> tuple[int, ...]:
         """The strides of the levels that a second stage pools: all, but a pyramid's p6."""
-        return self.strides[:-1] if self.neck else self.strides
+        return self.neck.pooled(self.strides) if self.neck else self.strides
 
     def grid_hw(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """Returns the rows and columns of each level for a canvas of `height` x `width` pixels."""
@@ -179,11 +177,12 @@ def build_rcnn(
     """Returns the network that the fields of `config.model` describe.
 
     The fields:
-      backbone: a name of `BACKBONES`.
+      backbone: a name of `BACKBONES`, or the import path of one's own.
       output_stage: "c1" to "c5", where the head sits; None is the one at stride 16, which is c4 of
         a ResNet (c5 with `dilate_c5`) and of DenseNet-121, c5 of the others. The network's
         `strides` follow.
-      neck: "fpn" puts the head on the levels p2 to p6 of an `fpn.FPN` instead; None is no neck.
+      neck: "fpn" puts the head on the levels p2 to p6 of an `fpn.FPN` instead, and the import path
+        of one's own on its levels; None is no neck.
       fpn_channels: of the levels of that neck.
       fpn_norm: behind its convolutions, see there.
       frozen_stages: so many of the first stages are not trained; the paper freezes 2 of VGG-16.
@@ -206,9 +205,9 @@ def build_rcnn(
     Raises a `UserError` for an unknown name, and for options that the backbone does not have or
     that exclude each other.
     """
-    constructor = BACKBONES[_choose("backbone", backbone, BACKBONES)]
-    compute_dtype = DTYPES[_choose("dtype", dtype, DTYPES)]
-    _choose("objectness", objectness, ("sigmoid", "softmax"))
+    constructor = named_backbone(backbone)
+    compute_dtype = DTYPES[choose("dtype", dtype, DTYPES)]
+    choose("objectness", objectness, ("sigmoid", "softmax"))
     options = {
         "norm": norm,
         "stem": stem,
@@ -218,14 +217,16 @@ def build_rcnn(
     }
     options = {name: value for name, value in options.items() if value is not None}
     for name, value in options.items():
-        _choose(name, value, _OPTIONS[name])
-        having = [other for other, one in BACKBONES.items() if hasattr(one(), name)]
-        if backbone not in having:
+        choose(name, value, _OPTIONS[name])
+        if not hasattr(constructor(), name):
+            having = [other for other, one in BACKBONES.items() if hasattr(one(), name)]
             raise UserError(
                 f"config.model.{name}: {backbone} has no such option; set it to None, or "
                 f"config.model.backbone to one of {', '.join(having)}"
             )
-    output_stages = _output_stages(constructor, output_stage, neck, dilate_c5)
+    neck_module = None if neck is None else named_neck(neck)(fpn_channels, compute_dtype, fpn_norm)
+    output_stages = _output_stages(constructor, output_stage, neck, neck_module, dilate_c5)
+    check_stages(backbone, constructor, output_stages)
     num_stages = resnet.STAGES.index(output_stages[-1]) + 1
     if not 0 <= frozen_stages <= num_stages:
         raise UserError(
@@ -239,17 +240,12 @@ def build_rcnn(
         dtype=compute_dtype,
         **options,
     )
-    if neck and any(2 * fine != coarse for fine, coarse in itertools.pairwise(module.strides)):
-        raise UserError(
-            f"config.model.neck: the stages {', '.join(output_stages)} of {backbone} have strides "
-            f"{', '.join(map(str, module.strides))}, which {neck} cannot put together; set it to "
-            "None, or config.model.backbone to a ResNet"
-        )
+    check_fit(backbone, module, neck, neck_module)
     rpn = RPNHead(num_anchors, head_channels, objectness, compute_dtype, head_convolutions)
     return RCNN(
         backbone=module,
         rpn=rpn if num_anchors else None,
-        neck=FPN(fpn_channels, compute_dtype, fpn_norm) if neck else None,
+        neck=neck_module,
         box=None if box is None else build_box_head(module, compute_dtype, **box),
         mask=None if mask is None else MaskHead(**mask, dtype=compute_dtype),
     )
@@ -294,19 +290,19 @@ def build_box_head(
     return StageHead(stage=backbone.stage_of("c5"), **shared)
 
 
-def _output_stages(constructor, output_stage, neck, dilate_c5) -> tuple[str, ...]:
+def _output_stages(constructor, output_stage, neck, neck_module, dilate_c5) -> tuple[str, ...]:
     """Returns the stages whose features the neck, or the head, is given."""
     if neck is not None:
-        _choose("neck", neck, ("fpn",))
         for name, value in {"output_stage": output_stage, "dilate_c5": dilate_c5}.items():
             if value:
                 raise UserError(
                     f"config.model.{name}: is {value!r}, but with config.model.neck={neck!r} the "
-                    "head sits on levels p2 to p6 from c2 to c5; set one of the two to None"
+                    f"head sits on levels of {neck_module.stages[0]} to {neck_module.stages[-1]}; "
+                    "set one of the two to None"
                 )
-        return fpn.STAGES
+        return neck_module.stages
     if output_stage is not None:
-        _choose("output_stage", output_stage, resnet.STAGES)
+        choose("output_stage", output_stage, resnet.STAGES)
     if not dilate_c5:
         return (output_stage,) if output_stage else constructor().output_stages
     if output_stage not in (None, "c5"):
@@ -315,14 +311,6 @@ def _output_stages(constructor, output_stage, neck, dilate_c5) -> tuple[str, ...
             f"{output_stage!r}; set one of the two to None"
         )
     return ("c5",)
-
-
-def _choose(field: str, name: str | bool, known: Collection[str | bool]) -> str | bool:
-    """Returns `name`, which must be one of `known`."""
-    if name not in known:
-        listed = ", ".join(map(str, known))
-        raise UserError(f"config.model.{field}: {name!r} is unknown; use one of {listed}")
-    return name
 
 
 def init_variables(network: RCNN, key: jax.Array) -> dict:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from rpn_jax.errors import UserError
+from rpn_jax.parts import is_import_path
 from rpn_jax.runs.rules import (
     DECAY,
     FLAG,
@@ -26,6 +27,7 @@ from rpn_jax.runs.rules import (
     Rule,
     number,
     one_of,
+    one_of_or_own,
     several,
     whole,
 )
@@ -82,7 +84,10 @@ FIELDS: Mapping[str, Field] = {
     ),
     "log_every": Field(20, whole(1), "steps from one line of metrics to the next"),
     "data.dataset": Field(
-        "voc/2007", NAME, "shapes, voc_folder, coco_json, voc/2007, voc/2012 or coco/2017"
+        "voc/2007",
+        NAME,
+        "shapes, voc_folder, coco_json, voc/2007, voc/2012, coco/2017, or the import path of a "
+        "reader of one's own, see docs/extending.md",
     ),
     "data.source": Field(
         None,
@@ -152,14 +157,21 @@ FIELDS: Mapping[str, Field] = {
     ),
     "data.proposals.eval_top_n": Field(300, whole(1), "of them are classified in evaluations"),
     "data.num_threads": Field(None, whole(1), "that load batches; None: one for each CPU"),
-    "model.backbone": Field("vgg16", NAME, "its name; docs/weights.md has them all"),
+    "model.backbone": Field(
+        "vgg16",
+        NAME,
+        "its name, docs/weights.md has them all; or the import path of one's own, such as "
+        "mypackage.nets:my18, see docs/extending.md",
+    ),
     "model.output_stage": Field(
         None,
         one_of("c1", "c2", "c3", "c4", "c5"),
         "where the head sits; None: at stride 16, such as c5 of VGG-16",
     ),
     "model.neck": Field(
-        None, Rule(str, lambda x: x == "fpn", "fpn"), "fpn has levels p2 to p6 from c2 to c5"
+        None,
+        one_of_or_own("fpn"),
+        "fpn has levels p2 to p6 from c2 to c5; or the import path of one's own",
     ),
     "model.fpn_channels": Field(256, whole(1), "of each of the neck's levels"),
     "model.fpn_norm": Field(
@@ -405,7 +417,11 @@ FIELDS: Mapping[str, Field] = {
         "how a mask is put into its image: by continuous coordinates, or by whole pixels",
     ),
     "mask.threshold": Field(0.5, PART, "from this probability on a pixel belongs to the object"),
-    "optimizer.name": Field("sgd", one_of("sgd", "adamw", "muon"), "the rule"),
+    "optimizer.name": Field(
+        "sgd",
+        one_of_or_own("sgd", "adamw", "muon"),
+        "the rule; or the import path of one's own, see docs/extending.md",
+    ),
     "optimizer.learning_rate": Field(1e-3, NOT_NEGATIVE, "before any decay, after the warm-up"),
     "optimizer.backbone_factor": Field(
         1.0,
@@ -427,7 +443,11 @@ FIELDS: Mapping[str, Field] = {
     "optimizer.momentum": Field(0.9, DECAY, "beta1 of adamw, beta of muon"),
     "optimizer.weight_decay": Field(5e-4, NOT_NEGATIVE, "of kernels; biases and norms are spared"),
     "optimizer.clip_norm": Field(0.0, NOT_NEGATIVE, "of the whole gradient; 0: no clipping"),
-    "optimizer.schedule": Field("step", one_of("step", "cosine"), "how the rate falls"),
+    "optimizer.schedule": Field(
+        "step",
+        one_of_or_own("step", "cosine"),
+        "how the rate falls; or the import path of one's own, such as optax:cosine_decay_schedule",
+    ),
     "optimizer.decay_at": Field(
         (60_000,),
         several(whole(0), "whole numbers from 0 up", range(1000)),
@@ -458,6 +478,14 @@ STAGES = {
     "fast_rcnn": ("box", "data.proposals"),
 }
 _OPTIONAL = {group for groups in STAGES.values() for group in groups}
+# The fields that may name a part of one's own.
+PARTS = (
+    "data.dataset",
+    "model.backbone",
+    "model.neck",
+    "optimizer.name",
+    "optimizer.schedule",
+)
 LIST = "rpn-jax info --fields"
 
 
@@ -541,6 +569,12 @@ def flatten(config: Any) -> dict[str, Any]:
         inner = flatten(value) if hasattr(value, "items") else None
         flat |= {name: value} if inner is None else {f"{name}.{key}": inner[key] for key in inner}
     return flat
+
+
+def own_parts(config: Any) -> dict[str, str]:
+    """Returns the import path of each part of one's own that a config names, by field."""
+    flat = flatten(config)
+    return {field: flat[field] for field in PARTS if is_import_path(flat[field])}
 
 
 def no_such_field(

@@ -28,8 +28,10 @@ from rpn_jax.data.datasets import Dataset
 from rpn_jax.data.loader import usable_cores
 from rpn_jax.errors import UserError, list_some
 from rpn_jax.files import write_bytes
+from rpn_jax.parts import hash_part, hash_source
 from rpn_jax.runs import processes
 from rpn_jax.runs.config import flatten
+from rpn_jax.runs.fields import own_parts
 from rpn_jax.runs.metrics import read_metrics
 
 # Packages that this project imports, and JAX's compilers for accelerators.
@@ -76,15 +78,17 @@ def fingerprint(
 ) -> dict[str, Any]:
     """Returns the facts that every process of a run must share, as JSON types.
 
-    `code.source` is a hash of the package's installed Python files, with git or without. `data` has
-    for each split its counts, a hash of file names, image ids, boxes, labels and ignore flags, and
+    `code.source` is a hash of the package's installed Python files, with git or without, and
+    `code.parts` one of those of each part that the config names by import path. `data` has for each
+    split its counts, a hash of file names, image ids, boxes, labels and ignore flags, and
     one of the images, which `prepare` made; where masks are trained one of the masks too. `weights`
     are the name and SHA-256 of `config.model.pretrained`: None without it, and None unless the run
     `is_new`, because a resumed run takes its parameters from a checkpoint.
     """
     splits = {"train": train_set, "eval": eval_set}
+    parts = {field: hash_part(path) for field, path in own_parts(config).items()}
     return {
-        "code": {"source": hash_source(_PACKAGE)},
+        "code": {"source": hash_source(_PACKAGE), **({"parts": parts} if parts else {})},
         "packages": _installed(PACKAGES),
         "data": {
             name: _describe(config, split) for name, split in splits.items() if split is not None
@@ -148,37 +152,31 @@ def _add_row(workdir: pathlib.Path, facts: dict[str, Any], step: int) -> None:
     file = workdir / "runs.jsonl"
     earlier = read_metrics(file)
     if step:
-        _tell_other_data(workdir, earlier, facts["data"])
+        _tell_other(workdir, earlier, facts)
     rows = [json.dumps(row) + "\n" for row in [*earlier, row]]
     write_bytes(file, "".join(rows).encode())
 
 
-def _tell_other_data(workdir: pathlib.Path, rows: list[dict], data: dict[str, Any]) -> None:
-    """Warns on stderr if a resumed run's data differ from those of its earlier starts."""
-    before = rows[-1].get("data", {}) if rows else {}
-    differing = differing_fields(
-        {split: before[split] for split in before.keys() & data.keys()},
-        {split: data[split] for split in before.keys() & data.keys()},
-    )
-    # Earlier versions recorded less.
-    differing = {field: both for field, both in differing.items() if both[0] is not None}
-    if differing:
-        changes = (f"{field} is {ours}, was {was}" for field, (was, ours) in differing.items())
-        print(
-            f"{workdir}: goes on with other data than it began with: {list_some(changes, 4)}; "
-            "its result is that of no single dataset",
-            file=sys.stderr,
-        )
-
-
-def hash_source(package: pathlib.Path) -> str:
-    """Returns the SHA-256 over names and content of a package's Python files."""
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(package).as_posix()}\0{len(content)}\0".encode())
-        digest.update(content)
-    return digest.hexdigest()
+def _tell_other(workdir: pathlib.Path, rows: list[dict], facts: dict[str, Any]) -> None:
+    """Warns on stderr if a resumed run's data or own parts differ from those it had before."""
+    before = rows[-1] if rows else {}
+    for name, result, of in (
+        ("data", "that of no single dataset", lambda row: row.get("data")),
+        ("parts", "that of no single code", lambda row: row.get("code", {}).get("parts")),
+    ):
+        was, now = of(before) or {}, of(facts) or {}
+        shared = was.keys() & now.keys()
+        differing = differing_fields(*({key: tree[key] for key in shared} for tree in (was, now)))
+        # Earlier versions recorded less.
+        changes = [
+            f"{field} is {b}, was {a}" for field, (a, b) in differing.items() if a is not None
+        ]
+        if changes:
+            print(
+                f"{workdir}: goes on with other {name} than it began with: "
+                f"{list_some(changes, 4)}; its result is {result}",
+                file=sys.stderr,
+            )
 
 
 def _installed(names: tuple[str, ...]) -> dict[str, str]:

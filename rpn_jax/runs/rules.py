@@ -1,8 +1,10 @@
 """Rules for the values of config fields, as a test and in words."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
+
+from rpn_jax.parts import is_import_path
 
 
 class Rule(NamedTuple):
@@ -40,7 +42,18 @@ def number(accepts: Callable[[float], bool], words: str) -> Rule:
 
 def one_of(*names: str) -> Rule:
     """Returns the rule of one of the given names."""
-    return Rule(str, lambda x: x in names, " or ".join([", ".join(names[:-1]), names[-1]]))
+    return Rule(str, lambda x: x in names, _listed(names))
+
+
+def one_of_or_own(*names: str) -> Rule:
+    """Returns the rule of one of the given names, or of the import path of a part of one's own."""
+    words = f"{_listed(names)}, or an import path MODULE:NAME"
+    return Rule(str, lambda x: x in names or is_import_path(x), words)
+
+
+def _listed(names: Sequence[str]) -> str:
+    *most, last = names
+    return " or ".join(filter(None, [", ".join(most), last]))
 
 
 def several(rule: Rule, words: str, counts: Collection[int] = range(1, 1000)) -> Rule:

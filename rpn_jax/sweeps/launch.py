@@ -15,7 +15,9 @@ from ml_collections import ConfigDict
 from rpn_jax.data.datasets import open_dataset, prepare_dataset
 from rpn_jax.errors import StoppedError, UserError, list_some
 from rpn_jax.files import write_text
+from rpn_jax.parts import import_part
 from rpn_jax.runs.config_files import differences, from_json
+from rpn_jax.runs.fields import own_parts
 from rpn_jax.runs.processes import StopRequest
 from rpn_jax.sweeps.definition import Plan
 from rpn_jax.sweeps.job import RunJob
@@ -40,6 +42,7 @@ def run_sweep(
     """
     out = out.resolve()
     check_folders(plan, out)
+    import_parts(plan.configs)
     prepare_data(plan.configs)
     with claim(out) as is_ours:
         if not is_ours:
@@ -60,6 +63,12 @@ def check_folders(plan: Plan, out: pathlib.Path) -> None:
                 f"{file.parent}: was begun with another config ({list_some(differing, 3)}); give "
                 "another --out, or remove it to run it anew"
             )
+
+
+def import_parts(configs: Sequence[ConfigDict]) -> None:
+    """Raises a `UserError` unless what the configs name by import paths can be imported."""
+    for field, path in dict.fromkeys(part for one in configs for part in own_parts(one).items()):
+        import_part(f"config.{field}", path)
 
 
 def prepare_data(configs: Sequence[ConfigDict]) -> None:

@@ -18,6 +18,7 @@ from rpn_jax.errors import UserError, first_line
 from rpn_jax.files import clear_partial, replacing
 from rpn_jax.models.inputs import input_convention, normalize_images
 from rpn_jax.models.rcnn import RCNN, trainable_mask, variable_shapes
+from rpn_jax.parts import hash_part, is_import_path
 from rpn_jax.training.build import frozen_paths
 from rpn_jax.typing import Images
 
@@ -49,8 +50,9 @@ class FeatureCache:
     """Adds the backbone's features to a batch, if the config says so.
 
     An image's file is named by a hash of its canvas and size. The folder is named by a hash of the
-    backbone's fields and weights, the version of JAX and the kind of device. The backbone's code is
-    not part of it: after a change of code, delete the folder `features` of `config.data.data_dir`.
+    backbone's fields and weights, the version of JAX and the kind of device, and of the code where
+    the backbone is one's own. The code here is not part of it: after a change of it, delete the
+    folder `features` of `config.data.data_dir`.
     """
 
     def __init__(self, config: ConfigDict, network: RCNN, variables):
@@ -71,6 +73,8 @@ class FeatureCache:
 
         self._features_of = functools.partial(features_of, jax.device_put(backbone))
         facts = network.backbone, convention, jax.__version__, jax.local_devices()[0].device_kind
+        if is_import_path(name := config.model.backbone):
+            facts = *facts, hash_part(name)
         digest = hashlib.blake2b(repr(facts).encode(), digest_size=8)
         for leaf in jax.tree.leaves(backbone):
             digest.update(np.ascontiguousarray(leaf))

@@ -7,11 +7,13 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 from optax import contrib
 
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, first_line
+from rpn_jax.parts import check_call, import_part, is_import_path, wrong_part
 
 # Optax's 1e-8 would amplify the rounding of tiny gradients to whole steps, and runs on different
 # numbers of devices would diverge within 50 steps.
 _EPSILON = 1e-6
+_NAME, _SCHEDULE = "config.optimizer.name", "config.optimizer.schedule"
 
 
 def build_optimizer(
@@ -39,7 +41,11 @@ def build_optimizer(
         warmup_steps=fields.warmup_steps,
     )
     clip = optax.clip_by_global_norm(fields.clip_norm) if fields.clip_norm else optax.identity()
-    if fields.name == "sgd":
+    if is_import_path(fields.name):
+        rule = _own_rule(
+            fields.name, schedule, momentum=fields.momentum, weight_decay=fields.weight_decay
+        )
+    elif fields.name == "sgd":
         rule = sgd(schedule, momentum=fields.momentum, weight_decay=fields.weight_decay)
     elif fields.name == "adamw":
         rule = optax.adamw(
@@ -61,8 +67,20 @@ def build_optimizer(
             consistent_rms=0.2,  # gives the learning rate the same meaning as with adamw
         )
     else:
-        raise UserError(f"config.optimizer.name={fields.name}: give sgd, adamw or muon")
+        raise UserError(
+            f"config.optimizer.name={fields.name}: give sgd, adamw or muon, or an import path"
+        )
     return schedule, optax.chain(clip, rule, scale_backbone(fields.backbone_factor))
+
+
+def _own_rule(path: str, schedule: optax.Schedule, **fields: float) -> optax.GradientTransformation:
+    """Returns what the function of an import path makes; raises a `UserError` if it is no rule."""
+    make = import_part(_NAME, path)
+    check_call(_NAME, path, make, "schedule", **fields)
+    rule = make(schedule, **fields)
+    if not (hasattr(rule, "init") and hasattr(rule, "update")):
+        raise wrong_part(_NAME, path, f"makes no GradientTransformation, but {type(rule).__name__}")
+    return rule
 
 
 def scaled_learning_rate(
@@ -91,23 +109,43 @@ def learning_rate_schedule(
     """Returns the learning rate of each step.
 
     "step" multiplies it by `decay_factor` at each step of `decay_at`; "cosine" lowers it to 0 at
-    the end. Both first raise it linearly from 0 over `warmup_steps`, which count as steps of the
-    schedule.
+    the end; the function of an import path is given `(learning_rate, steps)` and returns a schedule
+    of its own. All are first raised linearly from 0 over `warmup_steps`, which count as steps of
+    the schedule.
 
     Raises:
         UserError: the schedule is unknown.
     """
-    if schedule == "step":
+    if is_import_path(schedule):
+        main = _own_schedule(schedule, learning_rate, steps)
+    elif schedule == "step":
         main = optax.piecewise_constant_schedule(
             learning_rate, dict.fromkeys(decay_at, decay_factor)
         )
     elif schedule == "cosine":
         main = optax.cosine_decay_schedule(learning_rate, steps)
     else:
-        raise UserError(f"config.optimizer.schedule={schedule}: give step or cosine")
+        raise UserError(
+            f"config.optimizer.schedule={schedule}: give step or cosine, or an import path"
+        )
     if not warmup_steps:
         return main
     return lambda step: main(step) * jnp.minimum(1.0, (step + 1) / warmup_steps)
+
+
+def _own_schedule(path: str, learning_rate: float, steps: int) -> optax.Schedule:
+    """Returns what the function of an import path makes; no schedule raises a `UserError`."""
+    make = import_part(_SCHEDULE, path)
+    check_call(_SCHEDULE, path, make, "learning_rate", "steps")
+    schedule = make(learning_rate, steps)
+    try:
+        rate = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
+        what = f"gives no number for a step, but {rate}"
+    except TypeError as error:
+        rate, what = None, f"makes no schedule, a function of the step ({first_line(error)})"
+    if getattr(rate, "shape", None) != ():
+        raise wrong_part(_SCHEDULE, path, what)
+    return schedule
 
 
 def sgd(

@@ -192,17 +192,17 @@ def test_a_run_that_goes_on_with_other_data_says_so(finished, tmp_path, capsys):
     _, workdir, _ = finished
     rows = [json.loads(line) for line in (workdir / "runs.jsonl").read_text().splitlines()]
     other = copy.deepcopy(rows[-1]["data"])
-    fingerprint._tell_other_data(tmp_path, rows, other)
+    fingerprint._tell_other(tmp_path, rows, {"data": other})
     assert capsys.readouterr().err == ""
     other["train"]["images"] += 1
-    fingerprint._tell_other_data(tmp_path, rows, other)
+    fingerprint._tell_other(tmp_path, rows, {"data": other})
     line = capsys.readouterr().err
     assert line.startswith(f"{tmp_path}: goes on with other data than it began with: train.images")
     other["train"] = {**rows[-1]["data"]["train"], "pixels": "others"}
-    fingerprint._tell_other_data(tmp_path, rows, other)
+    fingerprint._tell_other(tmp_path, rows, {"data": other})
     assert "train.pixels is others" in capsys.readouterr().err
     del rows[-1]["data"]["train"]["pixels"]  # as of an earlier version
-    fingerprint._tell_other_data(tmp_path, rows, other)
+    fingerprint._tell_other(tmp_path, rows, {"data": other})
     assert capsys.readouterr().err == ""
     assert line.count("\n") == 1
 

@@ -4,6 +4,7 @@
     voc_folder    a folder in the layout of VOC (options: splits, orientation)
     coco_json     COCO instances JSONs and their images (options: splits, orientation)
     voc/2007, voc/2012, coco/2017    from the catalogue of TFDS
+    MODULE:NAME   what a function of one's own reads (options: its parameters, orientation)
 
 `source` (a folder) and the options say which dataset it is: each combination is prepared into a
 directory of its own below `data_dir`, and opening one takes the same `source` and options.

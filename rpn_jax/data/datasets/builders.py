@@ -30,13 +30,16 @@ from rpn_jax.progress import progress_bar
 class SourceConfig(tfds.core.BuilderConfig):
     """What is to be prepared: a source, and what to record of where it came from.
 
-    `origin` is the absolute folder that the source was read from (None if it was generated).
+    `dataset` is its name for `open_dataset`. `origin` is the absolute folder that the source was
+    read from, None without one. What `is_drawn` from a seed has no files that could change.
     """
 
+    dataset: str = ""
     source: Source | None = dataclasses.field(default=None, repr=False)
     origin: str | None = None
     skip_bad: bool = False
     orientation: str | None = None
+    is_drawn: bool = False
 
 
 class _Info(tfds.core.DatasetInfo):
@@ -79,7 +82,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         config = self.builder_config
         source = config.source
-        audit = Audit(self.name, config.origin, source.class_names, source)
+        audit = Audit(config.dataset, config.origin, source.class_names, source)
         self.info.metadata["annotations"] = config.source.digest
         return {split: self._generate_examples(split, audit) for split in config.source.splits}
 
@@ -124,6 +127,10 @@ class VocFolder(SourceBuilder):
 
 class CocoJson(SourceBuilder):
     """See `rpn_jax.data.datasets.coco_json`."""
+
+
+class Own(SourceBuilder):
+    """Of a reader that is named by an import path."""
 
 
 class Audit:

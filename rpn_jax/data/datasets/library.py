@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import os
 import pathlib
@@ -15,7 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rpn_jax.data.datasets import tfds_catalogue
-from rpn_jax.data.datasets.builders import CocoJson, Shapes, SourceBuilder, SourceConfig, VocFolder
+from rpn_jax.data.datasets.builders import (
+    CocoJson,
+    Own,
+    Shapes,
+    SourceBuilder,
+    SourceConfig,
+    VocFolder,
+)
 from rpn_jax.data.datasets.coco_json import read_coco_json
 from rpn_jax.data.datasets.dataset import Dataset
 from rpn_jax.data.datasets.preparing import claimed, first_change, has_leftovers, write
@@ -24,14 +32,16 @@ from rpn_jax.data.datasets.shapes import read_shapes
 from rpn_jax.data.datasets.source import Example, Finding, Source
 from rpn_jax.data.datasets.stored import INFO, METADATA, PREPARE, DamagedError, load_index
 from rpn_jax.data.datasets.voc_folder import read_voc_folder
-from rpn_jax.errors import UserError, list_some
+from rpn_jax.errors import UserError, first_line, list_some
+from rpn_jax.parts import check_call, import_part, is_import_path, wrong_part
 from rpn_jax.text import printable
 
 Path = str | os.PathLike[str]
+_FIELD = "config.data.dataset"
 
 
 class _Kind(NamedTuple):
-    """How a dataset of ours is made; one with a folder has it as the reader's first argument."""
+    """How a dataset is made that the catalogue has not; `folder` is of the reader."""
 
     builder: type[SourceBuilder]
     read: Callable[..., Source]
@@ -107,8 +117,9 @@ def prepare_dataset(
     directory = _directory(name, data_dir, source, options)
     if name in _CATALOGUE:
         return _catalogue_report(name, data_dir)
-    kind = _OURS[name]
-    config = _source_config(kind, directory, source, skip_bad, options)
+    kind = _kind(name)
+    assert kind is not None  # as is all that the catalogue has not
+    config = _source_config(name, kind, directory, source, skip_bad, options)
     if not anew and not has_leftovers(directory.parent):
         with contextlib.suppress(DamagedError):
             return _kept_report(name, directory, config)
@@ -123,7 +134,37 @@ def prepare_dataset(
     return _report(*_index(name, directory))
 
 
+def _kind(name: str) -> _Kind | None:
+    """Returns how a dataset is made; None for one of the catalogue.
+
+    Raises:
+      UserError: there is no such dataset; or the import path names no reader.
+    """
+    if is_import_path(name):
+        return _own_kind(name)
+    if name not in _OURS and name not in _CATALOGUE:
+        known = list_some([*_OURS, *_CATALOGUE])
+        raise UserError(
+            f"dataset {name!r} is not known; there are: {known}, and readers of one's own by an "
+            "import path, MODULE:NAME"
+        )
+    return _OURS.get(name)
+
+
+def _own_kind(path: str) -> _Kind:
+    """Returns how a dataset is made whose reader is named by an import path."""
+    read = import_part(_FIELD, path)
+    try:
+        parameters = inspect.signature(read).parameters
+    except (TypeError, ValueError) as error:
+        why = first_line(error)
+        raise wrong_part(_FIELD, path, "is no function that reads a dataset", why) from error
+    options = [name for name in parameters if name not in ("folder", "skip_bad")]
+    return _Kind(Own, read, "folder" in parameters, (*options, "orientation"))
+
+
 def _source_config(
+    name: str,
     kind: _Kind,
     directory: pathlib.Path,
     source: Path | None,
@@ -135,18 +176,26 @@ def _source_config(
     orientation = options.pop("orientation", None)
     if orientation not in (None, "shown", "stored"):
         raise UserError(f"option orientation={orientation!r}: give shown or stored")
-    origin = _absolute(source) if kind.has_folder else None
-    folder = {"folder": origin, "skip_bad": skip_bad} if kind.has_folder else {}
+    origin = _absolute(source) if source is not None else None
+    taken = inspect.signature(kind.read).parameters
+    given = {"folder": origin, "skip_bad": skip_bad}
+    given = {argument: value for argument, value in given.items() if argument in taken} | options
+    if is_import_path(name):
+        check_call(_FIELD, name, kind.read, **given)
     try:
-        read = kind.read(**folder, **options)
+        read = kind.read(**given)
     except OSError as error:
         raise UserError(f"{error.filename or origin}: cannot be read ({error.strerror})") from error
+    if not isinstance(read, Source):
+        raise wrong_part(_FIELD, name, f"returns no Source, but {type(read).__name__}")
     return SourceConfig(
         name=directory.parent.name,
+        dataset=name,
         source=read,
         origin=origin,
         skip_bad=skip_bad,
         orientation=orientation,
+        is_drawn=kind.builder is Shapes,
     )
 
 
@@ -167,7 +216,7 @@ def _kept_report(name: str, directory: pathlib.Path, config: SourceConfig) -> Pr
     report = _report(file, index)
     splits = config.source.splits
     if set(splits) != set(index["splits"]):
-        change = Finding(config.origin, f"has the splits {list_some(splits)}")
+        change = Finding(config.origin or name, f"has the splits {list_some(splits)}")
     else:
         change = first_change(
             config, [Dataset(name, split, file, index, _stored_example) for split in splits]
@@ -216,10 +265,7 @@ def _directory(
 
     The name of the directory is readable, and the hash in it tells sources and options apart.
     """
-    if name not in _OURS and name not in _CATALOGUE:
-        known = list_some([*_OURS, *_CATALOGUE])
-        raise UserError(f"dataset {name!r} is not known; there are: {known}")
-    kind = _OURS.get(name)
+    kind = _kind(name)
     allowed = kind.options if kind else ()
     unknown = [option for option in options if option not in allowed]
     if unknown:
@@ -231,15 +277,20 @@ def _directory(
     if kind is None:
         return tfds_catalogue.find_directory(name, data_dir)
     origin = _absolute(source) if source else None
-    stem = re.sub(r"\W+", "_", os.path.basename(origin)) if origin else name
+    stem = re.sub(r"\W+", "_", os.path.basename(origin)) if origin else _folder(name)
     identity = json.dumps([origin, dict(options)], sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
-    return data_dir / name / f"{stem}-{digest}" / str(kind.builder.VERSION)
+    return data_dir / _folder(name) / f"{stem}-{digest}" / str(kind.builder.VERSION)
+
+
+def _folder(name: str) -> str:
+    """Returns the folder of a dataset's name; not every file system has colons in names."""
+    return name.replace(":", ".")
 
 
 def _not_prepared(name: str, data_dir: pathlib.Path, source: Path | None) -> str:
     others = set()
-    for path in (data_dir / name).glob(f"*/*/{METADATA}"):
+    for path in (data_dir / _folder(name)).glob(f"*/*/{METADATA}"):
         with contextlib.suppress(DamagedError):  # that one is of no interest here
             others.add(load_index(path).get("source"))
     others = sorted(filter(None, others))

@@ -110,12 +110,12 @@ def first_change(config: SourceConfig, splits: Sequence[Dataset]) -> Finding | N
       DamagedError: a record cannot be read.
     """
     for dataset in splits:
-        if config.origin is None:
+        if config.is_drawn:
             for i in range(len(dataset)):
                 _ = dataset[i]
         elif dataset.class_names != tuple(config.source.class_names):
             names = list_some(config.source.class_names)
-            return Finding(config.origin, f"its classes are {names}")
+            return Finding(config.origin or config.dataset, f"its classes are {names}")
         elif change := _first_change(config, dataset, config.source.splits[dataset.split]):
             return change
     return None
