@@ -1,5 +1,6 @@
 """`docs/extending.md`: its package is trained, and found again by what uses the run."""
 
+import doctest
 import json
 import pathlib
 import re
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import rpn_jax
+from rpn_jax import parts
 from rpn_jax.__main__ import main
 from rpn_jax.errors import UserError
 from rpn_jax.parts import hash_part, import_path
@@ -215,3 +217,9 @@ def test_a_partial_is_a_part_too(at_home):
     assert build_detector(config).network.backbone.width == 32
     schedule, _ = build_optimizer(config)
     np.testing.assert_allclose([schedule(0), schedule(1)], [1e-3, 5e-4], rtol=1e-6)
+
+
+def test_the_examples_in_the_docstrings():
+    failed, tried = doctest.testmod(parts)
+    assert tried
+    assert not failed

@@ -46,6 +46,7 @@ def dotted(path: pathlib.Path) -> str:
 MODULES = {dotted(path): names_of(ast.parse(path.read_text())) for path in CODE}
 # What `rpn_jax/__init__.py` and `configs` find when asked.
 MODULES["rpn_jax"] |= {"load", "prepare", "train", "Model", "Found", "configs", "paste_masks"}
+MODULES["rpn_jax"].add("import_path")
 
 
 def is_there(name: str) -> bool:
