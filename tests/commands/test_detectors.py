@@ -1,11 +1,13 @@
 """Detectors on the command line and in Python: what a user gets, and one line for what is wrong."""
 
 import json
+import shutil
 
 import cv2
 import jax
 import numpy as np
 import pytest
+from documents import DOCUMENTS, blocks
 from training.small import (
     BOX,
     FIELDS,
@@ -18,6 +20,7 @@ from training.small import (
 import rpn_jax
 from rpn_jax.__main__ import main
 from rpn_jax.errors import UserError
+from rpn_jax.evaluation.figures import Figures
 from rpn_jax.models.rcnn import variable_shapes
 from rpn_jax.runs.config import default_config
 from rpn_jax.runs.config_files import load_config
@@ -93,8 +96,28 @@ def model_file(config, path):
     return path
 
 
+def run_shown_blocks(model, photo, folder, monkeypatch):
+    """Runs the blocks of the documents that use a trained network, of whatever run, as this one."""
+    shutil.copy(photo, folder / "photo.jpg")
+    figures = Figures("AP", {"AP": 0.5, "AR@100": 0.5}, "a table", {})
+    shown = [
+        block.text
+        for document in DOCUMENTS
+        for block in blocks(document, "python")
+        if "rpn_jax.load" in block.text and "rpn_jax.train" not in block.text
+    ]
+    assert len(shown) >= 4
+    with monkeypatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(rpn_jax, "load", lambda place: model)
+        patch.setattr(rpn_jax.Model, "evaluate", lambda model, split: figures)
+        for text in shown:
+            exec(text, {"rpn_jax": rpn_jax})
+    assert (folder / "mine.safetensors").exists()
+
+
 @pytest.mark.compiles
-def test_from_annotations_to_detections(data, flags, tmp_path, capsys):
+def test_from_annotations_to_detections(data, flags, tmp_path, capsys, monkeypatch):
     workdir, out, photos = tmp_path / "run", tmp_path / "out", data.root / "val"
     flags = (*flags, "--config.model.output_stage=c1")  # compiles in less time
     assert main(["prepare", *flags]) == 0
@@ -144,6 +167,8 @@ def test_from_annotations_to_detections(data, flags, tmp_path, capsys):
     for each in (*of_list, model.detect(pixels), model.detect(photos)[0]):
         np.testing.assert_allclose(each.boxes, found.boxes, atol=1e-3)
         np.testing.assert_array_equal(each.labels, found.labels)
+
+    run_shown_blocks(model, path, tmp_path, monkeypatch)
 
     # The RPN of a detector proposes by itself.
     assert main(["propose", f"--workdir={workdir}", str(path), f"--out={out}", "--draw=0"]) == 0

@@ -1,8 +1,9 @@
 """Annotated images with random access: prepare them once, then open them by name.
 
     shapes        drawn from a seed (options: seed, image_size, num_train, num_test)
-    voc_folder    a folder in the layout of VOC (options: splits, orientation)
-    coco_json     COCO instances JSONs and their images (options: splits, orientation)
+    voc_folder    a folder in the layout of VOC (options: splits, orientation, first_pixel,
+                  outside)
+    coco_json     COCO instances JSONs and their images (options: splits, orientation, outside)
     voc/2007, voc/2012, coco/2017    from the catalogue of TFDS
     MODULE:NAME   what a function of one's own reads (options: its parameters, orientation)
 

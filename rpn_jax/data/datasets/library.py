@@ -51,8 +51,10 @@ class _Kind(NamedTuple):
 
 _OURS = {
     "shapes": _Kind(Shapes, read_shapes, False, ("seed", "image_size", "num_train", "num_test")),
-    "voc_folder": _Kind(VocFolder, read_voc_folder, True, ("splits", "orientation")),
-    "coco_json": _Kind(CocoJson, read_coco_json, True, ("splits", "orientation")),
+    "voc_folder": _Kind(
+        VocFolder, read_voc_folder, True, ("splits", "orientation", "first_pixel", "outside")
+    ),
+    "coco_json": _Kind(CocoJson, read_coco_json, True, ("splits", "orientation", "outside")),
 }
 _CATALOGUE = tfds_catalogue.EXAMPLE_OF
 

@@ -1,0 +1,151 @@
+"""What the documents show works: commands, blocks of Python, layouts of data, messages, pages."""
+
+import ast
+import pathlib
+import re
+import runpy
+
+import docs_pages
+import pytest
+from documents import DOCUMENTS, ROOT, blocks, command_lines, tree_files
+from folders import picture
+
+import rpn_jax
+from rpn_jax.__main__ import COMMANDS, command_parser
+from rpn_jax.data.datasets.coco_json import read_coco_json
+from rpn_jax.data.datasets.voc_folder import read_voc_folder
+from rpn_jax.runs.config_files import load_config
+from rpn_jax.runs.fields import FIELDS, check_config
+from rpn_jax.sweeps.definition import load_sweep
+
+DOCS = ROOT / "docs"
+SHIPPED = {path.stem for path in (ROOT / "configs").glob("[!_]*.py")}
+
+
+def commands_of(words: list[str]) -> list[str]:
+    """The words of a line that go to rpn-jax; none of other lines."""
+    if words[0] == "rpn-jax":
+        return words[1:]
+    if words[0] == "scripts/tpu_pod.sh" and words[1] == "train":
+        return ["train", *words[4:]]
+    if "scripts/slurm.sh" in words:
+        return ["train", *words[words.index("scripts/slurm.sh") + 1 :]]
+    return []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_command_lines_are_understood(path):
+    parser = command_parser()
+    for words in command_lines(path):
+        if words[0].startswith("scripts/"):
+            assert (ROOT / words[0]).exists(), words
+        words = commands_of(words)
+        if not words or "--help" in words:
+            continue
+        fields = [word for word in words if word.startswith("--config.")]
+        arguments, others = parser.parse_known_args([word for word in words if word not in fields])
+        steps = [word for word in others if re.match(r"--(\d_)?(fast_)?r(pn|cnn)\.", word)]
+        assert others == (steps if arguments.command == "alternate" else []), words
+        names = [word.partition("=")[0].partition(".")[2] for word in (*fields, *steps)]
+        assert all(name in FIELDS or name.startswith("data.options.") for name in names), words
+        config = pathlib.Path(getattr(arguments, "config", None) or "mine.py")
+        if config.stem in SHIPPED:
+            load_config(config.stem, fields)
+        else:
+            assert config.name in ("mine.py", "config.json"), words
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_files_of_python_are_configs_and_sweeps(path, tmp_path):
+    for number, block in enumerate(blocks(path, "python")):
+        file = tmp_path / f"{number}.py"
+        file.write_text(block.text)
+        if "def get_config" in block.text:
+            check_config(runpy.run_path(str(file))["get_config"]())
+        elif "def get_sweep" in block.text:
+            assert load_sweep(str(file), []).runs
+        else:
+            names = {
+                f"{node.value.id}.{node.attr}"
+                for node in ast.walk(ast.parse(block.text))
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+            }
+            for name in names:
+                of, _, attribute = name.partition(".")
+                kind = {"rpn_jax": rpn_jax, "model": rpn_jax.Model}.get(of)
+                assert kind is None or hasattr(kind, attribute), (path.name, name)
+
+
+def test_the_paper_in_code_is_a_program():
+    program = "\n".join(block.text for block in blocks(DOCS / "paper.md", "python"))
+    exec(compile(program, "docs/paper.md", "exec"), {})
+
+
+def test_layouts_of_data_are_read_as_shown(tmp_path):
+    shown = blocks(DOCS / "data.md", "text", "xml", "json")
+    contents = {block.title: block.text for block in shown if block.title}
+    json = contents["annotations/instances_train.json"]
+    trees = [tree_files(block.text) for block in shown if block.text.startswith("FOLDER\n")]
+    assert len(trees) == 6
+    for number, files in enumerate(trees):
+        root = tmp_path / str(number)
+        for name in files:
+            file = root / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if file.suffix in (".jpg", ".png"):
+                file.write_bytes(picture("a", 64, 96))
+            elif file.suffix == ".json":
+                image = "b.jpg" if file.parent.name == "test" or "test" in name else "a.jpg"
+                file.write_text(json.replace("a.jpg", image))
+            else:
+                like = next((c for c in contents if c.endswith(file.suffix)), None)
+                text = contents.get(name, contents[like])
+                file.write_text(text.replace("000005", "000007") if "test" in name else text)
+        if "JPEGImages" in {path.name for path in root.iterdir()}:
+            source = read_voc_folder(str(root))
+        elif "boxes.json" in files:
+            (line,) = (w for w in command_lines(DOCS / "data.md") if "options.splits" in str(w))
+            option = line[-1].partition("=")[2]
+            source = read_coco_json(str(root), splits=ast.literal_eval(option))
+        else:
+            source = read_coco_json(str(root))
+        assert "train" in source.splits, files
+        example = source.splits["train"][0]()
+        assert example.boxes.tolist() == [[8, 8, 56, 48]], files
+        assert source.class_names == ("dog",)
+
+
+def test_messages_in_the_questions_are_those_of_the_code():
+    """Of what stands between the … of a message, each longer piece is in some text of the code."""
+    of_code = {
+        text
+        for path in (ROOT / "rpn_jax").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(text := node.value, str) and len(text) > 15
+    }
+    asked = [block.text.strip() for block in blocks(DOCS / "faq.md", "text")]
+    assert len(asked) >= 15
+    for message in asked:
+        pieces = [p.strip(" ;") for p in message.removeprefix("error: ").split("…") if len(p) > 18]
+        assert pieces
+        for piece in pieces:
+            assert any(piece in text or text.strip(" ;:") in piece for text in of_code), piece
+
+
+def test_pages_that_are_made_of_the_code_have_all_of_it():
+    fields = re.findall(r'<span id="([\w.]+)"', docs_pages.fields_page())
+    assert sorted(fields) == sorted(FIELDS)
+    assert re.findall("^## (.*)$", docs_pages.commands_page(), re.MULTILINE) == [*COMMANDS]
+
+
+def test_links_to_functions_lead_to_their_lines():
+    links = docs_pages.LINK.findall((DOCS / "paper.md").read_text())
+    of_code = [(text.strip("`"), target) for text, target in links if target.endswith(".py")]
+    assert len(of_code) > 30
+    for name, target in of_code:
+        file = (DOCS / target).resolve()
+        assert name == file.name or docs_pages.line_of(file, name), (name, target)
+    page = docs_pages.with_links_to_code("paper.md", "[`nms`](../rpn_jax/ops/nms.py)")
+    line = page.partition("codelineno-0-")[2].rstrip(")")
+    source = (ROOT / "rpn_jax/ops/nms.py").read_text().splitlines()
+    assert source[int(line) - 1].startswith("def nms(")
