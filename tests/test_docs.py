@@ -12,8 +12,10 @@ from folders import picture
 
 import rpn_jax
 from rpn_jax.__main__ import COMMANDS, command_parser
+from rpn_jax.data.datasets import open_dataset
 from rpn_jax.data.datasets.coco_json import read_coco_json
 from rpn_jax.data.datasets.voc_folder import read_voc_folder
+from rpn_jax.errors import UserError
 from rpn_jax.runs.config_files import load_config
 from rpn_jax.runs.fields import FIELDS, check_config
 from rpn_jax.sweeps.definition import load_sweep
@@ -113,6 +115,15 @@ def test_layouts_of_data_are_read_as_shown(tmp_path):
         example = source.splits["train"][0]()
         assert example.boxes.tolist() == [[8, 8, 56, 48]], files
         assert source.class_names == ("dog",)
+
+
+def test_options_of_datasets_are_taken(tmp_path):
+    rows = re.findall(r"^\| `(\w+)` \| (`.*?) \|", (DOCS / "data.md").read_text(), re.MULTILINE)
+    assert {option for option, _ in rows} >= {"splits", "orientation", "first_pixel", "outside"}
+    for option, kinds in rows:
+        for kind in re.findall(r"\w+", kinds):
+            with pytest.raises(UserError, match="with these options is not prepared there"):
+                open_dataset(kind, "train", data_dir=tmp_path, source="x", **{option: "shown"})
 
 
 def test_messages_in_the_questions_are_those_of_the_code():
