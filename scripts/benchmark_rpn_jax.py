@@ -345,7 +345,7 @@ def memory(**options) -> dict[str, float]:
     return measure_memory(lambda: train(**options), of_device)
 
 
-class _Folder:
+class JpegFolder:
     """JPEGs with a box each, as the loader reads a dataset."""
 
     def __init__(self, folder: pathlib.Path):
@@ -368,18 +368,24 @@ class _Folder:
 
 def images(folder: str) -> Timed:
     """The loader of `train`, one image at a time, on one core."""
-    dataset = _Folder(pathlib.Path(folder))
-    sides = dataset.heights, dataset.widths
-    canvases = choose_buckets(*sides, shorter_side=600, longer_side=1000)
-    plan = BatchPlan(canvases.of_example, 1, seed=0)
-    scales = [Scale(600, 1000, canvases)]
+    dataset = JpegFolder(pathlib.Path(folder))
 
     def call():
         with one_core():
-            for _ in train_batches(dataset, plan, scales, num_steps=len(dataset), num_threads=1):
+            for _ in batches_of(dataset, 1, num_threads=1):
                 pass
 
     return Timed(call, {"images": len(dataset)})
+
+
+def batches_of(dataset: JpegFolder, batch: int, num_threads: int | None):
+    """Returns the loader of `train` over a dataset, once, for 600 x 800 pixels."""
+    sides = dataset.heights, dataset.widths
+    canvases = choose_buckets(*sides, shorter_side=600, longer_side=1000)
+    plan = BatchPlan(canvases.of_example, batch, seed=0)
+    scales = [Scale(600, 1000, canvases)]
+    steps = len(dataset) // batch
+    return train_batches(dataset, plan, scales, num_steps=steps, num_threads=num_threads)
 
 
 def _prepared(network: str, folder: pathlib.Path, *overrides: str) -> list[str]:
