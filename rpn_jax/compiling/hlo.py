@@ -93,12 +93,14 @@ class Program(NamedTuple):
     def loops(self) -> dict[str, int]:
         """Returns the number of iterations of each loop's body, 1 where it is unknown.
 
-        The condition of a `lax.scan` compares its counter, from 0, with the number of steps.
+        The condition of a `lax.scan` compares its counter, from 0, with the number of steps. The
+        GPU's compiler writes the number beside the loop.
         """
         trips = {}
         for instruction in self._instructions():
             if instruction.opcode != "while":
                 continue
+            written = re.search(r'known_trip_count":\{"n":"(\d+)"', instruction.attributes)
             condition, body = (
                 re.search(rf"{part}=%?([\w.-]+)", instruction.attributes)[1]
                 for part in ("condition", "body")
@@ -110,7 +112,7 @@ class Program(NamedTuple):
             ]
             last = self.computations[condition][-1]
             known = len(limits) == 1 and limits[0] and "direction=LT" in last.attributes
-            trips[body] = int(limits[0][0]) if known else 1
+            trips[body] = int(written[1] if written else limits[0][0] if known else 1)
         return trips
 
     def collectives(self) -> list[Collective]:

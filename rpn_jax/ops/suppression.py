@@ -22,8 +22,8 @@ from rpn_jax.ops.boxes import BoxColumns, box_columns, iou, pairwise_iou
 from rpn_jax.typing import Array
 
 # Boxes that are read at a time, and rounds between two looks at whether they are done: a GPU waits
-# for its host at each look. 1000 of 6000 crowded boxes take 6 blocks and 7 looks; blocks of 512 with
-# a look after each round would be 12 and 30.
+# for its host at each look. 1000 of 6000 crowded boxes take 6 blocks and 7 looks; it would be 12
+# blocks of 512 boxes and 30 looks, one after each round.
 _BLOCK = 1024
 _ROUNDS = 4
 # On a CPU; and boxes that all of a block are compared with in one step. Such a step is small enough

@@ -80,6 +80,9 @@ def test_loops(program):
     assert program.loops() == {"body": 5}
     unknown = parse_program(TEXT.replace("constant(5)", "parameter(1)"))
     assert unknown.loops() == {"body": 1}
+    beside = 'body=%body, backend_config={"known_trip_count":{"n":"7"},"dynamic_variable":"a"}'
+    written = TEXT.replace("constant(5)", "parameter(1)").replace("body=%body", beside)
+    assert parse_program(written).loops() == {"body": 7}
 
 
 def test_collectives(program):
