@@ -24,23 +24,23 @@ from rpn_jax.commands import (
     compile,
     detect,
     evaluate,
-    export,
-    export_weights,
-    import_weights,
     info,
     prepare,
+    preview,
     propose,
     report,
     status,
     sweep,
     train,
 )
+from rpn_jax.commands.weights import export, export_weights, import_weights
 from rpn_jax.errors import StoppedError, UserError, first_line
 from rpn_jax.text import printable, shell_line
 
 COMMANDS = {
     "prepare": prepare,
     "anchors": anchors,
+    "preview": preview,
     "info": info,
     "train": train,
     "alternate": alternate,

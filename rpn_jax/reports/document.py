@@ -89,15 +89,18 @@ def percent(ratio: float) -> str:
     return "–" if math.isnan(ratio) else f"{100 * ratio:.1f}"
 
 
-def write_document(title: str, sections: Sequence[Section], out: pathlib.Path) -> None:
+def write_document(
+    title: str, sections: Sequence[Section], out: pathlib.Path, name: str = "report"
+) -> None:
     """Writes `report.html`, which holds its pictures, and `report.md`, which links to them.
 
-    Templates escape all content of the sections for their format; both escape control characters.
+    They may have another `name`. Templates escape all content of the sections for their format;
+    both escape control characters.
     """
-    for name, escape in (("report.md", markdown), ("report.html", printable)):
+    for suffix, escape in ((".md", markdown), (".html", printable)):
         environment = jinja2.Environment(
             loader=jinja2.PackageLoader("rpn_jax.reports"),
-            autoescape=name == "report.html",
+            autoescape=suffix == ".html",
             finalize=functools.partial(_finalize, escape),
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
@@ -109,8 +112,10 @@ def write_document(title: str, sections: Sequence[Section], out: pathlib.Path) -
             "cell": lambda cell: cell if isinstance(cell, Cell) else Cell((cell,)),
             "printable": printable,
         }
-        template = environment.get_template(f"{name}.jinja")
-        write_bytes(out / name, template.render(title=title, sections=sections).encode())
+        template = environment.get_template(f"report{suffix}.jinja")
+        write_bytes(
+            out / f"{name}{suffix}", template.render(title=title, sections=sections).encode()
+        )
 
 
 def _finalize(escape: Callable[[str], str], value: Any) -> Any:

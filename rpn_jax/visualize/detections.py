@@ -1,8 +1,8 @@
-"""Pictures of detections: boxes and masks in the colour of their class, with name and score."""
+"""Pictures of detections, and of annotations: boxes and masks in the colour of their class."""
 
 import colorsys
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -25,6 +25,7 @@ from rpn_jax.visualize.canvas import (
 )
 
 _PALETTE = (SKY_BLUE, ORANGE, GREEN, PURPLE, YELLOW, VERMILLION, BLUE)
+_IGNORED = Stroke(GREY, 1.6, dash=2, halo=True)
 _GOLDEN_RATIO = 0.618034  # successive multiples of it lie far apart on a circle
 _MOST_IN_LEGEND = 12
 _MOST_COVERED = 0.12  # of a picture with masks, by names
@@ -70,14 +71,52 @@ def draw_detections(
         ],
         most_covered=1 if masks is None else _MOST_COVERED,
     )
+    legend += _legend_of_classes(labels, class_names, _of_box if masks is None else _of_mask)
+    return canvas.finish(title, legend or [(Stroke(GREY, 1), "nothing found")])
+
+
+def draw_annotations(
+    image: UInt8[np.ndarray, "H W 3"],
+    boxes: Float[Array, "G 4"],
+    labels: Int[Array, " G"],
+    ignore: Bool[Array, " G"],
+    class_names: Sequence[str],
+    *,
+    masks: Sequence[Bool[np.ndarray, "H W"]] | None = None,
+    long_side: int = LONG_SIDE,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Draws annotated objects in the colours of their classes, and ignore regions in grey.
+
+    `labels` are places in `class_names`. A mask without a pixel is left out.
+    """
+    canvas = Canvas(image, long_side)
+    objects = np.flatnonzero(~ignore).tolist()
+    canvas.draw(boxes[ignore], _IGNORED)
+    for i in objects:
+        if masks is not None and masks[i].any():
+            canvas.draw_mask(masks[i], _of_mask(int(labels[i])))
+    for i in objects:
+        canvas.draw(boxes[i : i + 1], Stroke(class_color(int(labels[i])), 1.6, halo=True))
+    canvas.labels(
+        [(boxes[i], class_names[labels[i]], class_color(int(labels[i]))) for i in objects],
+        most_covered=_MOST_COVERED,
+    )
+    legend = _legend_of_classes(labels[~ignore], class_names, _of_box)
+    if ignore.any():
+        legend.append((_IGNORED, f"difficult or crowd ({ignore.sum()})"))
+    return canvas.finish(None, legend or [(Stroke(GREY, 1), "nothing annotated")])
+
+
+def _legend_of_classes(
+    labels: Int[Array, " n"], class_names: Sequence[str], style: Callable[[int], Stroke]
+) -> list[tuple[Stroke, str]]:
+    """Returns the commonest classes, each with its number of boxes."""
     found, counts = np.unique(labels, return_counts=True)
     most = np.argsort(-counts, kind="stable")[:_MOST_IN_LEGEND]
-    style = _of_box if masks is None else _of_mask
-    legend += [
+    return [
         (style(label), f"{class_names[label]} ({count})")
         for label, count in zip(found[most].tolist(), counts[most].tolist(), strict=True)
     ]
-    return canvas.finish(title, legend or [(Stroke(GREY, 1), "nothing found")])
 
 
 def _of_box(label: int) -> Stroke:
@@ -92,17 +131,16 @@ def _draw_ground_truth(
     canvas: Canvas, boxes: Array, labels: Array, ignore: np.ndarray, masks: Masks | None
 ) -> list[tuple[Stroke, str]]:
     """Draws the annotated objects and ignore regions, and returns their part of the legend."""
-    ignored = Stroke(GREY, 1.6, dash=2, halo=True)
     # Ignore regions first, so that objects lie on them.
     for i in np.argsort(~ignore, kind="stable").tolist():
-        stroke = ignored if ignore[i] else Stroke(class_color(int(labels[i])), 1.6, 1, 5, True)
+        stroke = _IGNORED if ignore[i] else Stroke(class_color(int(labels[i])), 1.6, 1, 5, True)
         if masks is not None and masks.counts[i]:
             canvas.draw_mask(masks[i], dataclasses.replace(stroke, width=1.2))
         else:
             canvas.draw(boxes[i : i + 1], stroke)
     legend = [(Stroke(GREY, 1.6, dash=5), f"dashed: annotated ({(~ignore).sum()})")]
     if ignore.any():
-        legend.append((ignored, f"difficult or crowd, not counted ({ignore.sum()})"))
+        legend.append((_IGNORED, f"difficult or crowd, not counted ({ignore.sum()})"))
     return legend
 
 
