@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Prints the table."""
     from rpn_jax.errors import UserError
-    from rpn_jax.sweeps.runs import read_run_state, read_sweep_states
+    from rpn_jax.sweeps.published import published_of_runs
+    from rpn_jax.sweeps.runs import read_run_state, read_sweep, read_sweep_states
     from rpn_jax.sweeps.tables import count_states, print_table, run_table, sweep_table
 
     if overrides:
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     folder = arguments.folder
     if (folder / "sweep.json").is_file():
         states = read_sweep_states(folder)
-        print_table(sweep_table(states))
+        print_table(sweep_table(states, published_of_runs(read_sweep(folder) or {})))
         print(count_states(list(states.values())))
     elif (folder / "config.json").is_file():
         print_table(run_table(str(folder), read_run_state(folder)))

@@ -19,6 +19,7 @@ There is no adaptive search: all runs are known before the first begins.
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 
 from rpn_jax.files import check_out, user_path
@@ -75,15 +76,17 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from rpn_jax.sweeps.definition import load_sweep
     from rpn_jax.sweeps.launch import run_sweep
     from rpn_jax.sweeps.launchers import Launcher, LocalLauncher, SlurmLauncher
+    from rpn_jax.sweeps.published import published_of_runs
     from rpn_jax.sweeps.runs import read_run_state
     from rpn_jax.sweeps.tables import print_table, sweep_table
 
     # The runs need the accelerators.
     jax.config.update("jax_platforms", "cpu")
     plan = load_sweep(arguments.sweep, overrides)
-    out = arguments.out
+    out, published = arguments.out, published_of_runs(json.loads(plan.record_json()))
     if arguments.dry_run:
-        print_table(sweep_table({r.folder: read_run_state(out / r.folder) for r in plan.runs}))
+        states = {run.folder: read_run_state(out / run.folder) for run in plan.runs}
+        print_table(sweep_table(states, published))
         return
     if arguments.launcher == "local":
         launcher: Launcher = LocalLauncher(out, 1 if arguments.jobs is None else arguments.jobs)
@@ -92,7 +95,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
             out, arguments.jobs, minutes=arguments.slurm_time, options=_sbatch_options(arguments)
         )
     states = run_sweep(plan, out, launcher, retry=arguments.retry)
-    print_table(sweep_table(states))
+    print_table(sweep_table(states, published))
     bad = {name: state for name, state in states.items() if state.state != "done"}
     if bad:
         reasons = [f"{name} {state.state}: {state.reason}" for name, state in bad.items()]

@@ -1,15 +1,19 @@
 """The figures of a study's runs, and the significance of their differences."""
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from rpn_jax.evaluation.precision import IOU_75
+from rpn_jax.reports.document import Cell
 from rpn_jax.reports.evaluations import PRECISIONS, Measure, Precision, image_hits, measures
 from rpn_jax.reports.results import Result, Study
 from rpn_jax.reports.statistics import (
     PRECISION_REPLICATES,
+    REPLICATES,
     Difference,
     holm,
     paired_difference,
@@ -30,6 +34,11 @@ class Comparison(NamedTuple):
     seeds: int
     difference: Difference
     p: Float[np.ndarray, " M"]
+
+    def reversed(self) -> "Comparison":
+        """Returns the difference of the other setting to this one."""
+        mean, low, high, p = self.difference
+        return self._replace(difference=Difference(-mean, -high, -low, p))
 
 
 class Figures(NamedTuple):
@@ -69,11 +78,20 @@ class Figures(NamedTuple):
         With `against_it` a difference is the other setting less the named one, else the reverse.
         Settings without a common seed are left out.
         """
+        others = [other for other in self.settings if other != name]
+        pairs = {other: (other, name) if against_it else (name, other) for other in others}
+        compared = self.compare_pairs(list(pairs.values()))
+        return {other: compared[pair] for other, pair in pairs.items() if pair in compared}
+
+    def compare_pairs(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Comparison]:
+        """Returns the first setting of each pair less the second.
+
+        Pairs without a common seed are left out.
+        """
         differences = {}
-        for other in self.settings:
-            pair = (other, name) if against_it else (name, other)
-            if other != name and (places := self._shared(*pair)):
-                differences[other] = (
+        for pair in pairs:
+            if places := self._shared(*pair):
+                differences[pair] = (
                     len(places[0]),
                     paired_difference(
                         *(self.values[runs] for runs in places),
@@ -82,15 +100,16 @@ class Figures(NamedTuple):
                 )
         has_seeds = any(len(places) > 1 for places in self.settings.values())
         tested = {
-            other: difference.p
-            for other, (seeds, difference) in differences.items()
+            pair: difference.p
+            for pair, (seeds, difference) in differences.items()
             if seeds > 1 or not has_seeds
         }
         corrected = holm(np.array(list(tested.values()))) if tested else []
         p = dict(zip(tested, corrected, strict=True))
         unknown = np.full(len(self.names), np.nan)
         return {
-            other: Comparison(*pair, p.get(other, unknown)) for other, pair in differences.items()
+            pair: Comparison(*difference, p.get(pair, unknown))
+            for pair, difference in differences.items()
         }
 
     def _shared(self, *names: str) -> list[list[int]]:
@@ -113,6 +132,21 @@ class Figures(NamedTuple):
         return best
 
 
+def difference_cell(mean: float, low: float, high: float, p: float) -> Cell:
+    """Returns a difference, its interval and its p-value; strong where it is significant."""
+    if np.isnan(mean):
+        return Cell(("–",))
+    lines = [points(mean)] if np.isnan(low) else [points(mean), f"{points(low)} to {points(high)}"]
+    if not np.isnan(p):
+        lines.append("p < 0.001" if p < 0.001 else f"p = {p:.3f}")
+    return Cell(tuple(lines), is_strong=p < SIGNIFICANT)
+
+
+def points(difference: float) -> str:
+    """Returns a difference of ratios in percentage points."""
+    return f"{100 * difference:+.1f}".replace("-", "−")
+
+
 def compute_figures(study: Study) -> Figures:
     """Returns the figures of the runs that count, and of their replicates."""
     runs = study.counted
@@ -131,8 +165,9 @@ def compute_figures(study: Study) -> Figures:
     precise = [name for kind in kinds for name in kind.scalars]
     of_detections = np.array([[named[name] for name in precise] for named in scalars])
     resampled = []
+    draws = _precision_draws(len(study.published_pairs))
     for kind in kinds:
-        of_runs = [_resampled_precision(run, kind, objects, len(replicates)) for run in runs]
+        of_runs = [_resampled_precision(run, kind, objects, draws, len(replicates)) for run in runs]
         resampled.append(np.stack(of_runs, axis=1))
     resampled.append(replicates)
     return Figures(
@@ -149,10 +184,18 @@ def compute_figures(study: Study) -> Figures:
     )
 
 
+def _precision_draws(pairs: int) -> int:
+    """Returns how many resamples leave a p-value, corrected for so many pairs, well below 5 %.
+
+    The least p-value of B replicates is 2 / (B + 1); the correction multiplies it by the pairs.
+    """
+    return min(max(PRECISION_REPLICATES, math.ceil(4 * pairs / SIGNIFICANT)), REPLICATES)
+
+
 def _resampled_precision(
-    run: Result, kind: Precision, objects: Float[np.ndarray, " I"], replicates: int
+    run: Result, kind: Precision, objects: Float[np.ndarray, " I"], draws: int, replicates: int
 ) -> Float[np.ndarray, "B 3"]:
-    """Returns a run's AP, AP50 and AP75 on the first of the resamples of `resample_images`.
+    """Returns a run's AP, AP50 and AP75 on the first `draws` resamples of `resample_images`.
 
     They are NaN on the others, and without matches.
     """
@@ -160,7 +203,7 @@ def _resampled_precision(
     matches = run.evaluation.matches.get(kind.prefix)
     if matches:
         image_id = run.evaluation.objects.image_id
-        drawn = resamples(len(image_id), PRECISION_REPLICATES)
+        drawn = resamples(len(image_id), draws)
         rows = [matches.precision(image_id, times[times @ objects > 0]) for times in drawn]
         by_iou = np.concatenate(rows)
         of_rows = [by_iou.mean(axis=1), by_iou[:, 0], by_iou[:, IOU_75]]

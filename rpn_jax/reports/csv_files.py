@@ -31,8 +31,10 @@ def write_settings(
         differences = [*comparison.difference[:3], comparison.p] if comparison else nothing
         figures_of_it = np.stack([means, deviations, *differences], axis=1)
         labels = _overrides(study, figures.runs[places[0]])
-        rows.append([name, *labels, len(places), *map(_digits, figures_of_it.ravel())])
-    _write_rows(path, ["setting", *study.fields, "runs", *columns], rows)
+        row = [name, *labels, len(places), *_published(study, name)]
+        rows.append([*row, *map(_digits, figures_of_it.ravel())])
+    header = ["setting", *study.fields, "runs", *_published_title(study), *columns]
+    _write_rows(path, header, rows)
 
 
 def write_runs(study: Study, figures: Figures, path: pathlib.Path) -> None:
@@ -45,10 +47,22 @@ def write_runs(study: Study, figures: Figures, path: pathlib.Path) -> None:
         state = run.state
         labels = _overrides(study, run)
         row = [run.name, run.setting, *labels, run.seed, state.state, state.step, state.steps]
+        row += _published(study, run.setting)
         rows.append([*row, *cells, *run.costs(), run.remark])
-    facts = ["seed", "state", "step", "steps"]
+    facts = ["seed", "state", "step", "steps", *_published_title(study)]
     costs = ["training seconds", "evaluation seconds", "images/s", "peak memory bytes", "remark"]
     _write_rows(path, ["run", "setting", *study.fields, *facts, *names, *costs], rows)
+
+
+def _published_title(study: Study) -> list[str]:
+    return [study.published.title] if study.published else []
+
+
+def _published(study: Study, setting: str) -> list[str]:
+    """Returns the cell of the column of published figures, if there is one."""
+    if study.published is None:
+        return []
+    return [_digits(study.published.values.get(setting, np.nan) / 100)]
 
 
 def _overrides(study: Study, run: Result) -> list[Any]:

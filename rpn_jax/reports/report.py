@@ -11,13 +11,20 @@ import numpy as np
 
 from rpn_jax.errors import UserError
 from rpn_jax.files import check_out
-from rpn_jax.reports.comparison import SIGNIFICANT, Comparison, Figures, compute_figures
+from rpn_jax.reports.comparison import (
+    SIGNIFICANT,
+    Comparison,
+    Figures,
+    compute_figures,
+    difference_cell,
+)
 from rpn_jax.reports.csv_files import write_curves, write_runs, write_settings
 from rpn_jax.reports.curves import learning_curves, overview, recall_of_run, recall_of_settings
 from rpn_jax.reports.document import Cell, Part, Section, Table, Text, percent, write_document
 from rpn_jax.reports.evaluations import MEANINGS, Evaluation
 from rpn_jax.reports.origin import origin_section
 from rpn_jax.reports.precision import precision_of_run, precision_of_settings
+from rpn_jax.reports.published import agreement, published_header, with_published
 from rpn_jax.reports.results import Study, gather
 from rpn_jax.reports.single_run import ablation_section, breakdown_section, picture_section
 from rpn_jax.reports.statistics import interval, mean_and_deviation
@@ -71,7 +78,7 @@ def _study_sections(
     table = _settings_table(study, figures)
     sections = [
         Section("Summary", [*_summary(study, figures), overview(study, figures, out)]),
-        Section("Settings", [table]),
+        Section("Settings", [table, *agreement(study, figures)]),
     ]
     if len(figures.settings) > 1:
         sections.append(_differences(study, figures, of_base))
@@ -117,6 +124,7 @@ def _settings_table(study: Study, figures: Figures) -> Table:
         labels = study.labels(name)
         if name == study.base and len(study.settings) > 1:
             labels[0] += " (base)"
+        cells = with_published(study, figures, name, cells)
         rows.append([*labels, f"{len(places)} of {len(runs)}", *cells])
     several = any(len(places) > 1 for places in figures.settings.values())
     spread = "mean ± standard deviation over the seeds" if several else "one seed a setting"
@@ -126,7 +134,9 @@ def _settings_table(study: Study, figures: Figures) -> Table:
             " Bold: the best, where its difference to each other setting is more than noise "
             f"(p < {SIGNIFICANT}, found as below)."
         )
-    header = [*study.label_names, "runs", *figures.names]
+    if study.published:
+        note += f" The {study.published.title} is that of {study.published.source}, in per cent."
+    header = [*study.label_names, "runs", *published_header(study, figures)]
     return Table(header, rows, names=len(study.label_names), note=note)
 
 
@@ -153,7 +163,7 @@ def _differences(study: Study, figures: Figures, of_base: dict[str, Comparison])
         if comparison := of_base.get(name):
             seeds = comparison.seeds
             columns = zip(*comparison.difference[:3], comparison.p, strict=True)
-            cells = [_difference(*column) for column in columns]
+            cells = [difference_cell(*column) for column in columns]
         rows.append([*study.labels(name), str(seeds), *cells])
     note = (
         "In percentage points: the mean difference over the seeds that both have, its 95 % "
@@ -165,16 +175,6 @@ def _differences(study: Study, figures: Figures, of_base: dict[str, Comparison])
     header = [*study.label_names, "seeds", *figures.names]
     table = Table(header, rows, names=len(study.label_names), note=note)
     return Section(title, [Text(f"The base is {study.base}."), table])
-
-
-def _difference(mean: float, low: float, high: float, p: float) -> Cell:
-    if np.isnan(mean):
-        return Cell((_NONE,))
-    points = [f"{100 * value:+.1f}".replace("-", "−") for value in (mean, low, high)]
-    lines = points[:1] if np.isnan(low) else [points[0], f"{points[1]} to {points[2]}"]
-    if not np.isnan(p):
-        lines.append("p < 0.001" if p < 0.001 else f"p = {p:.3f}")
-    return Cell(tuple(lines), is_strong=p < SIGNIFICANT)
 
 
 def _run_sections(figures: Figures, out: pathlib.Path) -> tuple[Table, list[Section]]:

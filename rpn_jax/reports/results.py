@@ -1,5 +1,6 @@
 """The results in the folders of runs, gathered for a report."""
 
+import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from rpn_jax.runs.history import Run as History
 from rpn_jax.runs.history import read_run
 from rpn_jax.runs.metrics import read_metrics
 from rpn_jax.sweeps.definition import settings
+from rpn_jax.sweeps.published import Published, read_published
 from rpn_jax.sweeps.runs import RunState, has, read_run_state, read_sweep
 
 # Fields that may differ between runs of one setting.
@@ -80,12 +82,14 @@ class Study(NamedTuple):
       fields: fields that differ between settings, without the seed.
       base: setting that the others are compared with.
       runs: runs in order.
+      published: figures of somebody else, of some of the settings, or None.
     """
 
     title: str
     fields: tuple[str, ...]
     base: str
     runs: tuple[Result, ...]
+    published: Published | None = None
 
     @property
     def counted(self) -> list[Result]:
@@ -101,6 +105,13 @@ class Study(NamedTuple):
         return grouped
 
     @property
+    def published_pairs(self) -> list[tuple[str, str]]:
+        """All pairs of settings with published figures and counted runs, in order."""
+        values = self.published.values if self.published else {}
+        counted = dict.fromkeys(run.setting for run in self.counted if run.setting in values)
+        return list(itertools.combinations(counted, 2))
+
+    @property
     def label_names(self) -> list[str]:
         """Columns that describe a setting: its fields, and its name if that says more."""
         told = all(
@@ -112,7 +123,7 @@ class Study(NamedTuple):
     def labels(self, setting: str) -> list[str]:
         """Returns a setting's value of each of `label_names`."""
         values = {"setting": setting, **self._values(setting)}
-        return [_text(values[name]) for name in self.label_names]
+        return [_text(values.get(name, "–")) for name in self.label_names]
 
     def _values(self, setting: str) -> dict[str, Any]:
         overrides = self.settings[setting][0].overrides
@@ -150,6 +161,12 @@ def _sweep_study(out: pathlib.Path, sweep: dict[str, Any]) -> Study:
         or sweep["base"] not in {row["folder"] for row in sweep["runs"]}
     ):
         raise UserError(f"{out / 'sweep.json'}: is damaged (no base); start the sweep again")
+    try:
+        published = read_published(sweep.get("published"))
+    except ValueError as error:
+        raise UserError(
+            f"{out / 'sweep.json'}: is damaged ({error}); start the sweep again"
+        ) from error
     seed_field = sweep["seed_field"]
     runs = []
     for row in sweep["runs"]:
@@ -158,7 +175,7 @@ def _sweep_study(out: pathlib.Path, sweep: dict[str, Any]) -> Study:
         runs.append(_read_result(out / row["folder"], row["setting"], overrides, seed))
     base = next(row["setting"] for row in sweep["runs"] if row["folder"] == sweep["base"])
     fields = tuple(field for field in sweep["fields"] if field != seed_field)
-    return Study(out.resolve().name, fields, base, _with_remarks(runs))
+    return Study(out.resolve().name, fields, base, _with_remarks(runs), published)
 
 
 def _plain_study(folders: Sequence[pathlib.Path]) -> Study:

@@ -41,10 +41,11 @@ from rpn_jax.sweeps.axes import (
     settings,
     uniform,
 )
+from rpn_jax.sweeps.published import Published
 
 __all__ = [
-    "Axis", "Plan", "Run", "Sweep", "choice", "expand", "grid", "load_sweep", "log_uniform",
-    "random_search", "seeds", "settings", "uniform",
+    "Axis", "Plan", "Published", "Run", "Sweep", "choice", "expand", "grid", "load_sweep",
+    "log_uniform", "random_search", "seeds", "settings", "uniform",
 ]  # fmt: skip
 
 _LONGEST_NAME = 150  # of a run; file systems allow 255 bytes, and log files add a suffix
@@ -76,12 +77,14 @@ class Sweep:
       fixed: values of fields that all runs change.
       base: setting that the others are compared with, such as `rpn.loss.balance=10`; the first by
         default.
+      published: figures of somebody else, which a report sets beside the sweep's own.
     """
 
     config: str
     axes: Sequence[Axis]
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     base: str | None = None
+    published: Published | None = None
 
 
 def expand(sweep: Sweep) -> list[Run]:
@@ -89,7 +92,7 @@ def expand(sweep: Sweep) -> list[Run]:
 
     Raises:
         UserError: an axis has no values, two axes change one field, two runs would share a folder,
-            a folder's name is too long, or `base` is not one of the settings.
+            a folder's name is too long, or `base` or a name in `published` is none of the settings.
     """
     if not sweep.axes:
         raise UserError("axes: there is none; give a grid, settings, seeds or a random_search")
@@ -107,9 +110,12 @@ def expand(sweep: Sweep) -> list[Run]:
         setting = join(part for part, axis in parts if not axis.is_seed).name
         runs.append(Run(whole.name, setting or pathlib.Path(sweep.config).stem, whole.fields))
     _check_folders(runs)
-    if sweep.base is not None and sweep.base not in {run.setting for run in runs}:
-        known = list_some(dict.fromkeys(run.setting for run in runs), 4)
+    names = dict.fromkeys(run.setting for run in runs)
+    if sweep.base is not None and sweep.base not in names:
+        known = list_some(names, 4)
         raise UserError(f"base={sweep.base!r}: is none of the settings, which are: {known}")
+    if sweep.published:
+        sweep.published.check(names)
     return runs
 
 
@@ -165,6 +171,7 @@ class Plan(NamedTuple):
             "fields": self.fields,
             "seed_field": seed_fields[0] if seed_fields else None,
             "base": next(run.folder for run in self.runs if run.setting == base),
+            "published": self.sweep.published and self.sweep.published.to_json(),
             "runs": [run._asdict() for run in self.runs],
         }
         return json.dumps(record, indent=2)

@@ -44,8 +44,14 @@ def run_table(name: str, state: RunState) -> Table:
     return table
 
 
-def sweep_table(states: Mapping[str, RunState]) -> Table:
-    """Returns a table with a row for each run, in order; figures are from `evaluate`."""
+def sweep_table(
+    states: Mapping[str, RunState], published: tuple[str, Mapping[str, str]] = ("", {})
+) -> Table:
+    """Returns a table with a row for each run, in order; figures are from `evaluate`.
+
+    `published` is a column of published figures, by run: its title, "" for none, and its cells.
+    """
+    of_others, cells = published
     names = [
         name
         for state in states.values()
@@ -55,8 +61,8 @@ def sweep_table(states: Mapping[str, RunState]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("run", overflow="fold")
     table.add_column("state")
-    for title in ("step", "loss", "images/s", "left", *columns):
-        table.add_column(title, justify="right")
+    for title in ("step", "loss", "images/s", "left", *columns, *filter(None, [of_others])):
+        table.add_column(_text(title), justify="right")
     table.add_column("why", overflow="fold")
     for name, state in states.items():
         table.add_row(
@@ -67,6 +73,7 @@ def sweep_table(states: Mapping[str, RunState]) -> Table:
             _number(state.rate, ".3g"),
             _duration(state.eta_s),
             *(_number(state.figures.get(column), ".3f") for column in columns),
+            *([cells.get(name, "")] if of_others else []),
             _text(state.reason or ""),
         )
     return table

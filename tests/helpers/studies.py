@@ -115,7 +115,7 @@ def begun(folder, source, *overrides, last=STEPS):
     return folder
 
 
-def a_sweep(out, source, dataset, shares, seeds=2):
+def a_sweep(out, source, dataset, shares, seeds=2, published=None, detects=False):
     """A sweep over lambda, each setting's proposals covering a share; those of None have failed."""
     runs = []
     for balance, share in shares.items():
@@ -127,7 +127,7 @@ def a_sweep(out, source, dataset, shares, seeds=2):
             fields = [f"--config.{field}={value}" for field, value in overrides.items()]
             begun(folder, source, *fields, last=0 if share is None else STEPS)
             if share is not None:
-                evaluated(folder, dataset, share)
+                evaluated(folder, dataset, share, detects=detects)
             else:
                 end = {"state": "failed", "reason": f"no <luck> | with seed {seed}"}
                 write_text(out / "state" / folder.name / "end.json", json.dumps(end))
@@ -136,6 +136,8 @@ def a_sweep(out, source, dataset, shares, seeds=2):
     runs[-1]["overrides"] = overrides
     facts = {"config": "small.py", "fixed": {}, "given": [], "fields": ["rpn.loss.balance", "seed"]}
     facts |= {"seed_field": "seed", "base": runs[0]["folder"], "runs": runs}
+    if published:
+        facts["published"] = published.to_json()
     write_text(out / "sweep.json", json.dumps(facts))
     return out
 

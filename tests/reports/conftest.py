@@ -6,6 +6,7 @@ from studies import a_sweep, begun, evaluated
 
 from rpn_jax.data.datasets import open_dataset, prepare_dataset
 from rpn_jax.reports.report import write_report
+from rpn_jax.sweeps.published import Published
 
 
 @pytest.fixture(scope="package")
@@ -24,9 +25,11 @@ def dataset(source):
 
 @pytest.fixture(scope="package")
 def sweep(tmp_path_factory, source, dataset):
-    """The report on a sweep with failed runs and one that was never begun."""
+    """The report on a sweep with failed runs and one that was never begun, beside another's."""
     out = tmp_path_factory.mktemp("sweep")
-    a_sweep(out, source, dataset, {"1": 0.72, "10": 0.92, "100": None})
+    values = {f"rpn.loss.balance={key}": value for key, value in (("1", 68.9), ("100", 69.0))}
+    published = Published("Ren et al., table 9", "mAP", values, "recall@0.7")
+    a_sweep(out, source, dataset, {"1": 0.72, "10": 0.92, "100": None}, published=published)
     printed = write_report([out])
     return out, printed
 

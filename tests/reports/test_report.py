@@ -57,7 +57,7 @@ def test_the_table_of_a_sweep(sweep):
     out, printed = sweep
     # 0.72 of an object reaches the thresholds 0.5 to 0.7, 5 of 10; 0.92 reaches 9.
     markdown = (out / "report/report.md").read_text()
-    assert "| rpn.loss.balance | runs | AR@100 | AR@300 | recall@0.5 | recall@0.7 |" in markdown
+    assert "| rpn.loss.balance | runs | AR@100 | AR@300 | recall@0.5 | recall@0.7 | " in markdown
     assert "| 1 (base) | 2 of 2 | 50.0 ± 0.0 | 50.0 ± 0.0 | 100.0 ± 0.0 | 100.0 ± 0.0 |" in markdown
     assert "| 10 | 2 of 2 | **90.0 ± 0.0** | **90.0 ± 0.0** | 100.0 ± 0.0 |" in markdown
     assert "| 100 | 0 of 2 | – | – | – | – |" in markdown

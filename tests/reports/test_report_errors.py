@@ -122,6 +122,7 @@ def test_objects_that_do_not_belong_together(fails, source, dataset, tmp_path, c
         {"runs": [None]},
         {"runs": [{"folder": 3, "setting": "", "overrides": {}}]},
         {"base": "nowhere"},
+        {"published": {"source": "nowhere"}},
         {"runs": [{"folder": "../other", "setting": "a", "overrides": {}}], "base": "../other"},
     ],
 )
@@ -129,7 +130,7 @@ def test_a_sweep_that_was_changed(sweep, tmp_path, capsys, content):
     if not isinstance(content, str):
         content = json.dumps(json.loads((sweep[0] / "sweep.json").read_text()) | content)
     (tmp_path / "sweep.json").write_text(content)
-    is_of_report = "nowhere" in content
+    is_of_report = "nowhere" in content  # `status` looks at other entries
     for command in ("report",) if is_of_report else ("report", "status"):
         assert main([command, str(tmp_path)]) == 1
         (line,) = capsys.readouterr().err.splitlines()

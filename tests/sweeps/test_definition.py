@@ -19,6 +19,7 @@ from rpn_jax.sweeps.definition import (
     settings,
     uniform,
 )
+from rpn_jax.sweeps.published import Published, read_published
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHAPES = str(ROOT / "configs" / "shapes.py")
@@ -122,6 +123,7 @@ def test_a_sweep_file_gives_flags_configs_and_a_record(tmp_path):
         "--config.seed=5",
     ]
     record = json.loads(plan.record_json())
+    assert record["published"] is None
     assert record["base"] == "rpn.anchors.sizes=30_40,seed=4"
     assert record["seed_field"] == "seed"
     assert record["fields"] == ["rpn.anchors.sizes", "seed"]
@@ -130,6 +132,13 @@ def test_a_sweep_file_gives_flags_configs_and_a_record(tmp_path):
         "setting": "rpn.anchors.sizes=20",
         "overrides": {"rpn.anchors.sizes": [20.0], "seed": 4},
     }
+
+
+def test_published_figures_go_to_the_record(tmp_path):
+    beside = 'Published("table 1", "mAP", {"steps=4": 66.7})'
+    path = write(tmp_path, f'axes=[grid({{"steps": (3, 4)}}), seeds(2)], published={beside}')
+    record = json.loads(load_sweep(path).record_json())
+    assert read_published(record["published"]) == Published("table 1", "mAP", {"steps=4": 66.7})
 
 
 @pytest.mark.parametrize(
@@ -149,6 +158,18 @@ def test_a_sweep_file_gives_flags_configs_and_a_record(tmp_path):
         ('axes=[grid({"steps": (3,)}), settings([{"steps": 4}])]', "steps: is changed twice"),
         ('fixed={"seed": 1}, axes=[seeds(2)]', "seed: is changed twice"),
         ('axes=[grid({"steps": (3,)})], base="steps=4"', "which are: steps=3"),
+        (
+            'axes=[grid({"steps": (3,)})], published=Published("table 1", "mAP", {"steps=4": 5})',
+            "published: 'steps=4' is none of the settings, which are: steps=3",
+        ),
+        (
+            'axes=[settings({"a": {}})], published=Published("table 1", "mAP", {"a": float("nan")})',
+            "published: a is nan; give a number of per cent, such as 69.9",
+        ),
+        (
+            'axes=[grid({"steps": (3,)})], published=Published("table 1", "mAP", {})',
+            "published: has no values",
+        ),
         ('axes=[settings({"logs": {"steps": 4}})]', "'logs': cannot be the name"),
         ('axes=[settings({"x" * 200: {"steps": 4}})]', "too long"),
         ('axes=[random_search(2, {"steps": log_uniform(0, 1)})]', "log_uniform(0, 1)"),

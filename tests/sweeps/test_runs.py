@@ -7,9 +7,11 @@ import sys
 
 import pytest
 
+from rpn_jax.__main__ import main
 from rpn_jax.errors import UserError
 from rpn_jax.runs.config import default_config
 from rpn_jax.runs.config_files import apply_overrides, to_json
+from rpn_jax.sweeps.published import Published
 from rpn_jax.sweeps.runs import (
     claim,
     is_claimed,
@@ -202,6 +204,18 @@ def test_the_headline_has_a_column(workdir):
     file.write_text(json.dumps({"step": 100, "headline": "AP", "scalars": figures}))
     header, *_ = shown(sweep_table(read_sweep_states(workdir.parent))).splitlines()
     assert header.split()[-4:] == ["AP", "AP50", "AR@1", "why"]
+
+
+def test_published_figures_have_a_column(workdir, capsys):
+    record = json.loads((workdir.parent / "sweep.json").read_text())
+    record["runs"][0]["setting"] = "3x3"
+    record["published"] = Published("table 8", "mAP", {"3x3": 69.9}).to_json()
+    (workdir.parent / "sweep.json").write_text(json.dumps(record))
+    assert main(["status", str(workdir.parent)]) == 0
+    header, one, two, _ = capsys.readouterr().out.splitlines()
+    assert header.split()[-3:] == ["published", "mAP", "why"]
+    assert one.split()[-2:] == ["69.9", "%"]
+    assert two.split() == ["seed=1", "waiting"]
 
 
 def test_masks_stand_beside_boxes(workdir):
