@@ -70,7 +70,7 @@ def agreement(study: Study, figures: Figures) -> list[Part]:
     if not pairs:
         return [Text(f"Not compared with {source}: fewer than two settings have both figures.")]
     clear = [pair for pair in pairs if pair.here.p[m] < SIGNIFICANT]
-    in_order = sum(pair.there > 0 for pair in pairs)
+    in_order = sum(pair.there * pair.here.difference.mean[m] > 0 for pair in pairs)
     text = (
         f"Beside {source}: of {len(pairs)} pairs of settings, {in_order} stand in the published "
         f"order by their mean {published.ours}, and {len(clear)} differ here by more than noise "
@@ -118,17 +118,16 @@ def _contrary(clear: list[_Pair], m: int) -> str:
 def _pairs_table(published: Published, clear: list[_Pair], m: int) -> Table:
     rows = [
         [
-            pair.higher,
-            pair.lower,
+            f"{pair.higher} above {pair.lower}",
             difference_cell(*(column[m] for column in pair.here.difference[:3]), pair.here.p[m]),
             points(pair.there),
             pair.verdict,
         ]
         for pair in clear
     ]
-    header = ["higher here", "than", f"{published.ours} here", published.title, "sign there"]
+    header = ["pair", f"{published.ours} here", published.title, "sign there"]
     note = (
         "The pairs that differ here by more than noise, in percentage points. How far chance moves "
         "the published figures is not known."
     )
-    return Table(header, rows, names=2, note=note)
+    return Table(header, rows, note=note)

@@ -85,7 +85,9 @@ def published_of_runs(sweep: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
     settings = {run["folder"]: run.get("setting") for run in sweep["runs"]}
     values = published.values
     return published.title, {
-        folder: f"{values[setting]:g} %" for folder, setting in settings.items() if setting in values
+        folder: f"{values[setting]:g} %"
+        for folder, setting in settings.items()
+        if setting in values
     }
 
 

@@ -48,9 +48,9 @@ def test_what_agrees_and_what_does_not(source, dataset, tmp_path):
     assert text.text.endswith(
         f"What does not agree: {one} is above {hundred} here by +50.0, there −0.2."
     )
-    assert table.header == ["higher here", "than", "AR@100 here", "published mAP", "sign there"]
+    assert table.header == ["pair", "AR@100 here", "published mAP", "sign there"]
     assert [str(cell) for cell in table.rows[1]] == [
-        *(one, hundred, "+50.0 +50.0 to +50.0 p < 0.001", "−0.2", "the opposite")
+        *(f"{one} above {hundred}", "+50.0 +50.0 to +50.0 p < 0.001", "−0.2", "the opposite")
     ]
 
 
@@ -63,6 +63,7 @@ def said(out) -> str:
 
 def test_what_cannot_be_compared(source, dataset, tmp_path):
     a_sweep(tmp_path, source, dataset, {"1": 0.72, "10": 0.72}, published=published())
+    assert "of 1 pairs of settings, 0 stand in the published order" in said(tmp_path)
     assert said(tmp_path).endswith(
         "nothing here agrees with the published figures or contradicts them."
     )

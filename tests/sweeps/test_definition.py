@@ -163,7 +163,7 @@ def test_published_figures_go_to_the_record(tmp_path):
             "published: 'steps=4' is none of the settings, which are: steps=3",
         ),
         (
-            'axes=[settings({"a": {}})], published=Published("table 1", "mAP", {"a": float("nan")})',
+            'axes=[settings({"a": {}})], published=Published("it", "mAP", {"a": float("nan")})',
             "published: a is nan; give a number of per cent, such as 69.9",
         ),
         (
