@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import time
+import zipfile
 from types import SimpleNamespace
 
 import benchmark_cases
@@ -115,6 +116,21 @@ def test_what_the_calls_end_interrupts_is_left_for_the_next(tmp_path, monkeypatc
 def test_a_folder_without_wheels(tmp_path):
     with pytest.raises(SystemExit, match=r"has no \.whl files"):
         gpu_check.install(tmp_path, tmp_path / "site")
+
+
+def test_wheels_are_installed_once_and_without_a_network(tmp_path):
+    about = "tiny-1.0.dist-info"
+    with zipfile.ZipFile(tmp_path / "tiny-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("tiny.py", "number = 7\n")
+        wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr(f"{about}/RECORD", f"tiny.py,,\n{about}/METADATA,,\n{about}/WHEEL,,\n")
+    site = tmp_path / "site"
+    gpu_check.install(tmp_path, site)
+    assert (site / "tiny.py").read_text() == "number = 7\n"
+    (site / "tiny.py").write_text("kept")
+    gpu_check.install(tmp_path, site)
+    assert (site / "tiny.py").read_text() == "kept"
 
 
 def record(status="ok", message=None, **figures):
