@@ -84,8 +84,15 @@ def add_image_flags(parser: argparse.ArgumentParser) -> None:
         help="all images of a split of the prepared dataset instead, with its ids, in one file "
         "and without pictures",
     )
-    parser.add_argument("--out", required=True, type=user_path, metavar="DIR")
-    parser.add_argument("--format", choices=("json", "npz"), default="json")
+    parser.add_argument(
+        "--out", required=True, type=user_path, metavar="DIR", help="where the results go"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("json", "npz"),
+        default="json",
+        help="one file in COCO's results layout, or arrays (%(default)s)",
+    )
 
 
 def given_images(

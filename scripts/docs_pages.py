@@ -2,10 +2,11 @@
 
 import argparse
 import ast
-import os
+import itertools
 import pathlib
 import posixpath
 import re
+import textwrap
 from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -65,25 +66,56 @@ def _escaped(text: str) -> str:
 
 
 def commands_page() -> str:
-    """Returns the page of every command: what its --help prints."""
+    """Returns the page of every command: its help, and its flags."""
     from rpn_jax.__main__ import COMMANDS, command_parser
 
-    os.environ["COLUMNS"] = "92"
-    parser = command_parser()
-    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    (commands,) = (
+        action
+        for action in command_parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
     lines = [
         "# Commands",
         "",
-        "This page is what `rpn-jax COMMAND --help` prints.",
+        "This page is made of what `rpn-jax COMMAND --help` prints. Every command also takes"
+        " `--traceback`, which shows where in the code an error arose, and those with a config"
+        " take [its fields](fields.md), `--config.GROUP.FIELD=VALUE`.",
         "",
         "The exit status is 0; 1 for an error, which is one line; 75 when a run was asked to stop"
         " and goes on if the same command is given again; 130 after Ctrl-C.",
     ]
-    for name, command in COMMANDS.items():
-        first = str(command.__doc__).splitlines()[0]
-        text = commands.choices[name].format_help().strip()
-        lines += ["", f"## {name}", "", _escaped(first), "", "~~~~text", text, "~~~~"]
+    for name in COMMANDS:
+        parser = commands.choices[name]
+        lines += ["", f"## {name}", "", *_as_markdown(str(parser.description)), *_flags(parser)]
     return "\n".join(lines) + "\n"
+
+
+def _as_markdown(docstring: str) -> Iterator[str]:
+    """Yields a docstring's paragraphs, with those that are indented as code."""
+    for paragraph in re.split(r"\n\n+", docstring.strip("\n")):
+        for is_code, group in itertools.groupby(paragraph.split("\n"), lambda x: x[:1] == " "):
+            text = "\n".join(group)
+            if is_code:
+                yield from ["", "~~~~text", textwrap.dedent(text), "~~~~"]
+            else:
+                yield from ["", "`".join(_even_escaped(text.split("`")))]
+
+
+def _even_escaped(pieces: list[str]) -> list[str]:
+    """Returns pieces of a text between backticks, of which every second one is code."""
+    return [piece if i % 2 else _escaped(piece) for i, piece in enumerate(pieces)]
+
+
+def _flags(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yields what each flag of a command is for."""
+    formatter = parser._get_formatter()
+    for group in parser._action_groups:
+        flags = [a for a in group._group_actions if a.dest not in ("help", "traceback")]
+        if flags and group.description:
+            yield from ["", f"{_escaped(group.title)}: {_escaped(group.description)}"]
+        for action in flags:
+            names = formatter._format_action_invocation(action)
+            yield from ["", f"`{names}`", f":   {_escaped(formatter._expand_help(action))}"]
 
 
 def markdown_of(page: str) -> str:

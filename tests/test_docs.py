@@ -134,7 +134,7 @@ def test_messages_in_the_questions_are_those_of_the_code():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and isinstance(text := node.value, str) and len(text) > 15
     }
-    asked = [block.text.strip() for block in blocks(DOCS / "faq.md", "text")]
+    asked = [block.text.strip() for block in blocks(DOCS / "faq.md", "console")]
     assert len(asked) >= 15
     for message in asked:
         pieces = [p.strip(" ;") for p in message.removeprefix("error: ").split("…") if len(p) > 18]
@@ -146,7 +146,11 @@ def test_messages_in_the_questions_are_those_of_the_code():
 def test_pages_that_are_made_of_the_code_have_all_of_it():
     fields = re.findall(r'<span id="([\w.]+)"', docs_pages.fields_page())
     assert sorted(fields) == sorted(FIELDS)
-    assert re.findall("^## (.*)$", docs_pages.commands_page(), re.MULTILINE) == [*COMMANDS]
+    page = docs_pages.commands_page()
+    assert re.findall("^## (.*)$", page, re.MULTILINE) == [*COMMANDS]
+    flags = dict(re.findall("^`(.+)`\n:   (.*)$", page, re.MULTILINE))
+    assert {"--config FILE", "--skip-bad", "--fields [GROUP]", "RUN_A"} <= flags.keys()
+    assert all(flags.values()), "each flag says what it is for"
 
 
 def test_links_to_functions_lead_to_their_lines():

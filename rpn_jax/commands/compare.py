@@ -21,8 +21,8 @@ from rpn_jax.files import user_path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
-    parser.add_argument("a", type=user_path, metavar="RUN_A")
-    parser.add_argument("b", type=user_path, metavar="RUN_B")
+    parser.add_argument("a", type=user_path, metavar="RUN_A", help="folder of a run")
+    parser.add_argument("b", type=user_path, metavar="RUN_B", help="folder of another")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 

@@ -19,7 +19,9 @@ from rpn_jax.files import user_path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
-    parser.add_argument("folders", nargs="+", type=user_path, metavar="DIR")
+    parser.add_argument(
+        "folders", nargs="+", type=user_path, metavar="DIR", help="a run, a sweep, or several runs"
+    )
     parser.add_argument(
         "--out", type=user_path, metavar="DIR", help="DIR/report by default, if there is one DIR"
     )

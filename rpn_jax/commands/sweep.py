@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retry", action="store_true", help="run again what has failed")
     parser.add_argument("--dry_run", action="store_true", help="only list the runs")
     slurm = parser.add_argument_group("Slurm", "for each run, which is one task on one node")
-    slurm.add_argument("--slurm_partition", metavar="NAME")
+    slurm.add_argument("--slurm_partition", metavar="NAME", help="the cluster's own by default")
     slurm.add_argument(
         "--slurm_time",
         type=int,
@@ -55,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MINUTES",
         help="then a run saves and is queued again; 240 by default",
     )
-    slurm.add_argument("--slurm_gpus", type=int, metavar="N")
-    slurm.add_argument("--slurm_cpus", type=int, metavar="N")
+    slurm.add_argument("--slurm_gpus", type=int, metavar="N", help="of the run's node")
+    slurm.add_argument("--slurm_cpus", type=int, metavar="N", help="of the run's task")
     slurm.add_argument(
         "--slurm_option",
         action="append",

@@ -32,7 +32,9 @@ from rpn_jax.flags import add_trained_flags, check_out_file, image_size, trained
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     add_trained_flags(parser)
-    parser.add_argument("--out", required=True, type=user_path, metavar="FILE")
+    parser.add_argument(
+        "--out", required=True, type=user_path, metavar="FILE", help="that is written"
+    )
     parser.add_argument(
         "--image_size", required=True, metavar="HEIGHTxWIDTH", help="of the canvas, in pixels"
     )

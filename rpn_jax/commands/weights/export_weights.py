@@ -25,8 +25,19 @@ from rpn_jax.flags import add_trained_flags, check_out_file, trained_place
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     add_trained_flags(parser)
-    parser.add_argument("--out", required=True, type=user_path, metavar="FILE")
-    parser.add_argument("--format", choices=("rpn_jax", "torchvision"), default="rpn_jax")
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=user_path,
+        metavar="FILE",
+        help="that is written, a .safetensors",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("rpn_jax", "torchvision"),
+        default="rpn_jax",
+        help="whose names the arrays have (%(default)s)",
+    )
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
