@@ -5,6 +5,7 @@ import pathlib
 import re
 import runpy
 
+import docs_check
 import docs_pages
 import pytest
 from documents import DOCUMENTS, ROOT, blocks, command_lines, tree_files
@@ -151,6 +152,27 @@ def test_pages_that_are_made_of_the_code_have_all_of_it():
     flags = dict(re.findall("^`(.+)`\n:   (.*)$", page, re.MULTILINE))
     assert {"--config FILE", "--skip-bad", "--fields [GROUP]", "RUN_A"} <= flags.keys()
     assert all(flags.values()), "each flag says what it is for"
+
+
+def test_links_between_documents_lead_to_headings(tmp_path):
+    assert [problem for path in DOCUMENTS for problem in docs_check.markdown_problems(path)] == []
+    page = tmp_path / "page.md"
+    page.write_text("# A heading\n[a](#a-heading) [b](#b) [c](none.md) [d](https://example.org)\n")
+    assert docs_check.markdown_problems(page) == [
+        "page.md: #b: no such heading",
+        "page.md: none.md: no such file",
+    ]
+
+
+def test_a_page_that_asks_another_server_is_noticed(tmp_path):
+    (tmp_path / "a.html").write_text(
+        '<link rel="stylesheet" href="https://fonts.example.org/x.css"><h1 id="top"></h1>'
+        '<a href="https://example.org">out</a><a href="#top">up</a><a href="b.html">b</a>'
+    )
+    assert docs_check.site_problems(tmp_path) == [
+        "a.html: fetches https://fonts.example.org/x.css",
+        "a.html: b.html: no such file",
+    ]
 
 
 def test_links_to_functions_lead_to_their_lines():
