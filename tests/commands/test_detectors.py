@@ -8,6 +8,8 @@ import jax
 import numpy as np
 import pytest
 from documents import DOCUMENTS, blocks
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from training.small import (
     BOX,
     FIELDS,
@@ -96,6 +98,23 @@ def model_file(config, path):
     return path
 
 
+def coco_evaluation(data, results, **params):
+    """pycocotools' counts of a file of results, against the annotations of the data's own file."""
+    content = json.loads(data.file.read_text())
+    for row in content["annotations"]:  # which it wants to be given
+        row.setdefault("iscrowd", 0)
+        row.setdefault("area", row["bbox"][2] * row["bbox"][3])
+    annotated = COCO()
+    annotated.dataset = content
+    annotated.createIndex()
+    evaluation = COCOeval(annotated, annotated.loadRes(str(results)), "bbox")
+    for name, value in params.items():
+        setattr(evaluation.params, name, value)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return evaluation
+
+
 def run_shown_blocks(model, photo, folder, monkeypatch):
     """Runs the blocks of the documents that use a trained network, of whatever run, as this one."""
     shutil.copy(photo, folder / "photo.jpg")
@@ -174,6 +193,17 @@ def test_from_annotations_to_detections(data, flags, tmp_path, capsys, monkeypat
     assert main(["propose", f"--workdir={workdir}", str(path), f"--out={out}", "--draw=0"]) == 0
     proposals = json.loads((out / "proposals.json").read_text())
     assert [row["score"] for row in proposals] == pytest.approx(model.propose(path).scores)
+
+    # pycocotools takes what is found in a split beside the data's own file, and counts as we do.
+    split = f"--workdir={workdir}", "--split=val", f"--out={out / 'val'}"
+    for command in ("propose", "detect"):
+        assert main([command, *split]) == 0
+    proposals, detections = (out / "val" / f"{kind}s.json" for kind in ("proposal", "detection"))
+    evaluation = coco_evaluation(data, proposals, useCats=0, maxDets=[10, 50])
+    recall = evaluation.eval["recall"][:, 0, 0].mean(axis=0)
+    assert recall == pytest.approx([figures["scalars"][f"AR@{n}"] for n in (10, 50)])
+    precision = coco_evaluation(data, detections).eval["precision"][..., 0, -1]
+    assert precision[precision >= 0].mean() == pytest.approx(figures["scalars"]["AP"])
 
     exported = out / "detector.jax"
     sizes = "--image_size=48x48", "--platforms=cpu"
