@@ -26,6 +26,11 @@ def image_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def step(text: str) -> int | str:
+    """Returns the step that a flag means: a number, or "best"; argparse names this function."""
+    return text if text == "best" else int(text)
+
+
 def add_trained_flags(parser: argparse.ArgumentParser) -> None:
     """Adds --workdir, --weights and --step."""
     place = parser.add_mutually_exclusive_group(required=True)
@@ -36,7 +41,11 @@ def add_trained_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a model file (.safetensors) of export-weights or import-weights",
     )
-    parser.add_argument("--step", type=int, help="of the run's checkpoint; the newest by default")
+    parser.add_argument(
+        "--step",
+        type=step,
+        help="of the run's checkpoint; the newest by default; best: of its best validation",
+    )
 
 
 def trained_place(
@@ -44,13 +53,17 @@ def trained_place(
 ) -> tuple[ConfigDict, pathlib.Path]:
     """Returns the config that came with the network, with overrides, and the folder or file."""
     from rpn_jax.errors import UserError
+    from rpn_jax.runs.best import best_kept_step
     from rpn_jax.runs.config_files import apply_overrides
     from rpn_jax.runs.workdir import load_workdir_config
+    from rpn_jax.training.checkpoint import saved_steps
     from rpn_jax.weights.class_names import check_renamed
     from rpn_jax.weights.model_file import read_model
 
     if arguments.workdir is not None:
         config, place = load_workdir_config(arguments.workdir), arguments.workdir
+        if arguments.step == "best":
+            arguments.step = best_kept_step(place, saved_steps(place))
     elif arguments.step is not None:
         raise UserError(f"--step={arguments.step}: a model file holds one step; leave it out")
     else:

@@ -3,6 +3,7 @@
   rpn-jax train --config=shapes --workdir=runs/shapes
   rpn-jax train --config=bccd --workdir=runs/bccd --config.seed=1
   rpn-jax train --config=shapes_faster_rcnn --workdir=runs/detector
+  rpn-jax train --from=runs/shapes@400 --workdir=runs/lower --config.optimizer.learning_rate=1e-4
 
 Any field of the config can be changed with --config.FIELD=VALUE; `rpn-jax info --fields` lists
 them. The dataset must be prepared (see `prepare`). A run that was cut off goes on from its last
@@ -23,7 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from rpn_jax.runs.reference import groups_help
 
     parser.epilog = groups_help()
-    parser.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
+    origin = parser.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
+    origin.add_argument(
+        "--from",
+        dest="origin",
+        metavar="RUN@STEP",
+        help="go on from a checkpoint of another run (RUN@best: of its best validation), with its "
+        "config, in a folder of its own",
+    )
     parser.add_argument(
         "--workdir",
         required=True,
@@ -44,10 +53,14 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from rpn_jax.runs.config_files import load_config
     from rpn_jax.runs.determinism import apply_determinism
     from rpn_jax.runs.profile import profile_steps
+    from rpn_jax.training.fork import forked_config
     from rpn_jax.training.loop import train
 
     steps = profile_steps(arguments.profile_steps)
-    config = load_config(arguments.config, overrides)
+    if arguments.origin:
+        config = forked_config(arguments.origin, overrides)
+    else:
+        config = load_config(arguments.config, overrides)
     apply_determinism(config)
     join(arguments)
     train(config, arguments.workdir, steps)

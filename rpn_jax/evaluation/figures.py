@@ -149,6 +149,20 @@ def headline_recall(top_ns: Sequence[int]) -> str:
     return f"AR@{max([n for n in top_ns if n <= 300] or top_ns[:1])}"
 
 
+def headline_of(scalars: Mapping[str, float]) -> str | None:
+    """Returns the name of the headline among a model's numbers; None if there is none.
+
+    >>> headline_of({"AP": 0.5, "AP50": 0.75, "proposals_AR@300": 0.4, "AR@100": 0.4})
+    'AP'
+    >>> headline_of({"loss": 0.1, "AR@10": 0.2, "AR@300": 0.4, "AR@1000": 0.5})
+    'AR@300'
+    """
+    if "AP" in scalars:
+        return "AP"
+    top_ns = [int(name[3:]) for name in of_all(dict(scalars)) if name.startswith("AR@")]
+    return headline_recall(sorted(top_ns)) if top_ns else None
+
+
 def read_figures(folder: pathlib.Path) -> dict[str, Any]:
     """Returns the JSON that `evaluate` left in a folder, {} where there is none.
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from rpn_jax.errors import UserError
 from rpn_jax.reports.evaluations import Evaluation, read_evaluation
+from rpn_jax.runs.best import last_step
 from rpn_jax.runs.history import Run as History
 from rpn_jax.runs.history import read_run
 from rpn_jax.runs.metrics import read_metrics
@@ -262,7 +263,8 @@ def _remark(run: Result) -> str | None:
         return ": ".join(filter(None, [progress, state.reason]))
     if run.evaluation is None:
         return f"not evaluated; rpn-jax evaluate --workdir={run.folder}"
-    steps = run.history.config["steps"]
+    config = run.history.config
+    steps = last_step(run.folder, config["steps"], config.get("evaluation.patience"))
     if run.evaluation.step != steps:
         return f"evaluated at step {run.evaluation.step} of {steps}"
     return None

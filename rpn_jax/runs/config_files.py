@@ -203,6 +203,7 @@ def located(config: ConfigDict) -> ConfigDict:
     """Returns the config with absolute paths of the data."""
     config = ConfigDict(config)
     files = (
+        (config.fork, "run"),
         (config.data, "source"),
         *((config.data.get("proposals"), n) for n in ("train", "eval")),
     )

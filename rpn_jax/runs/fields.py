@@ -82,6 +82,10 @@ FIELDS: Mapping[str, Field] = {
         "same devices; XLA then takes its first choice of each kernel that sums in a fixed order, "
         "in place of the fastest that it has measured; CPUs and TPUs give the same bits anyway",
     ),
+    "fork.run": Field(
+        None, NAME, "the folder of the run that this one goes on from, see train --from"
+    ),
+    "fork.step": Field(None, whole(0), "the step of that run after which this one begins"),
     "log_every": Field(20, whole(1), "steps from one line of metrics to the next"),
     "data.dataset": Field(
         "voc/2007",
@@ -456,6 +460,12 @@ FIELDS: Mapping[str, Field] = {
     "optimizer.decay_factor": Field(0.1, NOT_NEGATIVE, "what it multiplies the rate by"),
     "optimizer.warmup_steps": Field(0, whole(0), "the rate grows linearly from 0"),
     "evaluation.every": Field(5000, whole(0), "steps between validations; 0: never"),
+    "evaluation.patience": Field(
+        None,
+        whole(1),
+        "validations in a row without a higher headline (AP, or AR@300 of an RPN), after which the "
+        "training stops; None: all steps are trained",
+    ),
     "evaluation.batch_size": Field(None, whole(1), "images at once; None: as batch_size"),
     "evaluation.top_ns": Field(
         (10, 50, 100, 300, 1000), RISING, "numbers of proposals whose recall is measured"
@@ -463,6 +473,12 @@ FIELDS: Mapping[str, Field] = {
     "evaluation.pictures": Field(4, whole(0), "images drawn at each validation"),
     "checkpoint.every": Field(1000, whole(1), "steps from one checkpoint to the next"),
     "checkpoint.keep": Field(3, whole(1), "checkpoints that are kept, the newest ones"),
+    "checkpoint.keep_best": Field(
+        False,
+        FLAG,
+        "keep the checkpoint of the best validation too, by its headline (AP, or AR@300 of an "
+        "RPN); --step=best finds it",
+    ),
 }
 # The first of each two is at most the second.
 AT_MOST = (

@@ -58,8 +58,9 @@ def read_run(folder: pathlib.Path) -> Run:
     rows = read_metrics(folder / "metrics.jsonl")
     by_step = {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
     steps = sorted(by_step)
+    begin = flatten(fields).get("fork.step") or 0
     losses = {
-        (before, step): by_step[step] for before, step in zip([0, *steps], steps, strict=False)
+        (before, step): by_step[step] for before, step in zip([begin, *steps], steps, strict=False)
     }
     validations = {
         row["step"]: {

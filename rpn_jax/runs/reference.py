@@ -13,6 +13,7 @@ from rpn_jax.runs.fields import FIELDS, STAGES
 
 GROUPS: Mapping[str, str] = {
     "": "the run: what is trained, for how long, from which seed",
+    "fork": "the run that this one goes on from",
     "data": "the dataset, its splits, and how images are resized, mirrored and loaded",
     "data.jitter": "large-scale jitter",
     "data.proposals": "stored proposals, for a detector without an RPN",

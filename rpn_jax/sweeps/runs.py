@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.figures import read_figures
 from rpn_jax.files import regular, write_text
+from rpn_jax.runs.best import last_step
 from rpn_jax.runs.metrics import read_metrics
 
 STATES = ("done", "running", "failed", "stopped", "queued", "missing")
@@ -139,7 +140,8 @@ def read_run_state(workdir: pathlib.Path, queue: Mapping[str, str] | None = None
     final = _final(workdir)
     figures = final.get("scalars", {})
     in_sweep = (workdir.parent / "sweep.json").is_file()
-    is_done = bool(figures) if in_sweep else (workdir / "checkpoints" / str(steps)).is_dir()
+    ends = workdir / "checkpoints" / str(_last_step(workdir, config))
+    is_done = bool(figures) if in_sweep else ends.is_dir()
     job, end = read_state(workdir, "job"), read_state(workdir, "end")
     in_queue = None
     if job.get("launcher") == "slurm" and not is_done:
@@ -204,7 +206,16 @@ def _final(workdir: pathlib.Path) -> dict[str, Any]:
         found = read_figures(workdir / "evaluation" / config["data"]["eval_split"])
     except (KeyError, OSError, TypeError, ValueError):  # of a damaged config, or damaged figures
         return {}
-    return found if found and found.get("step") == config.get("steps") else {}
+    return found if found and found.get("step") == _last_step(workdir, config) else {}
+
+
+def _last_step(workdir: pathlib.Path, config: Mapping[str, Any]) -> Any:
+    """Returns the step after which a run ends, by its `config.json`."""
+    steps, evaluation = config.get("steps", 0), config.get("evaluation")
+    patience = evaluation.get("patience") if isinstance(evaluation, dict) else None
+    if not isinstance(steps, int) or not isinstance(patience, int):
+        return steps
+    return last_step(workdir, steps, patience)
 
 
 def _progress(

@@ -23,6 +23,7 @@ from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.figures import Figures
 from rpn_jax.files import check_out, user_path
+from rpn_jax.runs.best import best_kept_step
 from rpn_jax.trained.export import pasting_of, write_function
 from rpn_jax.trained.load import (
     check_detects,
@@ -30,6 +31,7 @@ from rpn_jax.trained.load import (
     load_trained,
     trained_config,
 )
+from rpn_jax.training.checkpoint import saved_steps
 from rpn_jax.training.evaluate import detector_results, eval_batch_size, evaluate
 from rpn_jax.training.predict import ImageSource, PredictedImage, Predictor
 from rpn_jax.training.splits import check_batch_size, open_split, with_proposals
@@ -93,12 +95,13 @@ class Segmented(NamedTuple):
 Objects = Detected | Segmented
 
 
-def load(place: Path, *, step: int | None = None, settings: str = "test") -> "Model":
+def load(place: Path, *, step: int | str | None = None, settings: str = "test") -> "Model":
     """Returns the trained network of a run's folder or a model file.
 
     Args:
       place: folder from `train`, or file from `export-weights`, `import-weights` or `Model.save`.
-      step: step of the run's checkpoint; the newest by default.
+      step: step of the run's checkpoint; the newest by default; "best" is that of the validation
+        with the highest headline figure.
       settings: number of proposals, as for use, "test", or to train a detector on, "train".
 
     Raises:
@@ -110,6 +113,10 @@ def load(place: Path, *, step: int | None = None, settings: str = "test") -> "Mo
     config = trained_config(place)
     if step is not None and not place.is_dir():
         raise UserError(f"step={step}: a model file holds one step; leave it out")
+    if step == "best":
+        step = best_kept_step(place, saved_steps(place))
+    elif isinstance(step, str):
+        raise UserError(f'step={step!r}: give a number or "best"')
     detector, variables, step = load_trained(config, place, step)
     return Model(config, detector.with_counts(settings), variables, source=str(place), step=step)
 

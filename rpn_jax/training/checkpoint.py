@@ -42,7 +42,7 @@ _ATTEMPTS = 20  # to read the newest checkpoint while its run keeps replacing it
 
 
 class Checkpoints:
-    """The newest `keep` checkpoints (at least one) of a work folder.
+    """The newest `keep` checkpoints (at least one) of a work folder, and one that is held.
 
     With several processes, each makes a `Checkpoints`, and all call its methods together, except
     `check`.
@@ -62,6 +62,7 @@ class Checkpoints:
         self._background = futures.ThreadPoolExecutor(max_workers=1)
         self._saving: futures.Future | None = None
         self._unconfirmed: int | None = None
+        self._held: int | None = None
         self._latest: int | None = processes.on_first(self._open)
 
     def latest_step(self) -> int | None:
@@ -107,6 +108,10 @@ class Checkpoints:
             self._unconfirmed = None
             if processes.is_first():
                 self._background.submit(self._delete_beyond, self._keep)
+
+    def hold(self, step: int | None) -> None:
+        """Keeps the checkpoint of a step beside the newest ones, until another is held."""
+        self._held = step
 
     def reject(self, step: int, problem: str) -> None:
         """Sets aside the checkpoints of `step` and later, whose parameters are useless."""
@@ -241,6 +246,8 @@ class Checkpoints:
 
     def _delete_beyond(self, count: int) -> None:
         for old in self._steps()[:-count]:
+            if old == self._held:
+                continue
             with unread(self._at(old)) as is_free:
                 if is_free:
                     self._at(old).rename(self.folder / f"{old}.deleted")

@@ -22,6 +22,7 @@ from rpn_jax.errors import StoppedError, UserError, first_line
 from rpn_jax.evaluation.figures import Figures
 from rpn_jax.progress import progress_bar
 from rpn_jax.runs import devices
+from rpn_jax.runs.best import Validations, read_validations
 from rpn_jax.runs.config import random_key
 from rpn_jax.runs.fields import check_config
 from rpn_jax.runs.fingerprint import record_run
@@ -39,6 +40,7 @@ from rpn_jax.training.evaluate import (
     split_results,
 )
 from rpn_jax.training.features import FeatureCache, check_features
+from rpn_jax.training.fork import check_fork, forked_state
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.pictures import draw_first
 from rpn_jax.training.predict_steps import make_eval_step
@@ -77,7 +79,8 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
                 eval_set = with_proposals(config, eval_set, "eval")
             detector = build_detector(config)
             schedule, optimizer = build_optimizer(config)
-            pretrained = load_pretrained(config, detector.network)
+            check_fork(config, workdir)
+            pretrained = None if config.fork.run else load_pretrained(config, detector.network)
             check_features(config, detector.network)
         # All checks of the config come before this line; compilation begins after it.
         at_end.enter_context(claim_workdir(workdir, config))
@@ -91,13 +94,20 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
         plan, scales = training_plan(config, train_set)
         at_end.enter_context(_explained(config, workdir, checkpoints, plan))
         at_end.callback(checkpoints.close)
-        state = checkpoints.restore_newest(state) or state
+        if restored := checkpoints.restore_newest(state):
+            state = restored
+        elif forked := forked_state(config, state):
+            state = forked
+            checkpoints.save(state)
         # Of a copy: newer JAX versions do not donate what the host has read, on a CPU.
         start = int(state.step.copy())
         features = FeatureCache(config, detector.network, evaluation_variables(state))
         record_run(config, workdir, train_set, eval_set, step=start)
         progress = Progress(config, workdir, start)
         at_end.callback(progress.close)
+        found = on_first(lambda: read_validations(workdir))
+        validations = Validations(dict(found), config.evaluation.patience)
+        checkpoints.hold(validations.best if config.checkpoint.keep_best else None)
         profiler = StepProfiler(workdir, profile_steps)
         at_end.callback(profiler.close)
 
@@ -112,6 +122,10 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
                 figures, losses = evaluate(config, results)
             check_finite(step, losses)
             progress.validated(step, figures, losses)
+            validations.add(step, figures.scalars[figures.headline])
+            if config.checkpoint.keep_best and validations.best == step:
+                checkpoints.save(state)
+                checkpoints.hold(step)
 
         def is_validated(step):
             return eval_set and (step == config.steps or step % config.evaluation.every == 0)
@@ -119,7 +133,8 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
         if start and is_validated(start) and not progress.has_validation(start):
             validate(state, start)  # the earlier start was cut off before it
         stop.steps_begin()
-        steps = progress.watch(batches(config, train_set, plan, scales, features, start))
+        last = start if validations.are_over() else config.steps
+        steps = progress.watch(batches(config, train_set, plan, scales, features, start, last))
         for step, on_device in enumerate(steps, start + 1):
             # The host runs ahead of the devices and waits for them only to log and to save.
             state, metrics = profiler.run(step, train_step, state, on_device, key)
@@ -140,6 +155,10 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
                 except StoppedError:
                     checkpoints.save(state)
                     raise
+                if validations.are_over():
+                    checkpoints.save(state)
+                    progress.ended(step, validations.best)
+                    break
         checkpoints.latest_step()  # waits for the last save
         checkpoints.confirm(config.steps + 1)
     return state
@@ -222,14 +241,15 @@ def batches(
     scales: Sequence[Scale | Jitter],
     features: FeatureCache,
     start: int,
+    last: int | None = None,
 ) -> Iterator[Images]:
-    """Yields this process's share of the batches from step `start` to the last, on its devices."""
+    """Yields this process's share of the batches from step `start` to `last`, on its devices."""
     host_batches = train_batches(
         dataset,
         plan,
         scales,
         start_step=start,
-        num_steps=config.steps - start,
+        num_steps=(config.steps if last is None else last) - start,
         **loader_fields(config),
     )
     return devices.prefetch(
@@ -302,6 +322,13 @@ class Progress:
             loss = losses["loss"]
             self._bar.write(f"step {step}: validation loss {loss:.3f}  {figures.line()}")
         self._restart_clock()
+
+    def ended(self, step: int, best: int | None) -> None:
+        """Says that the run stops early."""
+        self._bar.write(
+            f"step {step}: no validation was better than that of step {best} for "
+            "config.evaluation.patience; the training ends"
+        )
 
     def has_validation(self, step: int) -> bool:
         """Returns whether the files have the figures of a validation after `step`."""

@@ -201,7 +201,7 @@ def test_from_annotations_to_detections(data, flags, tmp_path, capsys, monkeypat
     proposals, detections = (out / "val" / f"{kind}s.json" for kind in ("proposal", "detection"))
     evaluation = coco_evaluation(data, proposals, useCats=0, maxDets=[10, 50])
     recall = evaluation.eval["recall"][:, 0, 0].mean(axis=0)
-    assert recall == pytest.approx([figures["scalars"][f"AR@{n}"] for n in (10, 50)])
+    assert recall == pytest.approx([figures["scalars"][f"proposals_AR@{n}"] for n in (10, 50)])
     precision = coco_evaluation(data, detections).eval["precision"][..., 0, -1]
     assert precision[precision >= 0].mean() == pytest.approx(figures["scalars"]["AP"])
 

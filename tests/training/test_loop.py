@@ -21,16 +21,22 @@ from training.small import small_config
 from rpn_jax.data.datasets import prepare_dataset
 from rpn_jax.data.plan import BatchPlan
 from rpn_jax.errors import UserError
+from rpn_jax.evaluation.figures import Figures
 from rpn_jax.evaluation.objects import read_objects
 from rpn_jax.runs import fingerprint
+from rpn_jax.runs.best import best_kept_step
+from rpn_jax.runs.history import read_run
 from rpn_jax.runs.metrics import read_metrics
 from rpn_jax.runs.workdir import load_workdir_config
+from rpn_jax.sweeps.runs import read_run_state
 from rpn_jax.trained.load import load_trained
 from rpn_jax.trained.measure import evaluate_trained
+from rpn_jax.trained.model import load
 from rpn_jax.training import loop
 from rpn_jax.training.build import build_network
-from rpn_jax.training.checkpoint import Checkpoints
+from rpn_jax.training.checkpoint import Checkpoints, saved_steps
 from rpn_jax.training.features import FeatureCache
+from rpn_jax.training.fork import forked_config
 from rpn_jax.training.splits import open_split
 
 OPTIONS = {"seed": 0, "image_size": 48, "num_train": 24, "num_test": 11}
@@ -414,3 +420,73 @@ def test_a_run_killed_and_started_again_ends_with_the_same_bits(data_dir, tmp_pa
     )
     rows = [r["step"] for r in read_metrics(workdir / "metrics.jsonl") if "train/loss" in r]
     assert rows == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_best_validation_is_kept_and_a_run_that_gets_no_better_ends(
+    data_dir, tmp_path, monkeypatch, capsys
+):
+    measured = iter([0.2, 0.5, 0.4, 0.5, float("nan")])
+
+    def evaluate(config, results):
+        recall = {"AR@10": 0.0, "AR@50": next(measured)}
+        return Figures("AR@50", recall, "", {}), {"loss": 1.0}
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    config = shapes_config(
+        data_dir, "evaluation.every=1", "evaluation.patience=3", "checkpoint.keep=1",
+        "checkpoint.keep_best=true", "checkpoint.every=3", "steps=9",
+    )  # fmt: skip
+    state = loop.train(config, tmp_path)
+    assert int(state.step) == 5
+    assert saved_steps(tmp_path) == [2, 5]
+    assert "step 5: no validation was better than that of step 2" in capsys.readouterr().out
+    again = loop.train(config, tmp_path)  # trains and measures nothing
+    assert int(again.step) == 5
+    assert read_run_state(tmp_path).state == "done"
+    assert load(tmp_path, step="best").step == 2
+    with pytest.raises(UserError, match="step='first': give a number or \"best\""):
+        load(tmp_path, step="first")
+    with pytest.raises(UserError, match=r"step 2, the best, was not kept; there are those of 5"):
+        best_kept_step(tmp_path, [5])
+
+
+def test_a_fork_goes_on_from_a_step_of_another_run_to_the_same_bits(finished, tmp_path, capsys):
+    _, origin, state = finished
+    overrides = ["--config.evaluation.every=0", "--config.checkpoint.keep=1"]
+    config = forked_config(f"{origin}@4", overrides)
+    forked = jax.device_get(loop.train(config, tmp_path / "fork"))
+    jax.tree.map(np.testing.assert_array_equal, forked, state)
+    recorded = load_workdir_config(tmp_path / "fork")
+    assert (recorded.fork.run, recorded.fork.step) == (str(origin), 4)
+    assert recorded.evaluation.every == 0
+    rows = read_metrics(tmp_path / "fork" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [5, 6]
+    assert list(read_run(tmp_path / "fork").losses) == [(4, 5), (5, 6)]
+    # It needs the other run no more.
+    alone = forked_config(f"{tmp_path / 'fork'}@6", [*overrides, "--config.steps=7"])
+    alone.fork.run = str(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"gone has no checkpoint of it; there are none"):
+        loop.train(alone, tmp_path / "third")
+    assert int(loop.train(config, tmp_path / "fork").step) == 6
+
+
+@pytest.mark.parametrize(
+    ("origin", "overrides", "line"),
+    [
+        ("RUN", [], "give RUN@STEP, such as runs/mine@3000, or RUN@best"),
+        ("nowhere@4", [], "nowhere: no run was begun there"),
+        (
+            "RUN@5",
+            [],
+            "config.fork.step=5: RUN has no checkpoint of it; there are those of 2, 4, 6",
+        ),
+        ("RUN@6", [], "config.steps=6: the fork begins at step 6; give more steps"),
+        ("RUN@4", ["--config.fork.step=None"], "has a run without a step, or a step without a run"),
+    ],
+)
+def test_a_fork_that_cannot_be_is_one_line(finished, tmp_path, origin, overrides, line):
+    _, run, _ = finished
+    with pytest.raises(UserError) as error:
+        loop.train(forked_config(origin.replace("RUN", str(run)), overrides), tmp_path / "fork")
+    assert line.replace("RUN has", f"{run} has") in str(error.value)
+    assert not (tmp_path / "fork").exists()
