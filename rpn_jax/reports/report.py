@@ -5,7 +5,8 @@ The same runs give the same files, byte for byte.
 
 import collections
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -93,11 +94,29 @@ def _summary(study: Study, figures: Figures) -> list[Text]:
     listed = ", ".join(f"{count} {_KINDS.get(kind, kind)}" for kind, count in sorted(kinds.items()))
     settings = len(study.settings)
     text = (
-        f"{len(study.runs)} runs of {settings} setting{'s' if settings > 1 else ''}: {listed}. "
+        f"{_counted(study)} of {settings} setting{'s' if settings > 1 else ''}: {listed}. "
         f"Measured on {_measured_on(figures.runs[0].evaluation)}."
     )
     left_out = len(study.runs) - len(figures.runs)
-    return [Text(text + (" Why runs are not counted stands below, at “Runs”." if left_out else ""))]
+    texts = [text + (" Why runs are not counted stands below, at “Runs”." if left_out else "")]
+    if study.evaluations:
+        ways = "; ".join(f"{name}: {_changes(way)}" for name, way in study.evaluations.items())
+        texts.append(f"Each run is trained once and measured in several ways. {ways}.")
+    return list(map(Text, texts))
+
+
+def _counted(study: Study) -> str:
+    trained = len({run.folder for run in study.runs})
+    number = f"{trained} run{'s' if trained > 1 else ''}"
+    return f"{len(study.runs)} evaluations of {number}," if study.evaluations else number
+
+
+def _changes(fields: Mapping[str, Any]) -> str:
+    """Returns what an evaluation changes, for a reader."""
+    parts = fields.get("without", ())
+    without = [parts] if isinstance(parts, str) else parts
+    changed = [f"{field}={value}" for field, value in fields.items() if field != "without"]
+    return ", ".join([*(f"without {part}" for part in without), *changed]) or "as in the config"
 
 
 def _measured_on(evaluation: Evaluation) -> str:

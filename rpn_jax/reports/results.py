@@ -2,7 +2,8 @@
 
 import itertools
 import pathlib
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from rpn_jax.runs.history import Run as History
 from rpn_jax.runs.history import read_run
 from rpn_jax.runs.metrics import read_metrics
 from rpn_jax.sweeps.definition import settings
+from rpn_jax.sweeps.evaluations import evaluation_folder, measured_settings, other_evaluations
 from rpn_jax.sweeps.published import Published, read_published
 from rpn_jax.sweeps.runs import RunState, has, read_run_state, read_sweep
 
@@ -84,6 +86,8 @@ class Study(NamedTuple):
       base: setting that the others are compared with.
       runs: runs in order.
       published: figures of somebody else, of some of the settings, or None.
+      evaluations: fields of each evaluation by name, where a sweep has several; each of them is a
+        run of a setting of its own here, of which only the run's own evaluation was trained.
     """
 
     title: str
@@ -91,6 +95,7 @@ class Study(NamedTuple):
     base: str
     runs: tuple[Result, ...]
     published: Published | None = None
+    evaluations: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({})
 
     @property
     def counted(self) -> list[Result]:
@@ -164,19 +169,34 @@ def _sweep_study(out: pathlib.Path, sweep: dict[str, Any]) -> Study:
         raise UserError(f"{out / 'sweep.json'}: is damaged (no base); start the sweep again")
     try:
         published = read_published(sweep.get("published"))
+        others = other_evaluations(sweep)
     except ValueError as error:
         raise UserError(
             f"{out / 'sweep.json'}: is damaged ({error}); start the sweep again"
         ) from error
-    seed_field = sweep["seed_field"]
-    runs = []
+    evaluations = sweep.get("evaluations") or {"": {}}
+    settings_of = measured_settings(
+        (row["setting"] for row in sweep["runs"]), [name for name in evaluations if name]
+    )
+    seed_field, runs = sweep["seed_field"], []
     for row in sweep["runs"]:
         overrides = row["overrides"]
         seed = overrides.get(seed_field)
-        runs.append(_read_result(out / row["folder"], row["setting"], overrides, seed))
+        for name in evaluations:
+            setting = settings_of[row["setting"], name]
+            of_other = name if name in others else ""
+            runs.append(_read_result(out / row["folder"], setting, overrides, seed, of_other))
+    own = next((name for name in evaluations if name not in others), "")
     base = next(row["setting"] for row in sweep["runs"] if row["folder"] == sweep["base"])
     fields = tuple(field for field in sweep["fields"] if field != seed_field)
-    return Study(out.resolve().name, fields, base, _with_remarks(runs), published)
+    return Study(
+        out.resolve().name,
+        fields,
+        settings_of[base, own],
+        _with_remarks(runs),
+        published,
+        evaluations if others else {},
+    )
 
 
 def _plain_study(folders: Sequence[pathlib.Path]) -> Study:
@@ -233,21 +253,33 @@ def _unique_names(places: Sequence[pathlib.Path]) -> list[str]:
 
 
 def _read_result(
-    folder: pathlib.Path, setting: str, overrides: dict[str, Any], seed: Any
+    folder: pathlib.Path,
+    setting: str,
+    overrides: dict[str, Any],
+    seed: Any,
+    other: str = "",
 ) -> Result:
+    """Returns what a run left; `other` names an evaluation that is not its own.
+
+    That has no training: its costs and losses are those of the run, where they stand once.
+    """
     state = read_run_state(folder)
     history, evaluation, remark = None, None, None
     if (folder / "config.json").is_file():
         try:
             history = read_run(folder)
-            evaluation = read_evaluation(folder / "evaluation" / history.config["data.eval_split"])
+            place = evaluation_folder(folder, history.config["data.eval_split"], other)
+            evaluation = read_evaluation(place)
         except UserError as error:
             remark = str(error)
     rows = read_metrics(folder / "metrics.jsonl")
     result = Result(
         folder.name, folder, setting, overrides, seed, state, history, rows, evaluation, remark
     )
-    return result._replace(remark=remark or _remark(result))
+    result = result._replace(remark=remark or _remark(result))
+    if other:
+        return result._replace(name=f"{folder.name}@{other}", history=None, rows=[])
+    return result
 
 
 def _remark(run: Result) -> str | None:
@@ -259,15 +291,15 @@ def _remark(run: Result) -> str | None:
         progress = f"{state.state} at step {state.step} of {state.steps}"
     else:
         progress = f"{state.state} before a step was logged"
+    config = run.history.config if run.history else {}
+    steps = last_step(run.folder, config.get("steps", 0), config.get("evaluation.patience"))
+    if run.evaluation is not None and run.evaluation.step == steps:
+        return None  # also where another of its evaluations failed
     if state.state == "failed" or (run.evaluation is None and state.state != "done"):
         return ": ".join(filter(None, [progress, state.reason]))
     if run.evaluation is None:
         return f"not evaluated; rpn-jax evaluate --workdir={run.folder}"
-    config = run.history.config
-    steps = last_step(run.folder, config["steps"], config.get("evaluation.patience"))
-    if run.evaluation.step != steps:
-        return f"evaluated at step {run.evaluation.step} of {steps}"
-    return None
+    return f"evaluated at step {run.evaluation.step} of {steps}"
 
 
 def _with_remarks(runs: list[Result]) -> tuple[Result, ...]:

@@ -41,6 +41,13 @@ from rpn_jax.sweeps.axes import (
     settings,
     uniform,
 )
+from rpn_jax.sweeps.evaluations import (
+    WITHOUT,
+    check_evaluations,
+    evaluation_flags,
+    measured_settings,
+    override_flags,
+)
 from rpn_jax.sweeps.published import Published
 
 __all__ = [
@@ -78,6 +85,8 @@ class Sweep:
       base: setting that the others are compared with, such as `rpn.loss.balance=10`; the first by
         default.
       published: figures of somebody else, which a report sets beside the sweep's own.
+      evaluations: result of `settings`: the settings of the test under which each run is measured,
+        as `evaluations` describes; that of the config by default.
     """
 
     config: str
@@ -85,6 +94,7 @@ class Sweep:
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     base: str | None = None
     published: Published | None = None
+    evaluations: Axis | None = None
 
 
 def expand(sweep: Sweep) -> list[Run]:
@@ -92,7 +102,8 @@ def expand(sweep: Sweep) -> list[Run]:
 
     Raises:
         UserError: an axis has no values, two axes change one field, two runs would share a folder,
-            a folder's name is too long, or `base` or a name in `published` is none of the settings.
+            a folder's name is too long, `base` or a name in `published` is none of the settings, or
+            an evaluation changes more than the test.
     """
     if not sweep.axes:
         raise UserError("axes: there is none; give a grid, settings, seeds or a random_search")
@@ -114,8 +125,10 @@ def expand(sweep: Sweep) -> list[Run]:
     if sweep.base is not None and sweep.base not in names:
         known = list_some(names, 4)
         raise UserError(f"base={sweep.base!r}: is none of the settings, which are: {known}")
+    check_evaluations(sweep.evaluations, fields_of(sweep.axes))
     if sweep.published:
-        sweep.published.check(names)
+        evaluations = [name for name, _ in sweep.evaluations.settings] if sweep.evaluations else []
+        sweep.published.check(measured_settings(names, evaluations).values())
     return runs
 
 
@@ -160,6 +173,13 @@ class Plan(NamedTuple):
         """Returns the flags of `train` for a run."""
         return [f"--config={self.sweep.config}", *_overrides(self.sweep, run, self.given)]
 
+    @property
+    def evaluations(self) -> dict[str, list[str]]:
+        """The flags of `evaluate` for each evaluation that is not the runs' own, by its name."""
+        axis = self.sweep.evaluations
+        others = [setting for setting in axis.settings if setting.fields] if axis else []
+        return {name: evaluation_flags(fields) for name, fields in others}
+
     def record_json(self) -> str:
         """Returns the content of `sweep.json`; `runs.read_sweep` lists its keys."""
         base = self.sweep.base or self.runs[0].setting
@@ -172,19 +192,14 @@ class Plan(NamedTuple):
             "seed_field": seed_fields[0] if seed_fields else None,
             "base": next(run.folder for run in self.runs if run.setting == base),
             "published": self.sweep.published and self.sweep.published.to_json(),
+            "evaluations": dict(self.sweep.evaluations.settings) if self.sweep.evaluations else {},
             "runs": [run._asdict() for run in self.runs],
         }
         return json.dumps(record, indent=2)
 
 
 def _overrides(sweep: Sweep, run: Run, given: Sequence[str]) -> list[str]:
-    def flags(fields):
-        return [
-            f"--config.{field}={value if isinstance(value, str) else repr(value)}"
-            for field, value in fields.items()
-        ]
-
-    return [*flags(plain(sweep.fixed)), *given, *flags(run.overrides)]
+    return [*override_flags(plain(sweep.fixed)), *given, *override_flags(run.overrides)]
 
 
 def load_sweep(path: str, given: Sequence[str] = ()) -> Plan:
@@ -200,11 +215,24 @@ def load_sweep(path: str, given: Sequence[str] = ()) -> Plan:
         sweep = names["get_sweep"]()
         runs = expand(sweep)
         configs = tuple(_config(sweep, run, given) for run in runs)
+        for _, fields in sweep.evaluations.settings if sweep.evaluations else ():
+            _check_evaluation(sweep, runs[0], given, fields)
     return Plan(sweep, tuple(given), tuple(runs), configs)
 
 
+def _check_evaluation(
+    sweep: Sweep, run: Run, given: Sequence[str], fields: Mapping[str, Any]
+) -> None:
+    """Raises a `UserError` unless a run's config takes the fields of an evaluation."""
+    of_config = {field: value for field, value in fields.items() if field != WITHOUT}
+    others = [flag for flag in given if _field_of(flag) not in of_config]
+    config = _config(sweep, run._replace(overrides=run.overrides | of_config), others)
+    if WITHOUT in fields and "rpn" not in config:
+        raise UserError("evaluations: there is no RPN to leave parts out of; leave `without` out")
+
+
 def _config(sweep: Sweep, run: Run, given: Sequence[str]) -> ConfigDict:
-    named = {flag.removeprefix("--config.").partition("=")[0] for flag in given}
+    named = set(map(_field_of, given))
     if swept := named & run.overrides.keys():
         raise UserError(f"--config.{min(swept)}: the sweep itself changes it; leave the flag out")
     config = load_config(sweep.config, _overrides(sweep, run, given))
@@ -215,6 +243,10 @@ def _config(sweep: Sweep, run: Run, given: Sequence[str]) -> ConfigDict:
             kind = type(known[field]).__name__
             raise UserError(f"{field}={value!r}: give a value of type {kind}")
     return config
+
+
+def _field_of(flag: str) -> str:
+    return flag.removeprefix("--config.").partition("=")[0]
 
 
 def _lists(value: Any) -> Any:

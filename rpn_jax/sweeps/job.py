@@ -7,11 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import submitit
 
+from rpn_jax.runs.workdir import load_workdir_config
+from rpn_jax.sweeps.evaluations import evaluation_folder
 from rpn_jax.sweeps.hyperparameters import write_hyperparameters
-from rpn_jax.sweeps.runs import claim, final_figures, log_file, state_folder, write_state
+from rpn_jax.sweeps.runs import (
+    claim,
+    final_figures,
+    is_measured,
+    log_file,
+    state_folder,
+    write_state,
+)
 
 # Signals from outside: the run is sound, and goes on when it is started again.
 _STOPPED_BY = ("SIGHUP", "SIGINT", "SIGKILL", "SIGTERM", "SIGUSR1", "SIGUSR2")
@@ -29,6 +39,7 @@ class RunJob:
       fields: config fields to show as hyper-parameters in TensorBoard.
       cores: CPU cores to use, None for all of the process; XLA chooses its threads accordingly.
       environment: variables to set; those that are None are removed.
+      evaluations: flags of `evaluate` for each evaluation that is not the run's own, by its name.
     """
 
     workdir: pathlib.Path
@@ -36,6 +47,7 @@ class RunJob:
     fields: list[str]
     cores: tuple[int, ...] | None = None
     environment: dict[str, str | None] = dataclasses.field(default_factory=dict)
+    evaluations: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     _process = None
     _is_stopped = False
 
@@ -44,7 +56,7 @@ class RunJob:
         # Replaces submitit's handler, which does nothing: the run saves, then this process ends.
         signal.signal(signal.SIGTERM, lambda *_: self._stop())
         with claim(state_folder(self.workdir)) as is_ours:
-            if is_ours and not final_figures(self.workdir):
+            if is_ours and not is_measured(self.workdir):
                 self._work()
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
@@ -64,13 +76,23 @@ class RunJob:
         (state_folder(self.workdir) / "end.json").unlink(missing_ok=True)
         if self.cores and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, self.cores)
-        for command in (["train", *self.flags], ["evaluate"]):
+        for command in self._commands():
             end = self._run([*command, f"--workdir={self.workdir}"])
             if end or self._is_stopped:
                 state, reason = end or ("stopped", None)
                 write_state(self.workdir, "end", {"state": state, "reason": reason})
                 return
         write_hyperparameters(self.workdir, self.fields)
+
+    def _commands(self) -> Iterator[list[str]]:
+        """Yields what is missing; the folder of an evaluation is known after `train`."""
+        if not final_figures(self.workdir):
+            yield ["train", *self.flags]
+        for name, flags in {"": [], **self.evaluations}.items():
+            if not final_figures(self.workdir, name):
+                split = load_workdir_config(self.workdir).data.eval_split
+                out = evaluation_folder(self.workdir, split, name)
+                yield ["evaluate", *([f"--out={out}"] if name else []), *flags]
 
     def _run(self, command: list[str]) -> tuple[str, str | None] | None:
         """Returns the state and reason of a command that failed, None if it succeeded."""

@@ -20,9 +20,10 @@ from rpn_jax.runs.config_files import differences, from_json
 from rpn_jax.runs.fields import own_parts
 from rpn_jax.runs.processes import StopRequest
 from rpn_jax.sweeps.definition import Plan
+from rpn_jax.sweeps.evaluations import evaluation_folder, other_evaluations
 from rpn_jax.sweeps.job import RunJob
 from rpn_jax.sweeps.launchers import Launcher
-from rpn_jax.sweeps.runs import RunState, claim, read_run_state, state_folder
+from rpn_jax.sweeps.runs import RunState, claim, read_run_state, read_sweep, state_folder
 from rpn_jax.sweeps.tables import Progress
 
 _ACTIVE = ("running", "queued")
@@ -42,6 +43,7 @@ def run_sweep(
     """
     out = out.resolve()
     check_folders(plan, out)
+    check_evaluations_of(plan, out)
     import_parts(plan.configs)
     prepare_data(plan.configs)
     with claim(out) as is_ours:
@@ -63,6 +65,23 @@ def check_folders(plan: Plan, out: pathlib.Path) -> None:
                 f"{file.parent}: was begun with another config ({list_some(differing, 3)}); give "
                 "another --out, or remove it to run it anew"
             )
+
+
+def check_evaluations_of(plan: Plan, out: pathlib.Path) -> None:
+    """Raises a `UserError` if a run in `out` was measured otherwise under an evaluation's name."""
+    try:
+        before = other_evaluations(read_sweep(out) or {})
+    except (UserError, ValueError):
+        return  # it is damaged, and is written anew
+    now = other_evaluations(json.loads(plan.record_json()))
+    for name in (name for name in now if before.get(name, now[name]) != now[name]):
+        for run, config in zip(plan.runs, plan.configs, strict=True):
+            folder = evaluation_folder(out / run.folder, config.data.eval_split, name)
+            if folder.exists():
+                raise UserError(
+                    f"{folder}: was measured with other fields ({before[name]}); give the "
+                    "evaluation another name, or remove the folder to measure anew"
+                )
 
 
 def import_parts(configs: Sequence[ConfigDict]) -> None:
@@ -154,7 +173,12 @@ class _Launch:
             (state_folder(self._workdirs[name]) / "end.json").unlink(missing_ok=True)
         self._launcher.submit(
             [
-                RunJob(self._workdirs[name], self._plan.flags(runs[name]), self._plan.fields)
+                RunJob(
+                    self._workdirs[name],
+                    self._plan.flags(runs[name]),
+                    self._plan.fields,
+                    evaluations=self._plan.evaluations,
+                )
                 for name in names
             ]
         )

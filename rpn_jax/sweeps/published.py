@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from rpn_jax.errors import UserError, list_some
+from rpn_jax.sweeps.evaluations import measured_settings, other_evaluations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,17 +79,21 @@ def published_of_runs(sweep: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
     """
     try:
         published = read_published(sweep.get("published"))
+        others = other_evaluations(sweep)
     except ValueError:
         published = None
     if published is None:
         return "", {}
-    settings = {run["folder"]: run.get("setting") for run in sweep["runs"]}
-    values = published.values
-    return published.title, {
-        folder: f"{values[setting]:g} %"
-        for folder, setting in settings.items()
-        if setting in values
+    evaluations = list(sweep.get("evaluations") or ())
+    own = next((name for name in evaluations if name not in others), "")
+    settings = [run.get("setting", "") for run in sweep["runs"]]
+    measured = measured_settings(settings, evaluations)
+    values = {
+        run["folder"]: published.values.get(measured[setting, own])
+        for run, setting in zip(sweep["runs"], settings, strict=True)
     }
+    known = {folder: value for folder, value in values.items() if value is not None}
+    return published.title, {folder: f"{value:g} %" for folder, value in known.items()}
 
 
 def _is_percent(value: Any) -> bool:

@@ -25,6 +25,7 @@ from rpn_jax.evaluation.figures import read_figures
 from rpn_jax.files import regular, write_text
 from rpn_jax.runs.best import last_step
 from rpn_jax.runs.metrics import read_metrics
+from rpn_jax.sweeps.evaluations import evaluation_folder, other_evaluations
 
 STATES = ("done", "running", "failed", "stopped", "queued", "missing")
 _RECENT_SECONDS = 300  # without locks, a run that wrote within this time counts as at work
@@ -77,8 +78,10 @@ def read_sweep(out: pathlib.Path) -> dict[str, Any] | None:
     """Returns the `sweep.json` of a folder, None if it has none.
 
     Keys: `config`, `fixed` and `given` (what all runs share), `fields` (what differs), `seed_field`
-    (or None), `base` (the folder of the setting that the others are compared with) and `runs`, each
-    with its `folder`, `setting` (the same without the seed) and `overrides`.
+    (or None), `base` (the folder of the setting that the others are compared with), `published`
+    (see `published`, or None), `evaluations` (fields by name) and `runs`, each with its `folder`,
+    `setting` (the same without the seed) and `overrides`. Earlier versions have no `published` and
+    no `evaluations`.
 
     Raises:
         UserError: it cannot be read.
@@ -131,9 +134,9 @@ def _load(file: pathlib.Path) -> dict[str, Any]:
 def read_run_state(workdir: pathlib.Path, queue: Mapping[str, str] | None = None) -> RunState:
     """Returns the state of a work folder's run, which need not be part of a sweep.
 
-    A run of a sweep is done when it is evaluated after its last step; any other run is done when
-    its last step is saved. `queue` is the result of `slurm_queue`; without it, Slurm is asked if
-    the run is a job of Slurm.
+    A run of a sweep is done when it is evaluated after its last step, in all ways that the sweep
+    has; any other run is done when its last step is saved. `queue` is the result of `slurm_queue`;
+    without it, Slurm is asked if the run is a job of Slurm.
     """
     config, state = _load(workdir / "config.json"), state_folder(workdir)
     steps = config.get("steps", 0)
@@ -141,7 +144,7 @@ def read_run_state(workdir: pathlib.Path, queue: Mapping[str, str] | None = None
     figures = final.get("scalars", {})
     in_sweep = (workdir.parent / "sweep.json").is_file()
     ends = workdir / "checkpoints" / str(_last_step(workdir, config))
-    is_done = bool(figures) if in_sweep else ends.is_dir()
+    is_done = is_measured(workdir) if in_sweep else ends.is_dir()
     job, end = read_state(workdir, "job"), read_state(workdir, "end")
     in_queue = None
     if job.get("launcher") == "slurm" and not is_done:
@@ -192,18 +195,31 @@ def read_sweep_states(out: pathlib.Path) -> dict[str, RunState]:
     return {workdir.name: read_run_state(workdir, queue) for workdir in workdirs}
 
 
-def final_figures(workdir: pathlib.Path) -> dict[str, float]:
-    """Returns the figures of `evaluate` after the last step, {} if there are none."""
-    return _final(workdir).get("scalars", {})
+def is_measured(workdir: pathlib.Path) -> bool:
+    """Returns whether a run of a sweep has the figures of all its evaluations."""
+    try:
+        others = other_evaluations(_load(workdir.parent / "sweep.json"))
+    except ValueError:  # the report says that they are damaged
+        others = {}
+    return all(final_figures(workdir, name) for name in ("", *others))
 
 
-def _final(workdir: pathlib.Path) -> dict[str, Any]:
+def final_figures(workdir: pathlib.Path, evaluation: str = "") -> dict[str, float]:
+    """Returns the figures of `evaluate` after the last step, {} if there are none.
+
+    `evaluation` names another than the run's own.
+    """
+    return _final(workdir, evaluation).get("scalars", {})
+
+
+def _final(workdir: pathlib.Path, evaluation: str = "") -> dict[str, Any]:
     """Returns what `evaluate` has written after the last step, {} if nothing."""
     config = _load(workdir / "config.json")
     if not config:
         return {}
     try:
-        found = read_figures(workdir / "evaluation" / config["data"]["eval_split"])
+        split = config["data"]["eval_split"]
+        found = read_figures(evaluation_folder(workdir, split, evaluation))
     except (KeyError, OSError, TypeError, ValueError):  # of a damaged config, or damaged figures
         return {}
     return found if found and found.get("step") == _last_step(workdir, config) else {}

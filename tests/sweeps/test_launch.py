@@ -1,5 +1,6 @@
 """Sweeps that are run by submitit, fail in part, and are started again."""
 
+import json
 import os
 import pathlib
 
@@ -107,6 +108,22 @@ def test_a_sweep_is_run_and_only_what_is_missing_is_run_again(sweep, capsys, mon
     assert main(["sweep", *flags, "--config.rpn.loss.beta=0.5"]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(f"error: {done}: was begun with another config (rpn.loss.beta: 0.5 here")
+
+
+def test_an_evaluation_keeps_its_meaning(sweep, capsys):
+    flags, out = sweep
+    file = pathlib.Path(flags[0].removeprefix("--sweep="))
+    ways = 'evaluations=settings({"all": {}, "few": {"rpn.proposals.test.post_nms_top_n": 5}}),'
+    file.write_text(file.read_text().replace("grid, seeds", "grid, seeds, settings"))
+    file.write_text(file.read_text().replace("axes=", f"{ways} axes="))
+    folder = out / "model.frozen_stages=2,seed=3/evaluation/test@few"
+    folder.mkdir(parents=True)
+    before = {"few": {"rpn.proposals.test.post_nms_top_n": 4}, "all": {}}
+    (out / "sweep.json").write_text(json.dumps({"runs": [], "evaluations": before}))
+    assert main(["sweep", *flags]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"error: {folder}: was measured with other fields ({{'rpn.pro")
+    assert not (out / "logs").exists()
 
 
 def test_a_dry_run_lists_the_runs_and_writes_nothing(sweep, capsys):

@@ -216,6 +216,12 @@ def test_published_figures_have_a_column(workdir, capsys):
     assert header.split()[-3:] == ["published", "mAP", "why"]
     assert one.split()[-2:] == ["69.9", "%"]
     assert two.split() == ["seed=1", "waiting"]
+    # Of several evaluations, that of the run's own.
+    record["published"]["values"] = {"3x3,100": 55.1, "3x3,300": 56.8}
+    record["evaluations"] = {"100": {"without": ["nms"]}, "300": {}}
+    (workdir.parent / "sweep.json").write_text(json.dumps(record))
+    assert main(["status", str(workdir.parent)]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[-2:] == ["56.8", "%"]
 
 
 def test_masks_stand_beside_boxes(workdir):
