@@ -72,9 +72,9 @@ def agreement(study: Study, figures: Figures) -> list[Part]:
     clear = [pair for pair in pairs if pair.here.p[m] < SIGNIFICANT]
     in_order = sum(pair.there * pair.here.difference.mean[m] > 0 for pair in pairs)
     text = (
-        f"Beside {source}: of {len(pairs)} pairs of settings, {in_order} stand in the published "
-        f"order by their mean {published.ours}, and {len(clear)} differ here by more than noise "
-        f"(p < {SIGNIFICANT}, found as below, corrected for the number of pairs)."
+        f"Beside {source}: {in_order} of {len(pairs)} pairs of settings stand in the published "
+        f"order by their mean {published.ours}. Pairs that differ here by more than noise "
+        f"(p < {SIGNIFICANT}, found as below, corrected for the number of pairs): {len(clear)}."
     )
     if not clear:
         return [

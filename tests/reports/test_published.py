@@ -40,9 +40,10 @@ def test_what_agrees_and_what_does_not(source, dataset, tmp_path):
     study = gather([a_sweep(tmp_path, source, dataset, shares, published=published())])
     text, table = agreement(study, compute_figures(study))
     assert text.text.startswith(
-        "Beside mAP of Ren et al., table 9: of 3 pairs of settings, 2 stand in the published order "
-        "by their mean AR@100, and 3 differ here by more than noise (p < 0.05, "
+        "Beside mAP of Ren et al., table 9: 2 of 3 pairs of settings stand in the published order "
+        "by their mean AR@100. Pairs that differ here by more than noise (p < 0.05, "
     )
+    assert "corrected for the number of pairs): 3." in text.text
     assert "published difference in these: the same in 2, the opposite in 1." in text.text
     one, hundred = "rpn.loss.balance=1", "rpn.loss.balance=100"
     assert text.text.endswith(
@@ -63,7 +64,7 @@ def said(out) -> str:
 
 def test_what_cannot_be_compared(source, dataset, tmp_path):
     a_sweep(tmp_path, source, dataset, {"1": 0.72, "10": 0.72}, published=published())
-    assert "of 1 pairs of settings, 0 stand in the published order" in said(tmp_path)
+    assert "0 of 1 pairs of settings stand in the published order" in said(tmp_path)
     assert said(tmp_path).endswith(
         "nothing here agrees with the published figures or contradicts them."
     )

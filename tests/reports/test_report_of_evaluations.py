@@ -51,7 +51,7 @@ def test_each_way_has_a_row(report):
     )
     assert "| 300 (base) | 1 | 2 of 2 | 90.0 ± 0.0 | 56.8 |" in markdown
     assert "| no-cls | 1 | 1 of 2 | 16.7 | 51.4 |" in markdown
-    assert "of 3 pairs of settings, 3 stand in the published order" in markdown
+    assert "3 of 3 pairs of settings stand in the published order" in markdown
     assert "no-cls" in printed
     settings = rows_of(out / "report/settings.csv")
     assert [row["setting"] for row in settings] == ["300", "100", "no-cls"]
