@@ -348,6 +348,8 @@ def memory(**options) -> dict[str, float]:
 class JpegFolder:
     """JPEGs with a box each, as the loader reads a dataset."""
 
+    proposals = None  # no given ones
+
     def __init__(self, folder: pathlib.Path):
         self._files = sorted(folder.glob("*.jpg"))
         sizes = np.array([Image.open(path).size for path in self._files])

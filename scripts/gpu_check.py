@@ -19,6 +19,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -117,8 +118,10 @@ def _end_session(process: subprocess.Popen) -> None:
 
 
 def _last(lines: list[str]) -> str:
-    """The last line that says something."""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")[:300]
+    """The last line that names an error, or else that says something."""
+    said = [line.strip() for line in reversed(lines) if line.strip()]
+    errors = (line for line in said if re.match(r"[\w.]*(Error|Exception|Exit)\b", line))
+    return next(errors, said[0] if said else "no output")[:300]
 
 
 def run_checks(checks: list[Check], results: Results, arguments, environment, deadline) -> bool:

@@ -59,6 +59,8 @@ def test_the_step_that_is_profiled_is_a_case():
         (WRITES, "ok", None),
         (WRITES.replace("{}", '{"error": "off by 2"}'), "failed", "off by 2"),
         ("print('one'); raise ValueError('two')", "failed", "ended with status 1: ValueError: two"),
+        ("print('ValueError: two'); print('for less, see the manual'); raise SystemExit(1)",
+         "failed", "ended with status 1: ValueError: two"),
         ("import os; os.abort()", "failed", "ended with status -6: no output"),
         (WRITES.replace("{}", '{"cases": {"nms/1": {"rpn_jax": {"error": "no"}}}}'), "failed",
          "nms/1: no"),

@@ -155,6 +155,10 @@ def assign_levels(
     >>> assign_levels([[0, 0, 50, 50], [0, 0, 112, 112], [0, 0, 224, 224], [0, 0, 999, 999]])
     Array([0, 1, 2, 3], dtype=int32)
     """
+    if max_level == min_level:
+        # An empty array of thresholds is a constant on which jaxlib 0.11.2 crashes (SIGSEGV in
+        # Shardy), in a program for several devices.
+        return jnp.zeros(len(boxes), jnp.int32)
     side = jnp.sqrt(area(boxes))
     numbers = np.arange(min_level + 1, max_level + 1) - canonical_level
     least = jnp.asarray(canonical_size * 2.0 ** (numbers - eps), jnp.float32)

@@ -5,6 +5,7 @@
 
 import importlib.util
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -61,6 +62,30 @@ for scatter in re.findall(r" scatter\\(.*", program):
     print("ordered" if "unique_indices=true" in scatter else "in any order")
 """
 
+# A train step for two cards, and a prediction.
+DETECTOR = """
+import sys
+sys.path[:0] = {paths!r}
+from training import small
+from rpn_jax.compiling.step_report import compile_report
+from rpn_jax.training.build import build_detector
+from rpn_jax.training.predict_steps import make_predict_step
+
+config = small.{config}("--config.batch_size=2", "--config.model.dtype=bfloat16")
+report = compile_report(config, "h100:1x2")
+summed = sum(collective["gradient_bytes"] for collective in report["collectives"])
+print("trained", summed - report["trainable_bytes"], len(report["kernels"]) > 4)
+
+detector = build_detector(config)
+images = jax.ShapeDtypeStruct((2, 48, 64, 3), jnp.uint8)
+variables = jax.eval_shape(
+    lambda: detector.network.init(jax.random.key(0), np.zeros((1, 48, 64, 3), np.float32))
+)
+sizes = jax.ShapeDtypeStruct((2, 2), jnp.float32)
+compiled(make_predict_step(detector), variables, (images, sizes))
+print("predicted")
+"""
+
 
 def printed(program, flags=""):
     """What a program prints; skips the test if no compiler is there."""
@@ -97,3 +122,11 @@ def test_the_quick_starts_network_compiles_for_an_h100():
 def test_the_flag_puts_the_sums_of_regions_gradients_in_order(is_deterministic):
     flags = "--xla_gpu_deterministic_ops=true" if is_deterministic else ""
     assert printed(REGIONS, flags) == ["ordered" if is_deterministic else "in any order"]
+
+
+@has_plugin
+@pytest.mark.parametrize("config", ["small_config", "small_detector_config", "small_mask_config"])
+def test_every_detector_compiles_for_h100s_and_sums_each_gradient_once(config):
+    tests = pathlib.Path(__file__).parents[1]
+    program = DETECTOR.format(config=config, paths=[str(tests), str(tests / "helpers")])
+    assert printed(program) == ["trained 0 True", "predicted"]

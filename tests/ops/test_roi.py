@@ -119,6 +119,7 @@ def test_levels_begin_at_112_224_and_448_pixels():
     assert assign_levels(almost).tolist() == [1, 2, 3]
     assert assign_levels(almost, eps=0).tolist() == [0, 1, 2]
     assert assign_levels(boxes, min_level=3, max_level=4).tolist() == [0] * 4 + [1] * 4
+    assert assign_levels(boxes, min_level=4, max_level=4).tolist() == [0] * 8
     assert assign_levels(np.float32([[50, 50, -999, -999], [0, 0, np.nan, 9]])).tolist() == [0, 0]
 
 
@@ -278,3 +279,9 @@ def test_numbers_that_are_too_small_are_refused(options):
 def test_each_level_needs_a_stride():
     with pytest.raises(ValueError, match="2 levels have 1 strides"):
         pyramid_roi_align([RAMP, RAMP], cells_boxes((0, 0, 1, 1)), size=1, strides=(4,))
+
+
+def test_no_constant_is_empty_on_one_level():
+    """On such a one, in a program for several devices, jaxlib 0.11.2 ends the process (SIGSEGV)."""
+    traced = jax.make_jaxpr(functools.partial(pyramid_roi_align, size=2, strides=(16,)))
+    assert all(map(np.size, traced([RAMP], cells_boxes((0, 0, 2, 2))).consts))
