@@ -33,6 +33,7 @@ from rpn_jax.progress import progress_bar
 from rpn_jax.runs.config import sizes_per_level
 from rpn_jax.tables import format_table
 from rpn_jax.trained.describe import format_stride
+from rpn_jax.trained.windows import check_anchors
 from rpn_jax.training.build import build_network
 from rpn_jax.training.evaluate import buckets
 from rpn_jax.training.splits import open_split, with_known_classes
@@ -60,10 +61,7 @@ def report_anchors(config: ConfigDict, out: pathlib.Path, split: str | None = No
         UserError: the dataset is not prepared, the split does not exist or has no object, or the
             fields of `config.rpn.anchors` are impossible.
     """
-    if "rpn" not in config:
-        raise UserError(
-            f"config.detector: a {config.detector} has no anchors; give the config of an RPN"
-        )
+    check_anchors(config)
     split = split or config.data.train_split
     dataset = open_split(config, split)
     check_out(out, folder=True)
