@@ -60,6 +60,8 @@ def check_fork(config: ConfigDict, workdir: pathlib.Path) -> None:
 def forked_state(config: ConfigDict, like: TrainState) -> TrainState | None:
     """Returns the state that a fork begins with, on all local devices; None if it is no fork.
 
+    `like` is a state, or its shapes and types.
+
     Raises:
         UserError: the checkpoint is damaged, or of another network or optimiser than the config's.
     """

@@ -30,8 +30,14 @@ from rpn_jax.runs.metrics import MetricsWriter, NonFiniteError, PendingMetrics, 
 from rpn_jax.runs.processes import StopRequest, is_first, on_first, together
 from rpn_jax.runs.profile import StepProfiler
 from rpn_jax.runs.workdir import claim_workdir
-from rpn_jax.training.build import build_detector, build_train_step, load_pretrained, new_state
-from rpn_jax.training.checkpoint import Checkpoints
+from rpn_jax.training.build import (
+    build_detector,
+    build_train_step,
+    load_pretrained,
+    new_state,
+    state_shapes,
+)
+from rpn_jax.training.checkpoint import Checkpoints, saved_steps
 from rpn_jax.training.evaluate import (
     buckets,
     check_devices,
@@ -82,9 +88,12 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
             check_fork(config, workdir)
             pretrained = None if config.fork.run else load_pretrained(config, detector.network)
             check_features(config, detector.network)
+        forked = None
+        if not saved_steps(workdir):
+            forked = forked_state(config, state_shapes(config, detector.network, optimizer))
         # All checks of the config come before this line; compilation begins after it.
         at_end.enter_context(claim_workdir(workdir, config))
-        state = new_state(config, detector.network, optimizer, pretrained)
+        state = forked or new_state(config, detector.network, optimizer, pretrained)
         state, key = devices.replicate((state, random_key(config)))
         train_step = build_train_step(config, detector, optimizer, schedule)
         train_step = devices.compiled_first(devices.parallel_update(train_step))
@@ -94,11 +103,11 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
         plan, scales = training_plan(config, train_set)
         at_end.enter_context(_explained(config, workdir, checkpoints, plan))
         at_end.callback(checkpoints.close)
-        if restored := checkpoints.restore_newest(state):
-            state = restored
-        elif forked := forked_state(config, state):
-            state = forked
-            checkpoints.save(state)
+        restored = checkpoints.restore_newest(state)
+        if restored is None and (forked := forked or forked_state(config, state)):
+            restored = forked
+            checkpoints.save(restored)
+        state = restored or state
         # Of a copy: newer JAX versions do not donate what the host has read, on a CPU.
         start = int(state.step.copy())
         features = FeatureCache(config, detector.network, evaluation_variables(state))

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from damage import flip_a_byte
 from training.small import small_config
 
 from rpn_jax.data.datasets import prepare_dataset
@@ -462,6 +463,11 @@ def test_a_fork_goes_on_from_a_step_of_another_run_to_the_same_bits(finished, tm
     rows = read_metrics(tmp_path / "fork" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [5, 6]
     assert list(read_run(tmp_path / "fork").losses) == [(4, 5), (5, 6)]
+    # With all of its checkpoints damaged it begins there once more.
+    files = (tmp_path / "fork" / "checkpoints" / "6").rglob("*")
+    flip_a_byte(max(filter(pathlib.Path.is_file, files), key=lambda file: file.stat().st_size))
+    again = jax.device_get(loop.train(config, tmp_path / "fork"))
+    jax.tree.map(np.testing.assert_array_equal, again, state)
     # It needs the other run no more.
     alone = forked_config(f"{tmp_path / 'fork'}@6", [*overrides, "--config.steps=7"])
     alone.fork.run = str(tmp_path / "gone")
@@ -481,6 +487,7 @@ def test_a_fork_goes_on_from_a_step_of_another_run_to_the_same_bits(finished, tm
             "config.fork.step=5: RUN has no checkpoint of it; there are those of 2, 4, 6",
         ),
         ("RUN@6", [], "config.steps=6: the fork begins at step 6; give more steps"),
+        ("RUN@4", ["--config.optimizer.name=adamw"], "does not fit this config: opt_state."),
         ("RUN@4", ["--config.fork.step=None"], "has a run without a step, or a step without a run"),
     ],
 )
