@@ -87,6 +87,9 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     if arguments.dry_run:
         states = {run.folder: read_run_state(out / run.folder) for run in plan.runs}
         print_table(sweep_table(states, published))
+        if axis := plan.sweep.evaluations:
+            names = list_some((name for name, _ in axis.settings), 20)
+            print(f"each measured in {len(axis.settings)} ways: {names}")
         return
     if arguments.launcher == "local":
         launcher: Launcher = LocalLauncher(out, 1 if arguments.jobs is None else arguments.jobs)

@@ -4,10 +4,11 @@ import collections
 from typing import NamedTuple
 
 from rpn_jax.reports.comparison import SIGNIFICANT, Comparison, Figures, difference_cell, points
-from rpn_jax.reports.document import Cell, Part, Table, Text
+from rpn_jax.reports.document import Cell, Fold, Part, Table, Text
 from rpn_jax.reports.results import Study
 from rpn_jax.sweeps.published import Published
 
+_MOST_PAIRS = 8  # that are shown at once
 _VERDICTS = ("the same", "the opposite", "none")
 
 
@@ -82,7 +83,10 @@ def agreement(study: Study, figures: Figures) -> list[Part]:
         ]
     counts = collections.Counter(pair.verdict for pair in clear)
     text += f" Sign of the published difference in these: {_listed(counts)}. {_contrary(clear, m)}"
-    return [Text(text), _pairs_table(published, clear, m)]
+    table = _pairs_table(published, clear, m)
+    if len(clear) <= _MOST_PAIRS:
+        return [Text(text), table]
+    return [Text(text), Fold(f"The {len(clear)} pairs that differ by more than noise", [table])]
 
 
 def _listed(counts: collections.Counter[str]) -> str:
@@ -112,7 +116,9 @@ def _contrary(clear: list[_Pair], m: int) -> str:
     ]
     if not contrary:
         return "Nothing that is clear here contradicts them."
-    return f"What does not agree: {'; '.join(contrary)}."
+    more = len(contrary) - _MOST_PAIRS
+    listed = "; ".join(contrary[:_MOST_PAIRS]) + (f"; and {more} more" if more > 0 else "")
+    return f"What does not agree: {listed}."
 
 
 def _pairs_table(published: Published, clear: list[_Pair], m: int) -> Table:

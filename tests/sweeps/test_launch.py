@@ -116,6 +116,8 @@ def test_an_evaluation_keeps_its_meaning(sweep, capsys):
     ways = 'evaluations=settings({"all": {}, "few": {"rpn.proposals.test.post_nms_top_n": 5}}),'
     file.write_text(file.read_text().replace("grid, seeds", "grid, seeds, settings"))
     file.write_text(file.read_text().replace("axes=", f"{ways} axes="))
+    assert main(["sweep", *flags, "--dry_run"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "each measured in 2 ways: all, few"
     folder = out / "model.frozen_stages=2,seed=3/evaluation/test@few"
     folder.mkdir(parents=True)
     before = {"few": {"rpn.proposals.test.post_nms_top_n": 4}, "all": {}}
