@@ -251,7 +251,8 @@ def _flops(step, state, batch, *whole):
     shapes = jax.eval_shape(lambda *arguments: arguments, state, batch, *whole)
 
     def count() -> float:
-        lowered = jax.jit(mapped).trace(*shapes).lower(lowering_platforms=("tpu",))
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):  # a GPU's plugin cannot count
+            lowered = jax.jit(mapped).trace(*shapes).lower(lowering_platforms=("tpu",))
         return lowered.cost_analysis()["flops"]
 
     return count

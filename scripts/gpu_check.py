@@ -14,6 +14,7 @@ DIR/site. This file needs nothing but Python and NumPy.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import importlib.util
 import json
@@ -24,23 +25,28 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from typing import Any
 
 import gpu_check_plan
+from benchmark_cases import GPU
 from gpu_check_plan import Check
 from gpu_check_tables import markdown
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # No check begins with less time than this left.
 LEAST_SECONDS = 20
+# Checks of part 1 at a time on a GPU: they compile for longer than they compute.
+JOBS = 4
+_RUNNING: set[subprocess.Popen] = set()
 
 
 class Results:
     """The records of the checks that have ended, by name, in a file of one line each."""
 
     def __init__(self, path: pathlib.Path):
-        self._path = path
+        self._path, self._lock = path, threading.Lock()
         self.records: dict[str, dict[str, Any]] = {}
         for line in path.read_text().splitlines() if path.exists() else ():
             try:
@@ -51,8 +57,8 @@ class Results:
 
     def add(self, record: dict[str, Any]) -> None:
         """Appends a record; a later one of a name takes the place of an earlier one."""
-        self.records[record["name"]] = record
-        with self._path.open("a") as file:
+        with self._lock, self._path.open("a") as file:
+            self.records[record["name"]] = record
             file.write("\n" * (file.tell() > 0 and not _ends_a_line(self._path)))
             file.write(json.dumps(record) + "\n")
 
@@ -86,11 +92,12 @@ def run_check(check: Check, limit: float, environment: dict[str, str]) -> dict[s
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+            _RUNNING.add(process)
             try:
                 status = process.wait(limit)
             except subprocess.TimeoutExpired:
                 status = None
-            finally:  # also what it started, and when this process is ended
+            finally:  # with what it started
                 _end_session(process)
         lines = log.read_text(errors="replace").splitlines()
         figures = json.loads(out.read_text() or "{}") if out.exists() else {}
@@ -115,6 +122,15 @@ def _end_session(process: subprocess.Popen) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    _RUNNING.discard(process)
+
+
+def _end_all(number: int, _frame) -> None:
+    """Ends this process and the checks that run: none may stay behind on the GPU."""
+    for process in list(_RUNNING):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    os._exit(128 + number)
 
 
 def _last(lines: list[str]) -> str:
@@ -124,26 +140,31 @@ def _last(lines: list[str]) -> str:
     return next(errors, said[0] if said else "no output")[:300]
 
 
-def run_checks(checks: list[Check], results: Results, arguments, environment, deadline) -> bool:
-    """Runs what is not done yet; returns whether all of it is done."""
-    for number, check in enumerate(checks, 1):
-        if results.is_done(check.name, arguments.again):
-            continue
+def run_checks(
+    checks: list[Check], results: Results, arguments, environment, deadline, jobs: int = 1
+) -> bool:
+    """Runs what is not done yet, `jobs` checks at a time; returns whether all of it is done."""
+
+    def run(check: Check) -> bool:
         left = deadline - time.monotonic()
         if left < min(LEAST_SECONDS, check.limit_s):
             return False
-        print(f"{number}/{len(checks)} {check.name} …", file=sys.stderr, flush=True)
+        print(f"{check.name} …", file=sys.stderr, flush=True)
         record = run_check(check, min(left, check.limit_s), environment)
         if record["status"] == "stopped" and left < check.limit_s:
             return False  # for want of time: another call runs it
         results.add(record)
         print(
-            f"    {record['status']} in {record['seconds']:.0f} s"
+            f"    {check.name}: {record['status']} in {record['seconds']:.0f} s"
             + (f": {record['message']}" if record["message"] else ""),
             file=sys.stderr,
             flush=True,
         )
-    return True
+        return True
+
+    missing = [check for check in checks if not results.is_done(check.name, arguments.again)]
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        return all(list(pool.map(run, missing)))
 
 
 def install(wheels: pathlib.Path, site: pathlib.Path) -> None:
@@ -223,13 +244,13 @@ def main() -> None:
     deadline = time.monotonic()
     arguments = parse_arguments()
     deadline += arguments.seconds
-    # A part that is ended must not leave a process on the GPU.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end_all)
     arguments.out.mkdir(parents=True, exist_ok=True)
     results = Results(arguments.out / "results.jsonl")
     environment = environment_of(arguments)
-    devices = gpu_check_plan.devices()
-    is_complete = run_checks([devices], results, arguments, environment, deadline)
+    devices = gpu_check_plan.devices(arguments.quick)
+    run_checks([devices], results, arguments, environment, deadline)
     record = results.records.get(devices.name, {"status": "failed", "message": "no time"})
     if record["status"] != "ok":
         sys.exit(f"{devices.name}: {record['message']}; repeat it with --again")
@@ -237,7 +258,9 @@ def main() -> None:
     if arguments.list:
         print("\n".join(check.name for check in checks))
         return
-    is_complete = run_checks(checks, results, arguments, environment, deadline)
+    is_shared = arguments.part == 1 and record["figures"]["platform"] == GPU
+    jobs = JOBS if is_shared else 1
+    is_complete = run_checks(checks, results, arguments, environment, deadline, jobs)
     tables = arguments.out / "tables.md"
     tables.write_text(markdown(results.records, is_quick=arguments.quick))
     left = sum(not results.is_done(check.name, False) for check in checks)

@@ -30,15 +30,18 @@ TOLERANCE = 1e-3  # of gradients, beside the largest of their array
 STEPS = {False: 20, True: 2}  # by `quick`
 
 
-def devices() -> dict[str, Any]:
+def devices(quick: bool) -> dict[str, Any]:
     """What is here: versions, and the device that JAX uses."""
     import jax
 
     device = jax.devices()[0]
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "torch")
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    platform = CPU if device.platform == "cpu" else GPU
+    missing = {"error": "JAX sees no GPU; --quick tries this out on a CPU"}
     return {
-        "platform": CPU if device.platform == "cpu" else GPU,
+        **(missing if platform == CPU and not quick else {}),
+        "platform": platform,
         "devices": [str(each) for each in jax.devices()],
         "kind": device.device_kind,
         "memory_bytes": (device.memory_stats() or {}).get("bytes_limit"),

@@ -38,9 +38,9 @@ def _case(name: str, kind: str, limit_s: float, environment=None, **options) -> 
     return Check(name, command, limit_s, environment or {})
 
 
-def devices() -> Check:
+def devices(quick: bool) -> Check:
     """The first check of all: that JAX sees the GPU."""
-    return _case("devices", "devices", 120)
+    return _case("devices", "devices", 120, quick=quick)
 
 
 def checks(
@@ -54,7 +54,7 @@ def checks(
 
 
 def sanity(arguments: argparse.Namespace, platform: str, records) -> list[Check]:
-    """Part 1: is what the GPU computes right?"""
+    """Part 1: is what the GPU computes right? Its checks may run side by side."""
     quick = arguments.quick
     found = [_case(f"step/{m}", "step", 120, model=m, quick=quick) for m in MODELS]
     # A program that was compiled before says nothing about the compiler.
@@ -123,9 +123,11 @@ def details(arguments: argparse.Namespace, platform: str, records) -> list[Check
         _case("input", "loader", 120, quick=quick),
     ]
     memory = [case.name for case in benchmark_cases.cases(platform) if case.kind == "memory"]
-    memory = [name for name in memory if "quickstart" in name] if quick else memory
-    found += [_benchmark(arguments, name, f"^{name}$", 240) for name in memory]
-    return found + benchmarks(arguments, platform, records)
+    memory = [name for name in memory if ("quickstart" in name) == quick]
+    memory = [_benchmark(arguments, name, f"^{name}$", 240) for name in memory]
+    first = [check for check in memory if "bfloat16" in check.name]
+    rest = [check for check in memory if check not in first]
+    return [*found, *first, *benchmarks(arguments, platform, records), *rest]
 
 
 def ratio(of_case: dict[str, Any]) -> float | None:

@@ -199,9 +199,11 @@ class StepCompiler:
         batch = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), self._batch(per_chip)
         )
-        traced = jax.jit(of_one).trace(self.state, batch, self._key)
         platform = self._topology.chip.platform
-        return traced.lower(lowering_platforms=(platform,)).cost_analysis()["flops"]
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):  # a plugin cannot count
+            traced = jax.jit(of_one).trace(self.state, batch, self._key)
+            lowered = traced.lower(lowering_platforms=(platform,))
+        return lowered.cost_analysis()["flops"]
 
     def largest_batch(self, measured: Measured) -> dict[str, Any]:
         """Returns the largest number of images per chip that fits, by a few compilations."""
