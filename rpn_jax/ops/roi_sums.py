@@ -4,9 +4,11 @@ They are products of two axes: `Samples` are given for rows and columns on their
 larger than the result is written. TPUs gather one cell of every bin at a time. On CPUs and GPUs the
 16 gathers of two samples by two are one kernel, on a GPU with a fraction of the traffic. TPUs and
 GPUs scatter one cell of every bin at a time; on a CPU the gradient goes through the bins one after
-the other, which takes a fifth of the time of a scatter.
+the other, which takes a fifth of the time of a scatter. Where the number of samples is the region's
+own, TPUs and GPUs go through groups of regions that need about as many.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +22,8 @@ from rpn_jax.typing import Array
 
 # Cells of a bin, four for each sample, that are summed in one step.
 _CELLS_AT_ONCE = 16
+# Groups of regions that accelerators go through one after another, by rising number of samples.
+_GROUPS = 8
 
 
 class Samples(NamedTuple):
@@ -92,9 +96,9 @@ def _sum_of_cells(table: Array, grid: _Grid) -> Array:
         table,
         grid,
         cpu=sequential_vmap(_gather_at_once),
-        cuda=_gather_at_once,
-        rocm=_gather_at_once,
-        default=_gather,
+        cuda=functools.partial(_gather_in_groups, _gather_at_once),
+        rocm=functools.partial(_gather_in_groups, _gather_at_once),
+        default=functools.partial(_gather_in_groups, _gather),
     )
 
 
@@ -107,7 +111,7 @@ def _sum_of_cells_backward(saved: Any, d_sums: Array) -> tuple[Array, None]:
     grid, like_table = saved
     start = jnp.zeros((len(like_table), d_sums.shape[1]), jnp.float32)
     d_table = lax.platform_dependent(
-        start, grid, d_sums, cpu=sequential_vmap(_add_in_a_loop), default=_scatter
+        start, grid, d_sums, cpu=sequential_vmap(_add_in_a_loop), default=_scatter_in_groups
     )
     return d_table.astype(like_table.dtype), None
 
@@ -147,17 +151,17 @@ def _sum_of_weighted_cells_backward(saved: Any, d_sums: Array) -> tuple[Array, A
 _sum_of_weighted_cells.defvjp(_sum_of_weighted_cells_forward, _sum_of_weighted_cells_backward)
 
 
-def _gather_at_once(table: Array, grid: _Grid) -> Array:
+def _gather_at_once(table: Array, grid: _Grid, in_steps: Callable | None = None) -> Array:
     def step(cells, weights, sums):
         for k in range(cells.shape[1]):
             rows = table.at[cells[:, k]].get(mode="promise_in_bounds").astype(jnp.float32)
             sums += rows * weights[:, k, None]
         return sums
 
-    return _in_steps(grid, step, _zeros(grid, table)).astype(table.dtype)
+    return (in_steps or _in_steps)(grid, step, _zeros(grid, table)).astype(table.dtype)
 
 
-def _gather(table: Array, grid: _Grid) -> Array:
+def _gather(table: Array, grid: _Grid, in_steps: Callable | None = None) -> Array:
     def add(sums, cell_and_weight):
         cell, weight = cell_and_weight
         rows = table.at[cell].get(mode="promise_in_bounds").astype(jnp.float32)
@@ -166,10 +170,10 @@ def _gather(table: Array, grid: _Grid) -> Array:
     def step(cells, weights, sums):
         return lax.scan(add, sums, (cells.T, weights.T))[0]
 
-    return _in_steps(grid, step, _zeros(grid, table)).astype(table.dtype)
+    return (in_steps or _in_steps)(grid, step, _zeros(grid, table)).astype(table.dtype)
 
 
-def _scatter(total: Array, grid: _Grid, d_sums: Array) -> Array:
+def _scatter(total: Array, grid: _Grid, d_sums: Array, in_steps: Callable) -> Array:
     d_sums = d_sums.astype(jnp.float32)
 
     def add(total, cell_and_weight):
@@ -179,7 +183,51 @@ def _scatter(total: Array, grid: _Grid, d_sums: Array) -> Array:
     def step(cells, weights, total):
         return lax.scan(add, total, (cells.T, weights.T))[0]
 
-    return _in_steps(grid, step, total)
+    return in_steps(grid, step, total)
+
+
+def _gather_in_groups(gather: Callable, table: Array, grid: _Grid) -> Array:
+    """Returns `gather(table, grid)`, group by group where the number of samples is each region's.
+
+    A loop over the samples of all regions would be as long as that of the region with the most.
+    """
+    if _is_one_step(grid):
+        return gather(table, grid)
+    groups = _groups_by_need(grid)
+    sums = lax.map(lambda regions: gather(table, _of_regions(grid, regions), _in_own_steps), groups)
+    count = len(grid.first_cell)
+    sums = sums.reshape(groups.size, -1, table.shape[1])
+    of_region = jnp.zeros((count, *sums.shape[1:]), sums.dtype)
+    of_region = of_region.at[groups.reshape(-1)].set(sums, mode="drop")
+    return of_region.reshape(-1, table.shape[1])
+
+
+def _scatter_in_groups(total: Array, grid: _Grid, d_sums: Array) -> Array:
+    """Returns `_scatter`, group by group as `_gather_in_groups`."""
+    if _is_one_step(grid):
+        return _scatter(total, grid, d_sums, _in_steps)
+    of_region = d_sums.reshape(len(grid.first_cell), -1, d_sums.shape[1])
+
+    def add(total, regions):
+        d_group = of_region.at[regions].get(mode="fill", fill_value=0)
+        d_group = d_group.reshape(-1, d_sums.shape[1])
+        return _scatter(total, _of_regions(grid, regions), d_group, _in_own_steps), None
+
+    return lax.scan(add, total, _groups_by_need(grid))[0]
+
+
+def _groups_by_need(grid: _Grid) -> Array:
+    """Returns regions by rising number of samples, in rows; beyond the last one their number."""
+    used_y, used_x = (_samples_used(axis, (1, 2)) for axis in (grid.rows, grid.columns))
+    order = jnp.argsort(used_y * used_x)
+    size = -(-len(order) // _GROUPS)
+    padding = -len(order) % size
+    return jnp.pad(order, (0, padding), constant_values=len(order)).reshape(-1, size)
+
+
+def _of_regions(grid: _Grid, regions: Array) -> _Grid:
+    """Returns the grid of some regions; one that is none has weights of 0."""
+    return jax.tree.map(lambda x: x.at[regions].get(mode="fill", fill_value=0), grid)
 
 
 def _add_in_a_loop(total: Array, grid: _Grid, d_sums: Array) -> Array:
@@ -208,8 +256,7 @@ def _in_steps(grid: _Grid, step: Callable[[Array, Array, Array], Array], state: 
     Where all are too many, a step has one sample of each bin, and samples that no bin has are left
     out.
     """
-    count_y, count_x = (axis.cell.shape[2] for axis in (grid.rows, grid.columns))
-    if count_y * count_x <= _CELLS_AT_ONCE:
+    if _is_one_step(grid):
         return step(*_cells_of_bins(grid), state)
 
     def sample_of(axis, index):
@@ -223,9 +270,36 @@ def _in_steps(grid: _Grid, step: Callable[[Array, Array, Array], Array], state: 
     return lax.fori_loop(0, used_y * used_x, one_sample, state)
 
 
-def _samples_used(axis: _Axis) -> Array:
+def _in_own_steps(grid: _Grid, step: Callable[[Array, Array, Array], Array], state: Array) -> Array:
+    """Calls `step` as `_in_steps`, in each step with the next sample that a region has itself.
+
+    So there are as many steps as the region with the most samples has; beyond its own ones the
+    weights of a region are 0.
+    """
+
+    def samples_of(axis, index):
+        places = 2 * index[:, None, None] + jnp.arange(2)[None, None]
+        return _Axis(
+            *(jnp.take_along_axis(x, places, axis=2, mode="fill", fill_value=0) for x in axis)
+        )
+
+    def one_sample(i, state):
+        rows, columns = samples_of(grid.rows, i // used_x), samples_of(grid.columns, i % used_x)
+        return step(*_cells_of_bins(grid._replace(rows=rows, columns=columns)), state)
+
+    used_y, used_x = (_samples_used(axis, (1, 2)) for axis in (grid.rows, grid.columns))
+    used_x = jnp.maximum(used_x, 1)
+    return lax.fori_loop(0, jnp.max(used_y * used_x), one_sample, state)
+
+
+def _is_one_step(grid: _Grid) -> bool:
+    return grid.rows.cell.shape[2] * grid.columns.cell.shape[2] <= _CELLS_AT_ONCE
+
+
+def _samples_used(axis: _Axis, over: tuple[int, ...] = (0, 1, 2)) -> Array:
+    """Returns the most samples of a bin, of all regions or of each."""
     number = jnp.arange(axis.weight.shape[2]) // 2 + 1
-    return jnp.max(jnp.where(axis.weight > 0, number[None, None], 0), initial=0)
+    return jnp.max(jnp.where(axis.weight > 0, number[None, None], 0), axis=over, initial=0)
 
 
 def _cells_of_bins(grid: _Grid) -> tuple[Array, Array]:
