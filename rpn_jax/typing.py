@@ -66,13 +66,15 @@ class Proposals(NamedTuple):
     """Boxes by falling score, padded to P slots.
 
     `scores` are probabilities that the box holds an object; `level` is the index of the feature
-    level that proposed it. A slot that is not `valid` has a box and a score of 0.
+    level that proposed it, `anchor` that of its anchor among those of all levels; None for given
+    proposals, which have no anchor. A slot that is not `valid` has a box and a score of 0.
     """
 
     boxes: Float[Array, "*B P 4"]
     scores: Float[Array, "*B P"]
     valid: Bool[Array, "*B P"]
     level: Int[Array, "*B P"]
+    anchor: Int[Array, "*B P"] | None = None
 
 
 class Regions(NamedTuple):

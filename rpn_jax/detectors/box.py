@@ -98,9 +98,13 @@ class BoxStage:
           ground_truth: of this image, with labels.
         """
         targets, gt = self.targets, ground_truth
-        boxes, valid = proposals.boxes, proposals.valid
+        boxes, valid, numbers = proposals.boxes, proposals.valid, proposals.anchor
+        if numbers is None:
+            numbers = jnp.arange(len(boxes))
         if targets.append_gt:
             boxes = jnp.concatenate([boxes, gt.boxes])
+            # As unsigned numbers they are beyond those of all anchors.
+            numbers = jnp.concatenate([numbers, ~jnp.arange(len(gt.boxes))])
             valid = jnp.concatenate([valid, gt.valid & ~gt.ignore])
         if not self.box_gradient:
             boxes = lax.stop_gradient(boxes)
@@ -117,7 +121,7 @@ class BoxStage:
             anchor_valid=valid,
         )
         index, taken = sample_slots(
-            key, matches.labels, targets.batch_size_per_image, targets.positive_fraction
+            key, matches.labels, targets.batch_size_per_image, targets.positive_fraction, numbers
         )
         gt_index = matches.gt_index[index]
         is_positive = taken & (matches.labels[index] > 0)

@@ -1,5 +1,6 @@
 """From the outputs of the two heads to proposals."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -85,12 +86,14 @@ def propose(
         )
         for logits, deltas, anchors in levels
     ]
-    # Boxes, logits and flags of all levels, (levels, N, …), each level by falling logit.
-    most = max(len(logits) for _, logits, _ in candidates)
-    boxes, logits, valid = (
+    # Boxes, logits, flags and anchors of all levels, (levels, N, …), each level by falling logit.
+    most = max(len(logits) for _, logits, _, _ in candidates)
+    boxes, logits, valid, anchor = (
         jnp.stack([_pad(part, most) for part in parts]) for parts in zip(*candidates, strict=True)
     )
     level = jnp.broadcast_to(jnp.arange(len(candidates))[:, None], valid.shape)
+    counts = [len(logits) for logits, _, _ in levels]
+    anchor += jnp.array([0, *itertools.accumulate(counts[:-1])])[:, None]
     # Within its level each box is judged, and only then they compete: no level waits for another.
     if nms_threshold is not None:
         thinned: Callable = jax.vmap(
@@ -98,9 +101,11 @@ def propose(
         )
         index, valid = thinned(jax.lax.stop_gradient(boxes), valid)
         taken: Callable = jax.vmap(lambda values, index: values[index])
-        boxes, logits, level = (taken(values, index) for values in (boxes, logits, level))
-    boxes, logits, valid, level = (
-        values.reshape(-1, *values.shape[2:]) for values in (boxes, logits, valid, level)
+        boxes, logits, level, anchor = (
+            taken(values, index) for values in (boxes, logits, level, anchor)
+        )
+    boxes, logits, valid, level, anchor = (
+        values.reshape(-1, *values.shape[2:]) for values in (boxes, logits, valid, level, anchor)
     )
     # Logits, not probabilities, are ranked: the sigmoid rounds many high logits to the same 1.
     index, kept = _best(logits, post_nms_top_n, valid)
@@ -109,6 +114,7 @@ def propose(
         scores=jnp.where(kept, jax.nn.sigmoid(logits[index]), 0),
         valid=kept,
         level=jnp.where(kept, level[index], 0),
+        anchor=jnp.where(kept, anchor[index], 0),
     )
 
 
@@ -122,8 +128,8 @@ def _candidates(
     box_weights: Sequence[float | int],
     max_log_scale: float,
     keep_padding: bool,
-) -> tuple[Float[Array, "N 4"], Float[Array, " N"], Bool[Array, " N"]]:
-    """Returns the boxes and logits of a level's best anchors, and which of them may propose."""
+) -> tuple[Float[Array, "N 4"], Float[Array, " N"], Bool[Array, " N"], Int[Array, " N"]]:
+    """Returns boxes and logits of a level's best anchors, which may propose, and their indices."""
     height, width = image_hw[0], image_hw[1]
     eligible = jnp.isfinite(logits)
     if not keep_padding:
@@ -136,7 +142,7 @@ def _candidates(
     # The decoder's cut-off and the clipping would make a box of an infinite delta look sound.
     valid &= jnp.all(jnp.isfinite(deltas), axis=1)
     valid &= jnp.all((sides >= min_size) & (sides > 0), axis=1)
-    return boxes, logits[index], valid
+    return boxes, logits[index], valid, index
 
 
 def _best(

@@ -26,27 +26,38 @@ def threefry(key: PRNGKeyArray, shape: tuple[int, ...]) -> UInt32[Array, "*shape
     )
 
 
+def words_of(key: PRNGKeyArray, numbers: UInt32[Array, " N"]) -> UInt32[Array, "N 2"]:
+    """Returns the words of `threefry` of some numbers, in any order, without those before them."""
+    return jnp.stack(_rounds(jax.random.key_data(key)[:2], numbers), axis=-1)
+
+
 def words(key: UInt32[Array, "2"], shape: tuple[int, ...]) -> UInt32[Array, "*shape 2"]:
     """Returns both words of each number: plain, for accelerators."""
-    return jnp.stack(_rounds(key, shape), axis=-1)
+    return jnp.stack(_rounds(key, _count(shape)), axis=-1)
 
 
 def words_in_one_operation(
     key: UInt32[Array, "2"], shape: tuple[int, ...]
 ) -> UInt32[Array, "*shape 2"]:
     """Returns the same words, for CPUs: for two arrays XLA would run the cipher twice."""
-    x, y = _rounds(key, shape)
+    x, y = _rounds(key, _count(shape))
     with jax.enable_x64(True):
         both = y.astype(jnp.uint64) << jnp.uint64(32) | x.astype(jnp.uint64)
         return lax.optimization_barrier(lax.bitcast_convert_type(both, jnp.uint32))
 
 
-def _rounds(key: UInt32[Array, "2"], shape) -> tuple[UInt32[Array, "*shape"], ...]:
+def _count(shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
+    return lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
+
+
+def _rounds(
+    key: UInt32[Array, "2"], numbers: UInt32[Array, "*shape"]
+) -> tuple[UInt32[Array, "*shape"], ...]:
     """Returns the first word of each number, and the second."""
     keys = list(key)
     keys.append(keys[0] ^ keys[1] ^ 0x1BD11BDA)
-    x = jnp.full(shape, keys[0])
-    y = lax.iota(jnp.uint32, math.prod(shape)).reshape(shape) + keys[1]
+    x = jnp.full(numbers.shape, keys[0])
+    y = numbers + keys[1]
     for group in range(1, 6):
         for bits in ((17, 29, 16, 24), (13, 15, 26, 6))[group % 2]:
             x += y

@@ -37,6 +37,18 @@ def sample(boxes, valid=None, **targets):
     return jax.jit(stage.sample)(KEY, proposals_of(boxes, valid), GT)
 
 
+def test_the_order_of_the_proposals_does_not_decide_which_are_drawn():
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 60, (40, 2))
+    found = proposals_of(np.concatenate([corners, corners + rng.uniform(4, 40, (40, 2))], axis=1))
+    found = found._replace(anchor=rng.permutation(1000)[:40])
+    swapped = Proposals(*(values[::-1] for values in found))
+    draw = jax.jit(STAGE.sample)
+    before, after = draw(KEY, found, GT), draw(KEY, swapped, GT)
+    for name in ("boxes", "valid", "labels"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+
+
 def test_a_region_has_the_class_of_the_object_that_it_covers():
     # IoU 0.8 with the first object, 0.49 with the second (a class of neither), 0 with all.
     regions = sample([[0, 0, 8, 10], [20, 20, 40, 29.8], [70, 70, 80, 80]], append_gt=False)

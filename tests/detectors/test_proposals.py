@@ -167,6 +167,29 @@ def test_equals_the_reference_alone_and_batched(levels):
             np.testing.assert_array_equal(result.boxes[count:], 0)
 
 
+def test_a_proposal_knows_its_anchor_among_those_of_all_levels():
+    anchors = [grid_of(count, 8.0 * side) for count, side in ((6, 1), (4, 3))]
+    rng = np.random.default_rng(3)
+    logits = [rng.normal(size=len(level)).astype(np.float32) for level in anchors]
+    found = propose(
+        logits,
+        [np.zeros_like(level) for level in anchors],
+        anchors,
+        np.float32([64, 64]),
+        pre_nms_top_n=5,
+        post_nms_top_n=12,
+    )
+    valid = np.asarray(found.valid)
+    assert valid.sum() == 9  # one of the first level does not enter
+    np.testing.assert_array_equal(np.concatenate(anchors)[found.anchor[valid]], found.boxes[valid])
+
+
+def grid_of(count, side):
+    """Boxes side by side in a row."""
+    x = side * np.arange(count, dtype=np.float32) / 2
+    return np.stack([x, 0 * x, x + side / 2, 0 * x + side / 2], axis=1)
+
+
 def test_no_gradient_flows_through_a_proposal():
     (logits, *_), (deltas, *_) = head_outputs(0)
 
