@@ -108,6 +108,38 @@ NETWORKS = {
     ),
     "quickstart": Network("configs/shapes.py", _SGD, (128, 128), (16,)),
 }
+# Detectors, on both sides with torchvision's numbers: of boxes, of regions, of channels.
+_BOXES = (
+    *_SGD,
+    "rpn.objectness=sigmoid",
+    "rpn.proposals.train.pre_nms_top_n=2000",
+    "rpn.proposals.train.post_nms_top_n=2000",
+    "rpn.proposals.test.pre_nms_top_n=1000",
+    "box.pooling.kind=align",
+    "box.pooling.sampling_ratio=2",
+    "box.pooling.aligned=False",
+    "box.targets.batch_size_per_image=512",
+)
+DETECTORS = {
+    "faster_rcnn_vgg16": Network(
+        "configs/voc07_faster_rcnn_vgg16.py", (*_BOXES, "box.dropout=0.0"), batches=(1,)
+    ),
+    "faster_rcnn_resnet50_c4": Network(
+        "configs/voc0712_faster_rcnn_resnet50_c4.py",
+        (*_BOXES, "rpn.channels=1024", "box.targets.batch_size_per_image=128"),
+        batches=(1,),
+    ),
+    "faster_rcnn_resnet50_fpn": Network(
+        "configs/coco_faster_rcnn_resnet50_fpn.py", _BOXES, batches=(1,)
+    ),
+    "mask_rcnn_resnet50_fpn": Network(
+        "configs/coco_mask_rcnn_resnet50_fpn.py",
+        (*_BOXES, "mask.pooling.sampling_ratio=2", "mask.pooling.aligned=False"),
+        batches=(1,),
+    ),
+}
+# The bias of a class that an inference case is to find everywhere.
+LIKELY = 6.0
 # Frozen stages: conv1 and conv2 in the paper.
 FROZEN = {"tuning": 2, "whole": 0}
 
@@ -127,6 +159,7 @@ def cases(platform: str) -> list[Case]:
         *network_cases(platform),
         *cost_cases(platform),
         Case("input/600x800", "images", {"count": 64}),
+        Case("input/600x800/64_masks", "images", {"count": 16, "masks": 64}),
         *(
             Case(f"start/{name}", "start", {"network": name}, peer=False, alone=True)
             for name in ("quickstart", "vgg16")
@@ -177,7 +210,7 @@ def roi_cases() -> list[Case]:
 def network_cases(platform: str) -> list[Case]:
     """Whole steps: an image to updated parameters, an image to 1000 proposals."""
     found = []
-    for name, network in NETWORKS.items():
+    for name, network in (NETWORKS | DETECTORS).items():
         for precision in PRECISIONS[platform]:
             for batch in network.batches + ((8,) if platform == GPU else ()):
                 common = {"network": name, "hw": network.hw, "batch": batch, "precision": precision}
@@ -211,6 +244,12 @@ def cost_cases(platform: str) -> list[Case]:
         for precision in PRECISIONS[platform][:: len(PRECISIONS[platform]) - 1]:
             options = common | {"precision": precision}
             memory = f"memory/{name}/{stages}/{precision}/batch{batch}"
+            found.append(Case(memory, "memory", options, alone=True))
+    for name, network in DETECTORS.items():
+        common = {"network": name, "hw": network.hw, "batch": 1, "precision": "float32"}
+        for objects in (8, 64) if "mask" in name else (8,):
+            options = common | {"frozen": FROZEN["tuning"], "objects": objects}
+            memory = f"memory/{name}/tuning/float32/{objects}_objects"
             found.append(Case(memory, "memory", options, alone=True))
     return found
 
@@ -246,7 +285,7 @@ def with_images(case: Case, images: pathlib.Path | None, folder: pathlib.Path) -
         images = folder / "images"
         images.mkdir()
         write_jpegs(images, case.options["count"])
-    return case._replace(options={"folder": str(images)})
+    return case._replace(options={"folder": str(images), "masks": case.options.get("masks", 0)})
 
 
 # Inputs, the same on both sides: NumPy alone, drawn from a seed.
@@ -258,6 +297,17 @@ def draw_objects(count: int, hw: tuple[int, int], batch: int) -> np.ndarray:
     sides = np.exp(rng.uniform(np.log(24), np.log(0.6 * min(hw)), (batch, count, 2)))
     corners = rng.uniform(0, 1, (batch, count, 2)) * (np.array(hw)[::-1] - sides)
     return np.concatenate([corners, corners + sides], axis=2).astype(np.float32)
+
+
+def draw_masks(boxes: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
+    """Returns a bitmap (n, height, width) for each box (n, 4), the ellipse that fills it."""
+    rows, columns = np.arange(hw[0])[:, None] + 0.5, np.arange(hw[1]) + 0.5
+    masks = np.empty((len(boxes), *hw), np.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes, strict=True):
+        along_x = (2 * columns - x1 - x2) / (x2 - x1)
+        along_y = (2 * rows - y1 - y2) / (y2 - y1)
+        mask[...] = along_x**2 + along_y**2 < 1
+    return masks
 
 
 def draw_outputs(field: Field, batch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -23,16 +23,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from benchmark_cases import NETWORKS, Field
+from benchmark_cases import DETECTORS, NETWORKS, Field
 from benchmark_sides import Timed, measure_memory, one_core, serve
 from PIL import Image
 
 from rpn_jax.data.datasets import Record, prepare_dataset
 from rpn_jax.data.loader import train_batches
+from rpn_jax.data.masks import encode
 from rpn_jax.data.plan import BatchPlan, choose_buckets
 from rpn_jax.data.scales import Scale
 from rpn_jax.detectors.proposals import propose
 from rpn_jax.detectors.targets import assign_targets
+from rpn_jax.evaluation.masks import paste_masks
 from rpn_jax.models.rcnn import trainable_mask
 from rpn_jax.ops.anchors import cell_anchors, grid_anchors
 from rpn_jax.ops.losses import rpn_loss
@@ -208,15 +210,14 @@ def roi(levels: str, hw, pool: str, regions: int, bins: int, gradient: bool) -> 
 
 
 def _config(network: str, precision: str = "float32", *overrides: str):
+    known = NETWORKS | DETECTORS
     fields = (
-        *NETWORKS[network].overrides,
+        *known[network].overrides,
         f"model.dtype={'bfloat16' if precision == 'bfloat16' else 'float32'}",
         *overrides,
     )
     jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
-    return load_config(
-        str(ROOT / NETWORKS[network].config), [f"--config.{field}" for field in fields]
-    )
+    return load_config(str(ROOT / known[network].config), [f"--config.{field}" for field in fields])
 
 
 def _state(config, network, optimizer):
@@ -225,14 +226,20 @@ def _state(config, network, optimizer):
     return devices.replicate(state), mask
 
 
-def _host_batch(batch: int, hw, objects: int) -> Images:
+def _host_batch(config, batch: int, hw, objects: int) -> Images:
     boxes = benchmark_cases.draw_objects(objects, hw, batch)
     present = np.ones(boxes.shape[:2], bool)
+    labels = present.astype(np.int32) if "box" in config else None
+    masks = None
+    if "mask" in config:
+        size = config.mask.cut_size
+        mask = 255 * benchmark_cases.draw_masks(np.array([[0, 0, size, size]]), (size, size))
+        masks = np.tile(mask, (*boxes.shape[:2], 1, 1))
     return Images(
         images=benchmark_cases.draw_images(batch, hw),
         image_hw=np.tile(np.float32([hw]), (batch, 1)),
         image_index=np.arange(batch, dtype=np.int32),
-        ground_truth=GroundTruth(boxes, present, ~present),
+        ground_truth=GroundTruth(boxes, present, ~present, labels, masks),
     )
 
 
@@ -266,7 +273,7 @@ def train(network: str, hw, batch: int, precision: str, frozen: int, objects: in
     state, mask = _state(config, detector.network, optimizer)
     step = build_train_step(config, detector, optimizer, schedule)
     update = devices.compiled_first(devices.parallel_update(step))
-    on_host = _host_batch(batch, hw, objects)
+    on_host = _host_batch(config, batch, hw, objects)
     work = {"trained": _count(partition(state.params, mask)[0])}
     key = devices.replicate(random_key(config))
     flops = _flops(step, state, on_host, key)
@@ -280,18 +287,33 @@ def train(network: str, hw, batch: int, precision: str, frozen: int, objects: in
 
 
 def infer(network: str, hw, batch: int, precision: str) -> Timed:
-    """The step of `propose`, from an image as bytes on the host to boxes there."""
+    """The step of `propose` or `detect`, from an image as bytes on the host to boxes there.
+
+    A detector finds as many objects as it may, of one class: its first class is the likeliest
+    everywhere. Its masks are pasted into the image.
+    """
     config = _config(network, precision)
     detector = build_detector(config)
-    variables = devices.replicate(initial_variables(config, detector.network, None))
+    variables = initial_variables(config, detector.network, None)
+    if "box" in config:
+        scores = variables["params"]["box"]["scores"]
+        scores["bias"] = jnp.asarray(scores["bias"]).at[1].set(benchmark_cases.LIKELY)
+    variables = devices.replicate(variables)
     step = make_predict_step(detector)
     propose_on_devices = devices.parallel_map(step)
     on_host = benchmark_cases.draw_images(batch, hw), np.tile(np.float32([hw]), (batch, 1))
 
     def call():
-        return devices.unshard(propose_on_devices(variables, devices.shard(on_host)))
+        found = devices.unshard(propose_on_devices(variables, devices.shard(on_host)))
+        if "mask" in config:
+            both = zip(found.masks, found.boxes, strict=True)
+            found = [paste_masks(masks, boxes, *hw) for masks, boxes in both]
+        return found
 
     work = {"weights": _count(variables["params"])}
+    if "box" in config:
+        found = devices.unshard(propose_on_devices(variables, devices.shard(on_host)))
+        work["found"] = int(found.valid.sum())
     return Timed(call, work, _flops(step, variables, on_host))
 
 
@@ -334,7 +356,9 @@ def rest(
         return losses.of_image.mean(), jax.tree.map(jnp.mean, losses.parts)
 
     gradient_of = jax.grad(loss_of, has_aux=True)
-    return _timed(gradient_of, (logits, deltas), state.step, _host_batch(batch, hw, objects))
+    return _timed(
+        gradient_of, (logits, deltas), state.step, _host_batch(config, batch, hw, objects)
+    )
 
 
 def memory(**options) -> dict[str, float]:
@@ -347,15 +371,24 @@ def memory(**options) -> dict[str, float]:
 
 
 class JpegFolder:
-    """JPEGs with a box each, as the loader reads a dataset."""
+    """JPEGs with a box each, or with objects that have masks, as the loader reads a dataset."""
 
     proposals = None  # no given ones
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, masks: int = 0):
         self._files = sorted(folder.glob("*.jpg"))
         sizes = np.array([Image.open(path).size for path in self._files])
         self.widths, self.heights = sizes.T
-        self.num_objects = np.ones(len(sizes), np.int64)
+        self.num_objects = np.full(len(sizes), masks or 1, np.int64)
+        self._objects = [self._of_image(int(h), int(w), masks) for w, h in sizes]
+
+    @staticmethod
+    def _of_image(height: int, width: int, masks: int):
+        if not masks:
+            return np.float32([[0, 0, width, height]]), None
+        boxes = benchmark_cases.draw_objects(masks, (height, width), 1)[0]
+        bitmaps = benchmark_cases.draw_masks(boxes, (height, width))
+        return boxes, [encode(bitmap) for bitmap in bitmaps]
 
     def __len__(self):
         return len(self._files)
@@ -363,32 +396,36 @@ class JpegFolder:
     def __getitem__(self, index):
         path = self._files[index]
         height, width = int(self.heights[index]), int(self.widths[index])
-        box, one = np.float32([[0, 0, width, height]]), np.ones(1, np.int64)
+        boxes, masks = self._objects[index]
+        one = np.ones(len(boxes), np.int64)
         return Record(
-            path.read_bytes(), path.name, index, height, width, box, one, one == 0, box[:, 2]
+            *(path.read_bytes(), path.name, index, height, width),
+            *(boxes, one, one == 0, boxes[:, 2], 1, masks),
         )
 
 
-def images(folder: str) -> Timed:
+def images(folder: str, masks: int) -> Timed:
     """The loader of `train`, one image at a time, on one core."""
-    dataset = JpegFolder(pathlib.Path(folder))
+    dataset = JpegFolder(pathlib.Path(folder), masks)
 
     def call():
         with one_core():
-            for _ in batches_of(dataset, 1, num_threads=1):
+            for _ in batches_of(dataset, 1, num_threads=1, mask_size=112 if masks else None):
                 pass
 
     return Timed(call, {"images": len(dataset)})
 
 
-def batches_of(dataset: JpegFolder, batch: int, num_threads: int | None):
+def batches_of(
+    dataset: JpegFolder, batch: int, num_threads: int | None, mask_size: int | None = None
+):
     """Returns the loader of `train` over a dataset, once, for 600 x 800 pixels."""
     sides = dataset.heights, dataset.widths
     canvases = choose_buckets(*sides, shorter_side=600, longer_side=1000)
     plan = BatchPlan(canvases.of_example, batch, seed=0)
     scales = [Scale(600, 1000, canvases)]
-    steps = len(dataset) // batch
-    return train_batches(dataset, plan, scales, num_steps=steps, num_threads=num_threads)
+    options = {"num_threads": num_threads, "mask_size": mask_size}
+    return train_batches(dataset, plan, scales, num_steps=len(dataset) // batch, **options)
 
 
 def _prepared(network: str, folder: pathlib.Path, *overrides: str) -> list[str]:

@@ -21,11 +21,18 @@ import torchvision
 from benchmark_cases import Field
 from benchmark_sides import SLOW_CALL_SECONDS, Timed, measure_memory, one_core, serve
 from PIL import Image
+from pycocotools.mask import decode, encode
 from torch import nn
 from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import (
+    FasterRCNN,
+    FastRCNNPredictor,
+    TwoMLPHead,
+)
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.mask_rcnn import MaskRCNN
 from torchvision.models.detection.rpn import (
     RegionProposalNetwork,
     RPNHead,
@@ -239,6 +246,60 @@ ANCHORS = {
 }
 
 
+class LastStage(nn.Sequential):
+    """A ResNet's layer4 on the features of regions, as the head of boxes on C4."""
+
+    def __init__(self):
+        layer4 = torchvision.models.resnet50(weights=None, norm_layer=FrozenBatchNorm2d).layer4
+        super().__init__(layer4, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def _detector(name: str, frozen: int) -> nn.Module:
+    """A detector of torchvision, with the network's anchors and classes."""
+    masks, backbone = name.startswith("mask"), name.partition("rcnn_")[2]
+    sizes, classes = ANCHORS[backbone][0], 81 if backbone == "resnet50_fpn" else 21
+    if backbone == "resnet50_c4":
+        sizes = ((32, 64, 128, 256, 512),)
+    options = {
+        "rpn_anchor_generator": AnchorGenerator(sizes, (RATIOS,) * len(sizes)),
+        "min_size": 600,
+        "max_size": 1000,
+    }
+    if backbone != "resnet50_fpn":
+        size, channels = (7, 4096) if backbone == "vgg16" else (14, 2048)
+        options |= {
+            "rpn_pre_nms_top_n_test": 1000,
+            "box_roi_pool": torchvision.ops.MultiScaleRoIAlign(["0"], size, 2),
+            "box_head": TwoMLPHead(512 * 7**2, 4096) if backbone == "vgg16" else LastStage(),
+            "box_predictor": FastRCNNPredictor(channels, classes),
+            "box_batch_size_per_image": 512 if backbone == "vgg16" else 128,
+        }
+        classes = None
+    make = MaskRCNN if masks else FasterRCNN
+    model = make(BACKBONES[backbone](frozen), classes, **options)
+    with torch.no_grad():
+        model.roi_heads.box_predictor.cls_score.bias[1] = benchmark_cases.LIKELY
+    return model
+
+
+class Detector(nn.Module):
+    """torchvision's detector, from images as bytes on the host."""
+
+    def __init__(self, name: str, layout: str, frozen: int = 0):
+        super().__init__()
+        self.layout = LAYOUTS[layout]
+        self.model = _detector(name, frozen).to(DEVICE, memory_format=self.layout)
+        if COMPILE:
+            self.model.backbone = torch.compile(self.model.backbone)
+
+    def forward(self, images: np.ndarray, precision: str, targets=None):
+        """Returns the losses in training, otherwise what is found."""
+        images = torch.from_numpy(images).to(DEVICE, non_blocking=True)
+        images = images.permute(0, 3, 1, 2).float() / 255
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            return self.model(list(images), targets)
+
+
 class Network(nn.Module):
     """A backbone and torchvision's region proposal network, whose parts are called one by one.
 
@@ -304,18 +365,32 @@ def train(network: str, hw, batch: int, precision: str, frozen: int, objects: in
 
 def _train(layout, network, hw, batch, precision, frozen, objects) -> Timed:
     _allow_tf32(precision)
-    model = Network(network, layout, frozen).train()
+    is_detector = network in benchmark_cases.DETECTORS
+    model = (Detector if is_detector else Network)(network, layout, frozen).train()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, 1e-4, momentum=0.9, weight_decay=5e-4, fused=True)
     images = benchmark_cases.draw_images(batch, hw)
     boxes = torch.from_numpy(benchmark_cases.draw_objects(objects, hw, batch))
 
-    def call():
-        targets = [{"boxes": of_image} for of_image in boxes.to(DEVICE)]
+    targets = [{"boxes": of_image} for of_image in boxes]
+    if is_detector:
+        for target in targets:
+            target["labels"] = torch.ones(objects, dtype=torch.int64)
+            if network.startswith("mask"):
+                masks = benchmark_cases.draw_masks(target["boxes"].numpy(), hw)
+                target["masks"] = torch.from_numpy(masks)
+
+    def loss_of(targets):
+        if is_detector:
+            return sum(model(images, precision, targets).values())
         anchors, logits, deltas, _ = model(images, precision)
         labels, matched = model.rpn.assign_targets_to_anchors(anchors, targets)
         to_learn = model.rpn.box_coder.encode(matched, anchors)
-        sum(model.rpn.compute_loss(logits, deltas, labels, to_learn)).backward()
+        return sum(model.rpn.compute_loss(logits, deltas, labels, to_learn))
+
+    def call():
+        on_device = [{name: x.to(DEVICE) for name, x in target.items()} for target in targets]
+        loss_of(on_device).backward()
         optimizer.step()
         optimizer.zero_grad()
         _wait()
@@ -330,6 +405,8 @@ def infer(network: str, hw, batch: int, precision: str) -> Timed:
 
 def _infer(layout, network, hw, batch, precision) -> Timed:
     _allow_tf32(precision)
+    if network in benchmark_cases.DETECTORS:
+        return _detect(layout, network, hw, batch, precision)
     model = Network(network, layout).eval()
     images = benchmark_cases.draw_images(batch, hw)
 
@@ -341,6 +418,20 @@ def _infer(layout, network, hw, batch, precision) -> Timed:
         return [of_image.cpu() for of_image in (*boxes, *scores)]
 
     return Timed(call, {"weights": sum(p.numel() for p in model.parameters())})
+
+
+def _detect(layout, network, hw, batch, precision) -> Timed:
+    model = Detector(network, layout).eval()
+    images = benchmark_cases.draw_images(batch, hw)
+
+    @torch.inference_mode()
+    def call():
+        found = model(images, precision)
+        return [{name: x.cpu() for name, x in of_image.items()} for of_image in found]
+
+    found = sum(len(of_image["boxes"]) for of_image in call())
+    weights = sum(p.numel() for p in model.parameters())
+    return Timed(call, {"weights": weights, "found": found})
 
 
 def memory(**options) -> dict[str, float]:
@@ -357,35 +448,52 @@ def _memory(layout: str, options) -> dict[str, float]:
     return measure_memory(lambda: _train(layout, **options), of_device)
 
 
-def images(folder: str) -> Timed:
-    """Read, decode, resize, flip and pad, one image at a time, on one core."""
+def images(folder: str, masks: int) -> Timed:
+    """Read, decode, resize, flip and pad, one image at a time, on one core.
+
+    Masks are decoded as by the reference scripts' dataset, and resized as by the detector.
+    """
     files = sorted(pathlib.Path(folder).glob("*.jpg"))
     flips = np.random.default_rng(0).uniform(size=len(files)) < 0.5
+    coded = [_coded_masks(path, masks) for path in files]
 
-    def load(path, flip):
+    def load(path, flip, coded):
         if HAS_DECODER:
             image = decode_image(read_file(str(path)), ImageReadMode.RGB)
         else:
             image = transforms.pil_to_tensor(Image.open(path).convert("RGB"))
         height, width = image.shape[1:]
         scale = min(600 / min(height, width), 1000 / max(height, width))
-        image = transforms.resize(image, [round(height * scale), round(width * scale)])
+        hw = [round(height * scale), round(width * scale)]
+        image = transforms.resize(image, hw)
+        bitmaps = torch.from_numpy(np.stack([decode(code) for code in coded])) if coded else None
         if flip:
             image = transforms.horizontal_flip(image)
+            bitmaps = bitmaps.flip(-1) if coded else None
+        if coded:
+            bitmaps = nn.functional.interpolate(bitmaps[:, None].float(), hw)[:, 0].byte()
         _, height, width = image.shape
         canvas = torch.zeros(3, -(-height // 16) * 16, -(-width // 16) * 16, dtype=torch.uint8)
         canvas[:, :height, :width] = image
-        return canvas
+        return canvas, bitmaps
 
     def call():
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         with one_core():
-            for path, flip in zip(files, flips, strict=True):
-                load(path, flip)
+            for path, flip, of_image in zip(files, flips, coded, strict=True):
+                load(path, flip, of_image)
         torch.set_num_threads(threads)
 
     return Timed(call, {"images": len(files)})
+
+
+def _coded_masks(path: pathlib.Path, count: int) -> list:
+    if not count:
+        return []
+    hw = Image.open(path).size[::-1]
+    bitmaps = benchmark_cases.draw_masks(benchmark_cases.draw_objects(count, hw, 1)[0], hw)
+    return [encode(np.asfortranarray(bitmap)) for bitmap in bitmaps]
 
 
 KINDS = {

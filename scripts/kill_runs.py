@@ -73,16 +73,24 @@ OVERRIDES = {
     "steps": STEPS,
     "log_every": 1,
 }
-# Further ones of a config whose detector has a second stage.
-BOX_OVERRIDES = {
-    "rpn.proposals.train.pre_nms_top_n": 100,
-    "rpn.proposals.train.post_nms_top_n": 40,
-    "box.channels": 16,
-    "box.dropout": 0.5,
-    "box.pooling.size": 3,
-    "box.targets.batch_size_per_image": 16,
-    "box.detections.top_n": 10,
-    "box.detections.max_candidates": 60,
+# Further ones of a config whose detector has the stage.
+STAGE_OVERRIDES = {
+    "box": {
+        "rpn.proposals.train.pre_nms_top_n": 100,
+        "rpn.proposals.train.post_nms_top_n": 40,
+        "box.channels": 16,
+        "box.dropout": 0.5,
+        "box.pooling.size": 3,
+        "box.targets.batch_size_per_image": 16,
+        "box.detections.top_n": 10,
+        "box.detections.max_candidates": 60,
+    },
+    "mask": {
+        "mask.cut_size": 28,
+        "mask.channels": 16,
+        "mask.convolutions": 1,
+        "mask.pooling.size": 4,
+    },
 }
 STARTING, COMPILING, STEPPING, EVALUATING, WRITING, ENDING = PHASES = (
     "starting",
@@ -218,8 +226,9 @@ def _proposals(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _flags(config: str, out: pathlib.Path) -> list[str]:
-    more = BOX_OVERRIDES if "box" in load_config(config) else {}
-    overrides = {**OVERRIDES, **more, "data.data_dir": out / "datasets"}
+    overrides = {**OVERRIDES, "data.data_dir": out / "datasets"}
+    for stage in STAGE_OVERRIDES.keys() & load_config(config).keys():
+        overrides |= STAGE_OVERRIDES[stage]
     return [
         f"--config={config}",
         *(f"--config.{field}={value}" for field, value in overrides.items()),

@@ -3,11 +3,12 @@
   rpn-jax export-weights --workdir=runs/voc --out=model.safetensors
   rpn-jax export-weights --workdir=DIR --out=detector.safetensors --format=torchvision
 
---format=rpn_jax writes a model file, which holds the config too: `propose`, `evaluate` and `export`
-take it as --weights=FILE, `train` as config.model.pretrained. --format=torchvision writes the names
-of torchvision's fasterrcnn_resnet50_fpn, or fasterrcnn_resnet50_fpn_v2 where the FPN has norms; a
-network that differs is refused, with the fields that differ. num_classes counts the background; the
-file of an RPN lacks the second stage, and wants strict=False:
+--format=rpn_jax writes a model file, which holds the config too: `propose`, `detect`, `evaluate`
+and `export` take it as --weights=FILE, `train` as config.model.pretrained. --format=torchvision
+writes the names of torchvision's fasterrcnn_resnet50_fpn, or of fasterrcnn_resnet50_fpn_v2 where
+the FPN has norms, and with masks those of maskrcnn_resnet50_fpn and its v2; a network that differs
+is refused, with the fields that differ. num_classes counts the background; the file of an RPN lacks
+the second stage, and wants strict=False:
 
   from safetensors.torch import load_file
   model = torchvision.models.detection.fasterrcnn_resnet50_fpn(

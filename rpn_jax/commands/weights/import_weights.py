@@ -6,15 +6,16 @@
 
 SOURCE is a .safetensors, .pth, .pkl, .h5 or .npz file; the names in it tell its project. Code in a
 file is never run. --model is the name of a backbone, imported from a classifier for
-config.model.pretrained, or of a whole network, imported with the config that makes it propose as in
-its project; with both stages, if the file has them, unless --detector=rpn is given:
+config.model.pretrained, or of a whole network, imported with the config that makes it find what it
+finds in its project; with all stages that the file has, unless --detector says otherwise:
 
   torchvision/fasterrcnn_resnet50_fpn   its state dict. The norms of torchvision's COCO_V1 weights
                                         have an epsilon of 0. The published file is recognised; for
                                         any other give --bn_eps: 0 if its training began with those
                                         weights, 1e-5 if not
-  torchvision/fasterrcnn_resnet50_fpn_v2
-  detectron2/r50_c4, r50_dc5, r50_fpn   RPN and Faster R-CNN of the model zoo; and r101_c4 and so on
+  torchvision/fasterrcnn_resnet50_fpn_v2, maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
+  detectron2/r50_c4, r50_dc5, r50_fpn   RPN, Faster and Mask R-CNN of the model zoo; and r101_c4 and
+                                        so on
   py-faster-rcnn/vgg16, zf              an .npz of NAME_w and NAME_b in Caffe's order, or of kernels
                                         (height, width, in, out) and (in, out) behind (height,
                                         width, channels)
