@@ -158,7 +158,7 @@ def cases(platform: str) -> list[Case]:
         *part_cases(),
         *network_cases(platform),
         *cost_cases(platform),
-        Case("input/600x800", "images", {"count": 64}),
+        Case("input/600x800", "images", {"count": 64, "masks": 0}),
         Case("input/600x800/64_masks", "images", {"count": 16, "masks": 64}),
         *(
             Case(f"start/{name}", "start", {"network": name}, peer=False, alone=True)
@@ -285,7 +285,7 @@ def with_images(case: Case, images: pathlib.Path | None, folder: pathlib.Path) -
         images = folder / "images"
         images.mkdir()
         write_jpegs(images, case.options["count"])
-    return case._replace(options={"folder": str(images), "masks": case.options.get("masks", 0)})
+    return case._replace(options={"folder": str(images), "masks": case.options["masks"]})
 
 
 # Inputs, the same on both sides: NumPy alone, drawn from a seed.
