@@ -132,12 +132,17 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
             check_finite(step, losses)
             progress.validated(step, figures, losses)
             validations.add(step, figures.scalars[figures.headline])
-            if config.checkpoint.keep_best and validations.best == step:
-                checkpoints.save(state)
-                checkpoints.hold(step)
+            if config.checkpoint.keep_best:
+                checkpoints.hold(validations.best)
 
         def is_validated(step):
             return eval_set and (step == config.steps or step % config.evaluation.every == 0)
+
+        def is_saved(step):
+            # What is validated may be the best, or the end.
+            may_stay = config.checkpoint.keep_best or config.evaluation.patience
+            is_last = step == config.steps or (may_stay and is_validated(step))
+            return is_last or step % config.checkpoint.every == 0
 
         if start and is_validated(start) and not progress.has_validation(start):
             validate(state, start)  # the earlier start was cut off before it
@@ -149,7 +154,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
             state, metrics = profiler.run(step, train_step, state, on_device, key)
             progress.add(step, metrics)
             is_stop = stop.reached(step)
-            is_save = is_stop or step == config.steps or step % config.checkpoint.every == 0
+            is_save = is_stop or is_saved(step)
             if is_save or step % config.log_every == 0:
                 # Before every save, so that no state after a non-finite loss is kept.
                 progress.log(step)
@@ -165,7 +170,6 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
                     checkpoints.save(state)
                     raise
                 if validations.are_over():
-                    checkpoints.save(state)
                     progress.ended(step, validations.best)
                     break
         checkpoints.latest_step()  # waits for the last save
