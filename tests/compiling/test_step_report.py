@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import re
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -225,6 +226,39 @@ def test_a_batch_that_does_not_fit(monkeypatch):
     monkeypatch.setattr(step_report.StepCompiler, "measure", too_large)
     with pytest.raises(UserError, match="config.batch_size=8: 2 images a chip do not fit on v5e"):
         step_report.compile_report(small_config("--config.batch_size=8"), "v5e:2x2")
+
+
+def test_a_program_that_the_compiler_makes_but_the_card_cannot_hold(capsys):
+    """As the GPU's does: three quarters of an H100's memory are 59.32 GiB."""
+
+    def analysis(compiled, per_chip, seconds):
+        memory = {"temporaries": per_chip * 2**30, "aliased": 0}
+        return step_report.Measured(per_chip, seconds, memory, 1.0, None, 1, {}, {}, [])
+
+    step = object.__new__(step_report.StepCompiler)
+    step._topology, step.state, step._key = parse_topology("h100:1"), None, None
+    step._batch = lambda per_chip: None
+    step._update = SimpleNamespace(lower=lambda *_: SimpleNamespace(compile=lambda: None))
+    step._analysis = analysis
+    assert step.measure(59).needed == 59 * 2**30
+    with pytest.raises(step_report.DoesNotFitError, match=r"used 60.00G of 59.32G") as raised:
+        step.measure(60)
+    assert raised.value.needed == 60 * 2**30
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "words"),
+    [
+        (None, "bfloat16", "bfloat16"),
+        (None, "float32", "TF32"),
+        ("float32", "float32", "float32, without tensor cores"),
+    ],
+)
+def test_the_rate_of_products_is_that_of_their_precision(precision, dtype, words):
+    config = small_config(f"--config.model.dtype={dtype}")
+    with jax.default_matmul_precision(precision):
+        rate = step_report.product_rate(config, parse_topology("h100:1"))
+    assert rate.words.startswith(words)
 
 
 @pytest.mark.skipif(not HAS_LIBTPU, reason="libtpu, the compiler for TPUs, is not installed")
