@@ -212,7 +212,7 @@ def network_cases(platform: str) -> list[Case]:
     found = []
     for name, network in (NETWORKS | DETECTORS).items():
         for precision in PRECISIONS[platform]:
-            for batch in network.batches + ((8,) if platform == GPU else ()):
+            for batch in sorted({*network.batches, *((2, 8) if platform == GPU else ())}):
                 common = {"network": name, "hw": network.hw, "batch": batch, "precision": precision}
                 end = f"{precision}/batch{batch}"
                 for stages in FROZEN if name != "quickstart" else ("whole",):

@@ -7,7 +7,7 @@ import sys
 from typing import Any, NamedTuple
 
 import benchmark_cases
-from benchmark_cases import CPU, NETWORKS, PRECISIONS
+from benchmark_cases import CPU, DETECTORS, NETWORKS, PRECISIONS
 
 MODELS = ("rpn", "faster_rcnn", "mask_rcnn")
 # Of part 2, for one image and for many; the larger batch first.
@@ -20,7 +20,9 @@ TESTS = (
     "tests/training/test_step.py",
 )
 QUICK_TESTS = ("tests/parity/test_boxes.py",)
-WHOLE_CONFIGS = ("voc07_vgg16", "voc0712_faster_rcnn_resnet50_c4", "coco_faster_rcnn_resnet50_fpn")
+WHOLE_CONFIGS = ("voc07_vgg16", "coco_faster_rcnn_resnet50_fpn", "coco_mask_rcnn_resnet50_fpn")
+# The three models whose steps are timed first.
+TIMED = ("faster_rcnn_resnet50_fpn", "mask_rcnn_resnet50_fpn", "vgg16")
 
 
 class Check(NamedTuple):
@@ -91,12 +93,14 @@ def _benchmark(arguments, name: str, pattern: str, limit_s: float) -> Check:
 def benchmarks(arguments: argparse.Namespace, platform: str, records) -> list[Check]:
     """Part 2: how long do steps and inference take, beside torch's AMP and torch.compile?"""
     known = {case.name for case in benchmark_cases.cases(platform)}
+    others = tuple(name for name in (*NETWORKS, *DETECTORS) if name not in TIMED)
     # bfloat16 first: what one would train in.
     names = [
         name
+        for networks in (TIMED, others)
         for batch in BATCHES
         for precision in reversed(PRECISIONS[platform])
-        for network in NETWORKS
+        for network in networks
         for name in (
             f"train/{network}/tuning/{precision}/batch{batch}",
             f"infer/{network}/{precision}/batch{batch}",
@@ -111,7 +115,7 @@ def benchmarks(arguments: argparse.Namespace, platform: str, records) -> list[Ch
 def details(arguments: argparse.Namespace, platform: str, records) -> list[Check]:
     """Part 3: a profile of the step that is slowest beside torch's, parts, memory, input."""
     quick = arguments.quick
-    slowest = slowest_step(records) or "train/resnet50_fpn/tuning/bfloat16/batch8"
+    slowest = slowest_step(records) or f"train/{TIMED[0]}/tuning/bfloat16/batch8"
     batch = "1" if platform == CPU else "8"
     found = [
         _case("profile", "profile", 240, case=slowest, quick=quick),

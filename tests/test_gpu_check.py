@@ -41,8 +41,18 @@ def test_checks_of_a_part(part, platform):
                 assert benchmark_cases.choose(cases, flag.removeprefix("--cases=")), check.name
 
 
+def test_the_three_models_are_timed_first_in_bfloat16():
+    names = [check.name for check in gpu_check_plan.checks(arguments(part=2), "gpu", {})]
+    assert len(names) == 9 * 2 * len((*benchmark_cases.NETWORKS, *benchmark_cases.DETECTORS)) - 18
+    assert names[:6] == [
+        f"{name}/bfloat16/batch8"
+        for model in ("faster_rcnn_resnet50_fpn", "mask_rcnn_resnet50_fpn", "vgg16")
+        for name in (f"train/{model}/tuning", f"infer/{model}")
+    ]
+
+
 def test_the_step_that_is_profiled_is_a_case():
-    name = "train/resnet50_fpn/tuning/bfloat16/batch8"
+    name = "train/faster_rcnn_resnet50_fpn/tuning/bfloat16/batch8"
     assert gpu_check_plan.options_of(name, False)["hw"] == (600, 800)
     assert gpu_check_plan.options_of(name, True)["hw"] == benchmark_cases.TINY["hw"]
     (profile,) = (
