@@ -3,7 +3,8 @@
     rpn-jax prepare --config=shapes_mask_rcnn
     rpn-jax train --config=shapes_mask_rcnn --workdir=runs/shapes_mask_rcnn
 
-A quarter of an hour on two CPU cores. Measured on the 300 test images (1347 objects), seed 0, in %:
+A quarter of an hour on two CPU cores, estimated on a busy machine. Measured on the 300 test images
+(1347 objects), seed 0, in per cent:
 
               AP  AP50  AP75
     boxes   74.6  95.7  86.5
