@@ -53,17 +53,13 @@ def trained_place(
 ) -> tuple[ConfigDict, pathlib.Path]:
     """Returns the config that came with the network, with overrides, and the folder or file."""
     from rpn_jax.errors import UserError
-    from rpn_jax.runs.best import best_kept_step
     from rpn_jax.runs.config_files import apply_overrides
     from rpn_jax.runs.workdir import load_workdir_config
-    from rpn_jax.training.checkpoint import saved_steps
     from rpn_jax.weights.class_names import check_renamed
     from rpn_jax.weights.model_file import read_model
 
     if arguments.workdir is not None:
         config, place = load_workdir_config(arguments.workdir), arguments.workdir
-        if arguments.step == "best":
-            arguments.step = best_kept_step(place, saved_steps(place))
     elif arguments.step is not None:
         raise UserError(f"--step={arguments.step}: a model file holds one step; leave it out")
     else:

@@ -27,6 +27,7 @@ from benchmark_cases import DETECTORS, NETWORKS, Field
 from benchmark_sides import Timed, measure_memory, one_core, serve
 from PIL import Image
 
+from rpn_jax.compiling.flops import step_flops
 from rpn_jax.data.datasets import Record, prepare_dataset
 from rpn_jax.data.loader import train_batches
 from rpn_jax.data.masks import encode
@@ -248,21 +249,8 @@ def _count(tree) -> int:
 
 
 def _flops(step, state, batch, *whole):
-    """Returns a function that counts those of a step as TPUs run it, by XLA's cost analysis.
-
-    There a convolution is one instruction; on a CPU ours are loops, of which XLA counts one turn.
-    """
-    in_axes = (None, 0, *[None for _ in whole])
-    mapped = jax.vmap(step, in_axes=in_axes, axis_name=devices.AXIS)
-    batch = jax.tree.map(lambda x: x[None], batch)
-    shapes = jax.eval_shape(lambda *arguments: arguments, state, batch, *whole)
-
-    def count() -> float:
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):  # a GPU's plugin cannot count
-            lowered = jax.jit(mapped).trace(*shapes).lower(lowering_platforms=("tpu",))
-        return lowered.cost_analysis()["flops"]
-
-    return count
+    """Returns a function that counts those of a step as TPUs run it."""
+    return functools.partial(step_flops, step, state, batch, *whole, platform="tpu")
 
 
 def train(network: str, hw, batch: int, precision: str, frozen: int, objects: int) -> Timed:

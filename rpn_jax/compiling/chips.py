@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rpn_jax.compiling.gpu_targets import CARDS, Card
 from rpn_jax.compiling.interconnects import Hosts, Torus
@@ -68,6 +68,12 @@ def _gpu(
     return Chip("cuda", rates, *memory, card.bandwidth, interconnect, source)
 
 
+_HOPPER: dict[str, Any] = {
+    "bfloat16": 1979e12 / 2,
+    "tf32": 989e12 / 2,
+    "float32": 67e12,
+    "interconnect": Hosts(link_bandwidth=900e9 / 2, cards=8, network_bandwidth=400e9 / 8),
+}
 CHIPS = {
     "v4": _tpu(
         275e12,
@@ -121,20 +127,10 @@ CHIPS = {
         source="NVIDIA L4 datasheet",
     ),
     "h100": _gpu(
-        CARDS["h100"],
-        bfloat16=1979e12 / 2,
-        tf32=989e12 / 2,
-        float32=67e12,
-        interconnect=Hosts(link_bandwidth=900e9 / 2, cards=8, network_bandwidth=400e9 / 8),
-        source="NVIDIA H100 datasheet (SXM), DGX H100 datasheet",
+        CARDS["h100"], **_HOPPER, source="NVIDIA H100 datasheet (SXM), DGX H100 datasheet"
     ),
     "h200": _gpu(
-        CARDS["h200"],
-        bfloat16=1979e12 / 2,
-        tf32=989e12 / 2,
-        float32=67e12,
-        interconnect=Hosts(link_bandwidth=900e9 / 2, cards=8, network_bandwidth=400e9 / 8),
-        source="NVIDIA H200 datasheet (SXM), DGX H200 datasheet",
+        CARDS["h200"], **_HOPPER, source="NVIDIA H200 datasheet (SXM), DGX H200 datasheet"
     ),
     "b200": _gpu(
         CARDS["b200"],

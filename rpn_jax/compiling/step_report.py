@@ -6,12 +6,10 @@ roofline (Williams et al., "Roofline", CACM 52(4), 2009): a step takes at least 
 products at the chip's peak rate, and at least the time of its bytes at the HBM's bandwidth.
 """
 
-import math
 import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,13 +18,15 @@ from ml_collections import ConfigDict
 
 from rpn_jax.compiling.chips import Rate, Topology, parse_topology
 from rpn_jax.compiling.compilers import check_compiler, described_devices
+from rpn_jax.compiling.flops import step_flops
 from rpn_jax.compiling.hlo import Collective, parse_program
 from rpn_jax.compiling.kernels import Kernels, kernels_by_kind
+from rpn_jax.compiling.largest_batch import DoesNotFitError, largest_that_fits
 from rpn_jax.data.canvases import largest_canvas_hw
 from rpn_jax.errors import UserError
 from rpn_jax.models.rcnn import trainable_mask
 from rpn_jax.runs.config import random_key
-from rpn_jax.runs.devices import AXIS, parallel_update
+from rpn_jax.runs.devices import parallel_update
 from rpn_jax.training.build import build_detector, build_train_step, frozen_paths, state_shapes
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.splits import with_known_classes
@@ -35,8 +35,6 @@ from rpn_jax.typing import GroundTruth, Images, Proposals
 
 # Ground-truth slots if the config does not say how many; they cost almost nothing.
 MAX_OBJECTS = 48
-# Most compilations, each of minutes, in the search for the largest batch.
-_MAX_TRIES = 6
 
 
 class Measured(NamedTuple):
@@ -56,20 +54,6 @@ class Measured(NamedTuple):
     def needed(self) -> int:
         """The HBM that the step needs; the new state replaces the old one in place."""
         return sum(self.memory.values()) - 2 * self.memory["aliased"]
-
-
-class DoesNotFitError(Exception):
-    """The compiler found no way to run the step in the chip's memory; the message is its own."""
-
-    @property
-    def needed(self) -> float:
-        """The first number of bytes in the message; infinite if there is none.
-
-        For example "temporaries (48.00G) exceeds available HBM (15.75G)" or "Used 17.3G of 15.75G
-        hbm".
-        """
-        found = re.search(r"([\d.]+)([MGT])\b", str(self))
-        return float(found[1]) * 2 ** {"M": 20, "G": 30, "T": 40}[found[2]] if found else math.inf
 
 
 def compile_report(
@@ -192,18 +176,11 @@ class StepCompiler:
         )
 
     def _flops(self, per_chip: int) -> float:
-        """Returns those of one chip's step before it is compiled, without the exchange."""
-        of_one = jax.vmap(
-            self._step, in_axes=(None, 0, None), out_axes=(None, None), axis_name=AXIS
-        )
         batch = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), self._batch(per_chip)
+            lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self._batch(per_chip)
         )
         platform = self._topology.chip.platform
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):  # a plugin cannot count
-            traced = jax.jit(of_one).trace(self.state, batch, self._key)
-            lowered = traced.lower(lowering_platforms=(platform,))
-        return lowered.cost_analysis()["flops"]
+        return step_flops(self._step, self.state, batch, self._key, platform=platform)
 
     def largest_batch(self, measured: Measured) -> dict[str, Any]:
         """Returns the largest number of images per chip that fits, by a few compilations."""
@@ -249,51 +226,6 @@ class StepCompiler:
                 shaped(slots, *2 * [self._cut_size], dtype=np.uint8) if self._cut_size else None,
             ),
         )
-
-
-def largest_that_fits(
-    needed: Callable[[int], int],
-    first: tuple[int, int],
-    *,
-    fixed: int,
-    available: int,
-    multiple: int = 1,
-) -> tuple[int, int, list[int]]:
-    """Returns the largest count found to fit, the bytes it needs, and every count tried.
-
-    Memory grows about linearly with the count. Each try is the count at which the line through the
-    last two tries reaches `available`, or half-way to a count that did not fit. Near the limit the
-    compiler trades time for memory, and a larger count can need less: such a line is not used. The
-    search ends when no larger count is left, or after a handful of tries.
-
-    Args:
-      needed: slow function from a count to its bytes; raises `DoesNotFitError`.
-      first: a count that fits, and its bytes.
-      fixed: bytes independent of the count, for the first line.
-      available: available bytes.
-      multiple: divisor of every count.
-    """
-    (best, used), too_large, tried = first, None, [first[0]]
-    slope = first_slope = max((used - fixed) / best, 1)
-    for _ in range(_MAX_TRIES):
-        guess = best + max(int((available - used) / slope), 0)
-        if too_large is not None and guess >= too_large:
-            guess = max((best + too_large) // 2, best + 1)
-        guess -= guess % multiple
-        if guess <= best or guess == too_large:
-            break
-        tried.append(guess)
-        try:
-            found = needed(guess)
-        except DoesNotFitError as error:
-            too_large = guess
-            if error.needed < math.inf:
-                slope = (error.needed - used) / (guess - best)
-        else:
-            rise = (found - used) / (guess - best)
-            slope = rise if rise > first_slope / 12 else slope
-            best, used = guess, found
-    return best, used, tried
 
 
 def _tree_bytes(tree) -> int:

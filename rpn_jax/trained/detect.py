@@ -57,7 +57,7 @@ def write_proposals(
     out: pathlib.Path,
     *,
     split: str | None = None,
-    step: int | None = None,
+    step: int | str | None = None,
     settings: str = "test",
     file_format: str = "json",
     draw: int = 20,
@@ -98,7 +98,7 @@ def write_detections(
     out: pathlib.Path,
     *,
     split: str | None = None,
-    step: int | None = None,
+    step: int | str | None = None,
     file_format: str = "json",
     draw_above: float = 0.5,
 ) -> list[str]:

@@ -32,7 +32,7 @@ def export_weights(
     place: pathlib.Path,
     out: pathlib.Path,
     *,
-    step: int | None = None,
+    step: int | str | None = None,
     file_format: str = "rpn_jax",
 ) -> str:
     """Writes a trained network's arrays and returns a line about the file.
@@ -71,7 +71,7 @@ def export_function(
     batch_size: int = 1,
     platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
     settings: str = "test",
-    step: int | None = None,
+    step: int | str | None = None,
 ) -> int:
     """Loads a trained network and calls `write_function`.
 

@@ -8,9 +8,10 @@ from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
 from rpn_jax.models.rcnn import variable_shapes
 from rpn_jax.runs import devices
+from rpn_jax.runs.best import best_kept_step
 from rpn_jax.runs.workdir import load_workdir_config, not_begun
 from rpn_jax.training.build import build_detector, state_shapes
-from rpn_jax.training.checkpoint import Checkpoints
+from rpn_jax.training.checkpoint import Checkpoints, saved_steps
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.state import evaluation_variables
 from rpn_jax.weights.model_file import check_fits, read_model
@@ -50,17 +51,19 @@ def check_proposes(config: ConfigDict, place: str | pathlib.Path) -> None:
 
 
 def load_trained(
-    config: ConfigDict, place: pathlib.Path, step: int | None = None
+    config: ConfigDict, place: pathlib.Path, step: int | str | None = None
 ) -> tuple[Detector, dict, int | None]:
     """Returns the detector, its trained variables on all local devices, and their step.
 
     `place` is the folder of a run, or a model file; an imported file has the step None. `step`
-    chooses a checkpoint of a run, by default the newest.
+    chooses a checkpoint of a run, by default the newest; "best" is that of its best validation.
 
     Raises:
         UserError: the folder holds no checkpoint (of that step), the file cannot be read or has no
             head, or the variables are of another network than the config's.
     """
+    if step == "best":
+        step = best_kept_step(place, saved_steps(place))
     detector = build_detector(config)
     network = detector.network
     if not place.is_dir():

@@ -42,7 +42,7 @@ def evaluate_trained(
     config: ConfigDict,
     place: pathlib.Path,
     split: str | None = None,
-    step: int | None = None,
+    step: int | str | None = None,
     out: pathlib.Path | None = None,
     without: Sequence[str] = (),
 ) -> str:

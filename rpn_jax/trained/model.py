@@ -23,7 +23,6 @@ from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.figures import Figures
 from rpn_jax.files import check_out, user_path
-from rpn_jax.runs.best import best_kept_step
 from rpn_jax.trained.export import pasting_of, write_function
 from rpn_jax.trained.load import (
     check_detects,
@@ -31,7 +30,6 @@ from rpn_jax.trained.load import (
     load_trained,
     trained_config,
 )
-from rpn_jax.training.checkpoint import saved_steps
 from rpn_jax.training.evaluate import detector_results, eval_batch_size, evaluate
 from rpn_jax.training.predict import ImageSource, PredictedImage, Predictor
 from rpn_jax.training.splits import check_batch_size, open_split, with_proposals
@@ -113,9 +111,7 @@ def load(place: Path, *, step: int | str | None = None, settings: str = "test") 
     config = trained_config(place)
     if step is not None and not place.is_dir():
         raise UserError(f"step={step}: a model file holds one step; leave it out")
-    if step == "best":
-        step = best_kept_step(place, saved_steps(place))
-    elif isinstance(step, str):
+    if isinstance(step, str) and step != "best":
         raise UserError(f'step={step!r}: give a number or "best"')
     detector, variables, step = load_trained(config, place, step)
     return Model(config, detector.with_counts(settings), variables, source=str(place), step=step)

@@ -13,6 +13,7 @@ from training.small import small_config
 from rpn_jax.compiling import step_report
 from rpn_jax.compiling.chips import CHIPS, parse_topology
 from rpn_jax.compiling.hlo import ArrayShape, Collective
+from rpn_jax.compiling.largest_batch import DoesNotFitError, largest_that_fits
 from rpn_jax.compiling.tables import format_report
 from rpn_jax.errors import UserError
 
@@ -72,7 +73,7 @@ def fits(bytes_of, available):
 
     def needed(count):
         if bytes_of(count) > available:
-            raise step_report.DoesNotFitError("out of memory")
+            raise DoesNotFitError("out of memory")
         return bytes_of(count)
 
     return needed
@@ -92,7 +93,7 @@ def test_largest_that_fits_on_a_line(first, fixed, each, extra):
         return fixed + extra + each * count
 
     needed = fits(bytes_of, 8000)
-    best, used, tried = step_report.largest_that_fits(
+    best, used, tried = largest_that_fits(
         needed, (first, needed(first)), fixed=fixed, available=8000
     )
     assert used == bytes_of(best) <= 8000 < bytes_of(best + 1)
@@ -104,7 +105,7 @@ def test_largest_that_fits_on_a_line(first, fixed, each, extra):
 def test_largest_that_fits_where_memory_is_not_linear():
     # 6 need more than the line says, by which 10 should fit; then between 5 and 7.
     needed = fits(lambda count: 100 * count if count <= 5 else 2000, 1000)
-    assert step_report.largest_that_fits(needed, (1, 100), fixed=0, available=1000) == (
+    assert largest_that_fits(needed, (1, 100), fixed=0, available=1000) == (
         5,
         500,
         [1, 10, 5, 7, 6],
@@ -113,7 +114,7 @@ def test_largest_that_fits_where_memory_is_not_linear():
 
 def test_largest_that_fits_where_the_compiler_saves_memory_close_to_the_limit():
     needed = fits(lambda count: 100 * count if count <= 7 else 640, 1000)
-    best, _, tried = step_report.largest_that_fits(needed, (1, 150), fixed=0, available=1000)
+    best, _, tried = largest_that_fits(needed, (1, 150), fixed=0, available=1000)
     assert best == max(tried) < 30
 
 
@@ -121,12 +122,10 @@ def test_largest_that_fits_goes_by_what_the_compiler_says_is_missing():
     def needed(count):
         gib = 4 * count - 3
         if gib > 18:
-            raise step_report.DoesNotFitError(f"Used {gib}.00G of 18.00G hbm")
+            raise DoesNotFitError(f"Used {gib}.00G of 18.00G hbm")
         return gib * 2**30
 
-    best, _, tried = step_report.largest_that_fits(
-        needed, (1, 2**30), fixed=0, available=18 * 2**30
-    )
+    best, _, tried = largest_that_fits(needed, (1, 2**30), fixed=0, available=18 * 2**30)
     assert best == 5
     assert tried == [1, 18, 5]  # 18 would need 69 GiB, hence 4 for each image
 
@@ -141,14 +140,12 @@ def test_largest_that_fits_goes_by_what_the_compiler_says_is_missing():
     ],
 )  # fmt: skip
 def test_bytes_that_the_compiler_would_need(message, needed):
-    assert step_report.DoesNotFitError(message).needed == needed
+    assert DoesNotFitError(message).needed == needed
 
 
 def test_largest_that_fits_is_a_multiple():
     needed = fits(lambda count: 10 * count if count <= 8 else 999, 110)
-    best, _, tried = step_report.largest_that_fits(
-        needed, (4, 40), fixed=0, available=110, multiple=4
-    )
+    best, _, tried = largest_that_fits(needed, (4, 40), fixed=0, available=110, multiple=4)
     assert best == 8
     assert all(count % 4 == 0 for count in tried)
 
@@ -219,7 +216,7 @@ def test_tables(report):
 
 def test_a_batch_that_does_not_fit(monkeypatch):
     def too_large(self, per_chip):
-        raise step_report.DoesNotFitError("Used 17.30G of 15.75G hbm")
+        raise DoesNotFitError("Used 17.30G of 15.75G hbm")
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(step_report, "described_devices", lambda t: jax.devices()[: t.chips])
@@ -241,7 +238,7 @@ def test_a_program_that_the_compiler_makes_but_the_card_cannot_hold(capsys):
     step._update = SimpleNamespace(lower=lambda *_: SimpleNamespace(compile=lambda: None))
     step._analysis = analysis
     assert step.measure(59).needed == 59 * 2**30
-    with pytest.raises(step_report.DoesNotFitError, match=r"used 60.00G of 59.32G") as raised:
+    with pytest.raises(DoesNotFitError, match=r"used 60.00G of 59.32G") as raised:
         step.measure(60)
     assert raised.value.needed == 60 * 2**30
 
