@@ -24,39 +24,24 @@ from rpn_jax.progress import progress_bar
 from rpn_jax.runs import devices
 from rpn_jax.runs.best import Validations, read_validations
 from rpn_jax.runs.config import random_key
-from rpn_jax.runs.fields import check_config
 from rpn_jax.runs.fingerprint import record_run
 from rpn_jax.runs.metrics import MetricsWriter, NonFiniteError, PendingMetrics, check_finite
 from rpn_jax.runs.processes import StopRequest, is_first, on_first, together
 from rpn_jax.runs.profile import StepProfiler
 from rpn_jax.runs.workdir import claim_workdir
-from rpn_jax.training.build import (
-    build_detector,
-    build_train_step,
-    load_pretrained,
-    new_state,
-    state_shapes,
-)
+from rpn_jax.training.begin import check_run
+from rpn_jax.training.build import build_train_step
 from rpn_jax.training.checkpoint import Checkpoints, saved_steps
 from rpn_jax.training.evaluate import (
     buckets,
-    check_devices,
     evaluate,
     loader_fields,
     split_results,
 )
-from rpn_jax.training.features import FeatureCache, check_features
-from rpn_jax.training.fork import check_fork, forked_state
-from rpn_jax.training.optimizer import build_optimizer
+from rpn_jax.training.features import FeatureCache
 from rpn_jax.training.pictures import draw_first
 from rpn_jax.training.predict_steps import make_eval_step
-from rpn_jax.training.splits import (
-    device_batch,
-    open_split,
-    with_classes,
-    with_classes_of_run,
-    with_proposals,
-)
+from rpn_jax.training.splits import device_batch
 from rpn_jax.training.state import TrainState, evaluation_variables
 from rpn_jax.typing import Images
 
@@ -73,50 +58,30 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
     """
     with StopRequest() as stop, contextlib.ExitStack() as at_end:
         with together():
-            check_config(config)
-            check_devices(config)
-            config = with_classes_of_run(config, workdir)
-            train_set = open_split(config, config.data.train_split, needs_objects=True)
-            config = with_classes(config, train_set)
-            train_set = with_proposals(config, train_set, "train")
-            eval_set = None
-            if config.evaluation.every:
-                eval_set = open_split(config, config.data.eval_split, needs_objects=True)
-                eval_set = with_proposals(config, eval_set, "eval")
-            detector = build_detector(config)
-            schedule, optimizer = build_optimizer(config)
-            check_fork(config, workdir)
-            pretrained = None if config.fork.run else load_pretrained(config, detector.network)
-            check_features(config, detector.network)
-        forked = None
-        if not saved_steps(workdir):
-            forked = forked_state(config, state_shapes(config, detector.network, optimizer))
+            run = check_run(config, workdir)
+        config, detector, eval_set = run.config, run.detector, run.eval_set
+        forked = None if saved_steps(workdir) else run.forked()
         # All checks of the config come before this line; compilation begins after it.
         at_end.enter_context(claim_workdir(workdir, config))
-        state = forked or new_state(config, detector.network, optimizer, pretrained)
-        state, key = devices.replicate((state, random_key(config)))
-        train_step = build_train_step(config, detector, optimizer, schedule)
+        train_step = build_train_step(config, detector, run.optimizer, run.schedule)
         train_step = devices.compiled_first(devices.parallel_update(train_step))
         eval_step = devices.parallel_map(make_eval_step(detector))
 
         checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-        plan, scales = training_plan(config, train_set)
+        plan, scales = training_plan(config, run.train_set)
         at_end.enter_context(_explained(config, workdir, checkpoints, plan))
         at_end.callback(checkpoints.close)
-        restored = checkpoints.restore_newest(state)
-        if restored is None and (forked := forked or forked_state(config, state)):
-            restored = forked
-            checkpoints.save(restored)
-        state = restored or state
+        state, key = run.state(checkpoints, forked), devices.replicate(random_key(config))
         # Of a copy: newer JAX versions do not donate what the host has read, on a CPU.
         start = int(state.step.copy())
         features = FeatureCache(config, detector.network, evaluation_variables(state))
-        record_run(config, workdir, train_set, eval_set, step=start)
+        record_run(config, workdir, run.train_set, eval_set, step=start)
         progress = Progress(config, workdir, start)
         at_end.callback(progress.close)
         found = on_first(lambda: read_validations(workdir))
         validations = Validations(dict(found), config.evaluation.patience)
         checkpoints.hold(validations.best if config.checkpoint.keep_best else None)
+        ends = StepEnds(config)
         profiler = StepProfiler(workdir, profile_steps)
         at_end.callback(profiler.close)
 
@@ -135,26 +100,17 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
             if config.checkpoint.keep_best:
                 checkpoints.hold(validations.best)
 
-        def is_validated(step):
-            return eval_set and (step == config.steps or step % config.evaluation.every == 0)
-
-        def is_saved(step):
-            # What is validated may be the best, or the end.
-            may_stay = config.checkpoint.keep_best or config.evaluation.patience
-            is_last = step == config.steps or (may_stay and is_validated(step))
-            return is_last or step % config.checkpoint.every == 0
-
-        if start and is_validated(start) and not progress.has_validation(start):
+        if start and ends.validates(start) and not progress.has_validation(start):
             validate(state, start)  # the earlier start was cut off before it
         stop.steps_begin()
         last = start if validations.are_over() else config.steps
-        steps = progress.watch(batches(config, train_set, plan, scales, features, start, last))
+        steps = progress.watch(batches(config, run.train_set, plan, scales, features, start, last))
         for step, on_device in enumerate(steps, start + 1):
             # The host runs ahead of the devices and waits for them only to log and to save.
             state, metrics = profiler.run(step, train_step, state, on_device, key)
             progress.add(step, metrics)
             is_stop = stop.reached(step)
-            is_save = is_stop or is_saved(step)
+            is_save = is_stop or ends.saves(step)
             if is_save or step % config.log_every == 0:
                 # Before every save, so that no state after a non-finite loss is kept.
                 progress.log(step)
@@ -163,7 +119,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
                 checkpoints.save(state)
             if is_stop:
                 raise stop.stopped(f"after step {step}")
-            if is_validated(step):
+            if ends.validates(step):
                 try:
                     validate(state, step)
                 except StoppedError:
@@ -175,6 +131,28 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
         checkpoints.latest_step()  # waits for the last save
         checkpoints.confirm(config.steps + 1)
     return state
+
+
+class StepEnds:
+    """What comes at the end of a step."""
+
+    def __init__(self, config: ConfigDict):
+        self._last, self._save, self._validate = (
+            config.steps,
+            config.checkpoint.every,
+            config.evaluation.every,
+        )
+        # What is validated may then be the best, or the last.
+        self._saves_validated = bool(config.checkpoint.keep_best or config.evaluation.patience)
+
+    def validates(self, step: int) -> bool:
+        """Returns whether the state after a step is measured."""
+        return bool(self._validate) and (step == self._last or step % self._validate == 0)
+
+    def saves(self, step: int) -> bool:
+        """Returns whether it is saved."""
+        is_last = step == self._last or (self._saves_validated and self.validates(step))
+        return is_last or step % self._save == 0
 
 
 @contextlib.contextmanager

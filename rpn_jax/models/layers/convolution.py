@@ -86,24 +86,38 @@ def _conv(form: CpuForm, strides, pads, x, kernel):
 
 
 def _forward(form, strides, pads, x, kernel):
-    def on_cpu(x, kernel):
-        return form.value(*_float32(x, kernel)).astype(x.dtype)
-
-    elsewhere = functools.partial(plain, strides, pads)
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=elsewhere), (x, kernel)
+    forward, _ = _on_platforms(form, strides, pads)
+    return forward(x, kernel), (x, kernel)
 
 
 def _backward(form, strides, pads, saved, dy):
-    def on_cpu(x, kernel, dy):
+    _, backward = _on_platforms(form, strides, pads)
+    return backward(*saved, dy)
+
+
+@functools.cache
+def _on_platforms(form, strides, pads):
+    """Returns the convolution and its gradients; kept, so that JAX traces a shape but once."""
+    elsewhere = functools.partial(plain, strides, pads)
+
+    def on_cpu(x, kernel):
+        return form.value(*_float32(x, kernel)).astype(x.dtype)
+
+    def gradients_on_cpu(x, kernel, dy):
         # Without the barrier XLA keeps the padded input from the forward pass, besides the input.
         x, dy = lax.optimization_barrier((x, dy))
         dx, d_kernel = form.gradients(*_float32(x, kernel, dy))
         return dx.astype(x.dtype), d_kernel.astype(kernel.dtype)
 
-    def elsewhere(x, kernel, dy):
-        return jax.vjp(functools.partial(plain, strides, pads), x, kernel)[1](dy)
+    def gradients_elsewhere(x, kernel, dy):
+        return jax.vjp(elsewhere, x, kernel)[1](dy)
 
-    return lax.platform_dependent(*saved, dy, cpu=on_cpu, default=elsewhere)
+    return (
+        functools.partial(lax.platform_dependent, cpu=on_cpu, default=elsewhere),
+        functools.partial(
+            lax.platform_dependent, cpu=gradients_on_cpu, default=gradients_elsewhere
+        ),
+    )
 
 
 _conv.defvjp(_forward, _backward)

@@ -59,10 +59,14 @@ class CpuForm(NamedTuple):
     gradients: Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
+@functools.cache
 def cpu_form(
     window: tuple[int, int], strides: tuple[int, int], pads: Pads, channels: int, features: int
 ) -> CpuForm | None:
-    """Returns the form of a convolution of that kind, None where `lax` is as fast."""
+    """Returns the form of a convolution of that kind, None where `lax` is as fast.
+
+    The same one for the same arguments, because JAX traces a function anew that it does not know.
+    """
     products = CpuForm(
         functools.partial(_sum_of_products, strides, pads),
         functools.partial(_gradients_of_products, strides, pads),
