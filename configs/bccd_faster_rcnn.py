@@ -8,8 +8,8 @@ Sixteen to eighteen minutes on two CPU cores that had other work too. Trained on
 images), measured on the test list (72 images, 945 objects), in per cent:
 
                            AP  AP50  AP75  Platelets    RBC    WBC  (AP50)
-    seed 0               53.7  86.2  58.8       78.8   82.2   97.5
-    seed 1               53.6  84.6  57.7
+    seed 0               52.6  86.1  55.9       79.6   81.1   97.5
+    seed 1               53.8  85.7  59.7
     torchvision, seed 0  41.0  62.9  51.0        9.6   81.0   97.8
 
 torchvision's FasterRCNN has the same ResNet-18, anchors, sizes of the head, sides of images, steps
