@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from rpn_jax.data.loader import num_slots
 from rpn_jax.errors import UserError
 from rpn_jax.models.backbones.resnet import STAGES
 from rpn_jax.models.rcnn import variable_shapes
@@ -170,9 +171,9 @@ def _check(step: Step, config: ConfigDict) -> None:
         load_source(config, network, read_source(config.model.pretrained))
     build_optimizer(config)
     check_features(config, network)
-    open_split(config, config.data.train_split, needs_objects=True)
-    if config.evaluation.every:
-        open_split(config, config.data.eval_split, needs_objects=True)
+    data = config.data
+    for split in (data.train_split, data.eval_split)[: 2 if config.evaluation.every else 1]:
+        num_slots(open_split(config, split, needs_objects=True), data.max_objects)
 
 
 def _train(step: Step, configs: Mapping[Step, ConfigDict], workdir: pathlib.Path) -> None:

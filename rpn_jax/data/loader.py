@@ -90,7 +90,7 @@ def train_batches(
         dataset,
         scales,
         _share(plan.batch_size, process_index, process_count),
-        num_slots=_num_slots(dataset, max_objects),
+        num_slots=num_slots(dataset, max_objects),
         mask_size=mask_size,
     )
     stop = _ENDLESS if num_steps is None else start_step + num_steps
@@ -120,7 +120,7 @@ def eval_batches(
         dataset,
         [scale],
         _share(batch_size, process_index, process_count),
-        num_slots=_num_slots(dataset, max_objects),
+        num_slots=num_slots(dataset, max_objects),
         mask_size=mask_size,
     )
     batches = list(_eval_plan(scale.buckets, batch_size))
@@ -149,15 +149,16 @@ def _share(batch_size: int, process_index: int, process_count: int) -> slice:
     return slice(process_index * size, (process_index + 1) * size)
 
 
-def _num_slots(dataset: Dataset, max_objects: int | None) -> int:
-    """Returns G; raises a `UserError` if an image has more boxes."""
+def num_slots(dataset: Dataset, max_objects: int | None) -> int:
+    """Returns G; raises a `UserError` if an image has more boxes than `config.data.max_objects`."""
     most = int(dataset.num_objects.max())
     if max_objects is None:
         return max(1, -(-most // _SLOT_MULTIPLE)) * _SLOT_MULTIPLE
     if most > max_objects:
         crowded = dataset[int(dataset.num_objects.argmax())].filename
         raise UserError(
-            f"{crowded}: has {most} boxes, but max_objects is {max_objects}; raise it to {most}"
+            f"config.data.max_objects={max_objects}: {crowded} of split {dataset.split} has {most} "
+            f"boxes; raise it to {most}"
         )
     return max_objects
 

@@ -7,7 +7,9 @@ import optax
 from ml_collections import ConfigDict
 
 from rpn_jax.data.datasets import Dataset
+from rpn_jax.data.loader import num_slots
 from rpn_jax.detectors.detector import Detector
+from rpn_jax.errors import UserError
 from rpn_jax.runs import devices
 from rpn_jax.runs.fields import check_config
 from rpn_jax.training.build import (
@@ -71,6 +73,7 @@ def check_run(config: ConfigDict, workdir: pathlib.Path) -> Run:
         UserError: the config is impossible, or what it names is not there.
     """
     check_config(config)
+    _check_validates(config)
     check_devices(config)
     config = with_classes_of_run(config, workdir)
     train_set = open_split(config, config.data.train_split, needs_objects=True)
@@ -80,9 +83,26 @@ def check_run(config: ConfigDict, workdir: pathlib.Path) -> Run:
     if config.evaluation.every:
         eval_set = open_split(config, config.data.eval_split, needs_objects=True)
         eval_set = with_proposals(config, eval_set, "eval")
+    for dataset in filter(None, (train_set, eval_set)):
+        num_slots(dataset, config.data.max_objects)
     detector = build_detector(config)
     schedule, optimizer = build_optimizer(config)
     check_fork(config, workdir)
     pretrained = None if config.fork.run else load_pretrained(config, detector.network)
     check_features(config, detector.network)
     return Run(config, train_set, eval_set, detector, schedule, optimizer, pretrained)
+
+
+def _check_validates(config: ConfigDict) -> None:
+    """Raises a `UserError` if the config asks for the best of no validations."""
+    if config.evaluation.every:
+        return
+    for name, value, off in (
+        ("checkpoint.keep_best", config.checkpoint.keep_best, False),
+        ("evaluation.patience", config.evaluation.patience, None),
+    ):
+        if value:
+            raise UserError(
+                f"config.{name}={value}: is of validations, but config.evaluation.every=0 makes "
+                f"none; give every how many steps, or config.{name}={off}"
+            )

@@ -264,6 +264,27 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(data_dir, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("field", ["checkpoint.keep_best=true", "evaluation.patience=3"])
+def test_the_best_of_no_validations_is_refused(data_dir, tmp_path, field):
+    config = shapes_config(data_dir, "evaluation.every=0", field)
+    name, _, _ = field.partition("=")
+    with pytest.raises(UserError, match=rf"config.{name}=.* config.evaluation.every=0 makes none"):
+        loop.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("crowded", ["train", "test"])
+def test_more_boxes_than_the_config_allows_are_refused_before_the_run(data_dir, tmp_path, crowded):
+    config = shapes_config(data_dir)
+    config.data[f"{'eval' if crowded == 'test' else 'train'}_split"] = crowded
+    config.data.max_objects = 1
+    if crowded == "test":  # the split of the validation has the most boxes
+        config.data.max_objects = int(open_split(config, "train").num_objects.max())
+    with pytest.raises(UserError, match=rf"max_objects=.* of split {crowded} has \d+ boxes"):
+        loop.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_split_without_objects_is_refused_before_anything_is_compiled(voc, tmp_path, split):
     text = voc.annotation("a").read_text()
