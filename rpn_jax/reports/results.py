@@ -18,6 +18,7 @@ from rpn_jax.sweeps.definition import settings
 from rpn_jax.sweeps.evaluations import evaluation_folder, measured_settings, other_evaluations
 from rpn_jax.sweeps.published import Published, read_published
 from rpn_jax.sweeps.runs import RunState, has, read_run_state, read_sweep
+from rpn_jax.text import shell_line
 
 # Fields that may differ between runs of one setting.
 _NO_SETTING = ("seed", "data.data_dir", "data.num_threads")
@@ -298,7 +299,7 @@ def _remark(run: Result) -> str | None:
     if state.state == "failed" or (run.evaluation is None and state.state != "done"):
         return ": ".join(filter(None, [progress, state.reason]))
     if run.evaluation is None:
-        return f"not evaluated; rpn-jax evaluate --workdir={run.folder}"
+        return f"not evaluated; {shell_line(['rpn-jax', 'evaluate', f'--workdir={run.folder}'])}"
     return f"evaluated at step {run.evaluation.step} of {steps}"
 
 

@@ -34,7 +34,7 @@ from rpn_jax.runs import lost, processes
 from rpn_jax.runs.devices import AXIS, replicate
 from rpn_jax.runs.metrics import NonFiniteError
 from rpn_jax.runs.seal import SEAL, being_read, damage, flush, seal, unread
-from rpn_jax.text import printable
+from rpn_jax.text import printable, shell_line
 from rpn_jax.training.saved_arrays import ITEM, by_name, name_of, read_arrays, shapes_of, unsound
 from rpn_jax.training.state import TrainState
 
@@ -211,7 +211,8 @@ class Checkpoints:
         elif not self.folder.is_dir():
             raise UserError(
                 f"{self._workdir}: holds no checkpoints; "
-                f"train there first: rpn-jax train --config=… --workdir={self._workdir}"
+                "train there first: rpn-jax train --config=… "
+                f"{shell_line([f'--workdir={self._workdir}'])}"
             )
         return max(self._steps(), default=None)
 

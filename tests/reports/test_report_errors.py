@@ -28,9 +28,10 @@ def test_a_folder_that_holds_no_runs(fails, tmp_path):
 
 
 def test_a_run_that_was_not_evaluated(fails, source, tmp_path):
-    folder = begun(tmp_path / "run", source)
+    folder = begun(tmp_path / "a run", source)
     (folder / "checkpoints" / str(STEPS)).mkdir(parents=True)
-    assert f"not evaluated; rpn-jax evaluate --workdir={folder}" in fails(folder)
+    # A command that can be copied, whatever the folder is called.
+    assert f"not evaluated; rpn-jax evaluate '--workdir={folder}'" in fails(folder)
 
 
 def test_a_run_that_died_in_its_first_step(fails, source, tmp_path):
