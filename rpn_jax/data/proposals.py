@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import pathlib
-import zipfile
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -166,11 +165,12 @@ def _rows_of_npz(path: pathlib.Path, content: bytes) -> _Rows:
             boxes = file["boxes"].astype(np.float64).reshape(-1, 4)
             scores = file["scores"].astype(np.float64).reshape(len(boxes))
             image = np.repeat(np.arange(len(ids)), counts)
-            if len(image) != len(boxes) or not np.isfinite(boxes).all():
+            finite = np.isfinite(boxes).all() and np.isfinite(scores).all()
+            if len(image) != len(boxes) or not finite:
                 raise ValueError("its arrays do not fit each other")
             named = dict(enumerate(map(str, file["file_names"].tolist())))
             pixels = str(file["pixels"]) if "pixels" in file else ""
-    except (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged archives may raise anything
         raise UserError(
             f"{path}: is not what rpn-jax propose --split --format=npz writes "
             f"({first_line(error)}); write it again, or give a JSON list of COCO's results"

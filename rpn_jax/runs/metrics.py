@@ -80,9 +80,11 @@ def read_metrics(path: pathlib.Path) -> list[dict]:
     text = regular(path).read_text(errors="replace") if path.exists() else ""
     for line in text.splitlines():
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            row = json.loads(line)
+        except (RecursionError, ValueError):
             continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
     return rows
 
 

@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import numpy as np
@@ -124,6 +125,7 @@ def test_proposals_of_other_pictures_of_the_same_names_are_refused(tmp_path):
         {"counts": np.array([1, 1, 2])},
         {"boxes": np.full((3, 4), np.nan)},
         {"scores": np.zeros(2)},
+        {"scores": np.full(3, np.nan)},
         {"image_ids": np.array([70, None, 50])},  # pickled, which is not read
     ],
 )
@@ -135,6 +137,16 @@ def test_a_damaged_npz_is_one_line(changed, tmp_path):
     file.write_bytes(b"PK")
     with pytest.raises(UserError, match="is not what rpn-jax propose"):
         read_proposals(file, IMAGES, 10)
+
+
+def test_an_npz_with_a_damaged_byte_is_one_line(tmp_path):
+    file = tmp_path / "proposals.npz"
+    np.savez_compressed(file, **arrays())
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with contextlib.suppress(UserError):  # a byte that only dates an entry changes nothing
+            read_proposals(file, IMAGES, 10)
 
 
 def test_a_file_that_is_not_there(tmp_path):

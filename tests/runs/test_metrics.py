@@ -28,6 +28,14 @@ def test_a_resumed_run_has_every_step_once(tmp_path):
     ]
 
 
+def test_damaged_rows_do_not_keep_a_run_from_going_on(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    damaged = ['{"stex": 2}', '{"step": "2"}', "7", "[]", '{"step": 2', "\ufffd", "[" * 100_000]
+    file.write_text("\n".join(['{"step": 1, "train/loss": 3.0}', *damaged, ""]))
+    MetricsWriter(tmp_path, start_step=2).close()
+    assert read_metrics(file) == [{"step": 1, "train/loss": 3.0}]
+
+
 def test_no_file_is_no_rows(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 
