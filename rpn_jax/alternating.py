@@ -34,6 +34,7 @@ from rpn_jax.runs.workdir import claim_workdir, lock_workdir
 from rpn_jax.text import printable
 from rpn_jax.trained.detect import write_proposals
 from rpn_jax.trained.export import export_weights
+from rpn_jax.training.begin import check_validates
 from rpn_jax.training.build import build_detector, build_network
 from rpn_jax.training.evaluate import check_devices
 from rpn_jax.training.features import check_features
@@ -164,6 +165,7 @@ def _proposals(folder: pathlib.Path, role: str) -> pathlib.Path:
 
 def _check(step: Step, config: ConfigDict) -> None:
     """Raises the `UserError` of a step's config before the first step begins."""
+    check_validates(config)
     check_devices(config)
     build_detector(config)
     network = build_network(config)

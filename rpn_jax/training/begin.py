@@ -73,7 +73,7 @@ def check_run(config: ConfigDict, workdir: pathlib.Path) -> Run:
         UserError: the config is impossible, or what it names is not there.
     """
     check_config(config)
-    _check_validates(config)
+    check_validates(config)
     check_devices(config)
     config = with_classes_of_run(config, workdir)
     train_set = open_split(config, config.data.train_split, needs_objects=True)
@@ -93,7 +93,7 @@ def check_run(config: ConfigDict, workdir: pathlib.Path) -> Run:
     return Run(config, train_set, eval_set, detector, schedule, optimizer, pretrained)
 
 
-def _check_validates(config: ConfigDict) -> None:
+def check_validates(config: ConfigDict) -> None:
     """Raises a `UserError` if the config asks for the best of no validations."""
     if config.evaluation.every:
         return
