@@ -7,6 +7,7 @@ import runpy
 
 import docs_check
 import docs_pages
+import numpy as np
 import pytest
 from documents import DOCUMENTS, ROOT, blocks, command_lines, tree_files
 from folders import picture
@@ -16,6 +17,7 @@ from rpn_jax.__main__ import COMMANDS, command_parser
 from rpn_jax.data.datasets import open_dataset
 from rpn_jax.data.datasets.coco_json import read_coco_json
 from rpn_jax.data.datasets.voc_folder import read_voc_folder
+from rpn_jax.data.datasets.yolo import read_yolo
 from rpn_jax.errors import UserError
 from rpn_jax.runs.config_files import load_config
 from rpn_jax.runs.fields import FIELDS, check_config
@@ -85,11 +87,11 @@ def test_the_paper_in_code_is_a_program():
 
 
 def test_layouts_of_data_are_read_as_shown(tmp_path):
-    shown = blocks(DOCS / "data.md", "text", "xml", "json")
+    shown = blocks(DOCS / "data.md", "text", "xml", "json", "yaml")
     contents = {block.title: block.text for block in shown if block.title}
     json = contents["annotations/instances_train.json"]
     trees = [tree_files(block.text) for block in shown if block.text.startswith("FOLDER\n")]
-    assert len(trees) == 6
+    assert len(trees) == 7
     for number, files in enumerate(trees):
         root = tmp_path / str(number)
         for name in files:
@@ -102,6 +104,7 @@ def test_layouts_of_data_are_read_as_shown(tmp_path):
                 file.write_text(json.replace("a.jpg", image))
             else:
                 like = next((c for c in contents if c.endswith(file.suffix)), None)
+                like = "labels/train/a.txt" if name.startswith("labels/") else like
                 text = contents.get(name, contents[like])
                 file.write_text(text.replace("000005", "000007") if "test" in name else text)
         if "JPEGImages" in {path.name for path in root.iterdir()}:
@@ -110,11 +113,14 @@ def test_layouts_of_data_are_read_as_shown(tmp_path):
             (line,) = (w for w in command_lines(DOCS / "data.md") if "options.splits" in str(w))
             option = line[-1].partition("=")[2]
             source = read_coco_json(str(root), splits=ast.literal_eval(option))
+        elif "data.yaml" in files:
+            source = read_yolo(str(root))
         else:
             source = read_coco_json(str(root))
         assert "train" in source.splits, files
         example = source.splits["train"][0]()
-        assert example.boxes.tolist() == [[8, 8, 56, 48]], files
+        # YOLO's fractions are rounded.
+        np.testing.assert_allclose(example.boxes, [[8, 8, 56, 48]], rtol=0, atol=1e-4)
         assert source.class_names == ("dog",)
 
 

@@ -90,14 +90,14 @@ FIELDS: Mapping[str, Field] = {
     "data.dataset": Field(
         "voc/2007",
         NAME,
-        "shapes, voc_folder, coco_json, voc/2007, voc/2012, coco/2017, or the import path of a "
-        "reader of one's own, see docs/extending.md",
+        "shapes, voc_folder, coco_json, yolo, voc/2007, voc/2012, coco/2017, or the import path "
+        "of a reader of one's own, see docs/extending.md",
     ),
     "data.source": Field(
         None,
         NAME,
-        "the folder that voc_folder and coco_json read; a relative one is looked for from where "
-        "the command is given",
+        "the folder that voc_folder, coco_json and yolo read; a relative one is looked for from "
+        "where the command is given",
     ),
     "data.options": Field(
         {}, Rule(dict, lambda x: True, "options"), "of the dataset, such as num_train of shapes"

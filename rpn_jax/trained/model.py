@@ -241,7 +241,7 @@ class Model:
         Args:
           split: split of the dataset; by default the validation split of the training.
           dataset: name as in `config.data.dataset`; by default the training's dataset.
-          source: folder that `voc_folder` and `coco_json` read.
+          source: folder that `voc_folder`, `coco_json` and `yolo` read.
           data_dir: folder of prepared datasets.
           batch_size: number of images per step, over all devices.
           without: parts to leave out: "nms", "ranking" or "regression".

@@ -4,6 +4,7 @@
     voc_folder    a folder in the layout of VOC (options: splits, orientation, first_pixel,
                   outside)
     coco_json     COCO instances JSONs and their images (options: splits, orientation, outside)
+    yolo          a folder in the layout of YOLO, with a data.yaml (options: splits, outside)
     voc/2007, voc/2012, coco/2017    from the catalogue of TFDS
     MODULE:NAME   what a function of one's own reads (options: its parameters, orientation)
 

@@ -129,6 +129,10 @@ class CocoJson(SourceBuilder):
     """See `rpn_jax.data.datasets.coco_json`."""
 
 
+class Yolo(SourceBuilder):
+    """See `rpn_jax.data.datasets.yolo`."""
+
+
 class Own(SourceBuilder):
     """Of a reader that is named by an import path."""
 

@@ -23,6 +23,7 @@ from rpn_jax.data.datasets.builders import (
     SourceBuilder,
     SourceConfig,
     VocFolder,
+    Yolo,
 )
 from rpn_jax.data.datasets.coco_json import read_coco_json
 from rpn_jax.data.datasets.dataset import Dataset
@@ -32,6 +33,7 @@ from rpn_jax.data.datasets.shapes import read_shapes
 from rpn_jax.data.datasets.source import Example, Finding, Source
 from rpn_jax.data.datasets.stored import INFO, METADATA, PREPARE, DamagedError, load_index
 from rpn_jax.data.datasets.voc_folder import read_voc_folder
+from rpn_jax.data.datasets.yolo import read_yolo
 from rpn_jax.errors import UserError, first_line, list_some
 from rpn_jax.parts import check_call, import_part, is_import_path, wrong_part
 from rpn_jax.text import printable
@@ -55,6 +57,7 @@ _OURS = {
         VocFolder, read_voc_folder, True, ("splits", "orientation", "first_pixel", "outside")
     ),
     "coco_json": _Kind(CocoJson, read_coco_json, True, ("splits", "orientation", "outside")),
+    "yolo": _Kind(Yolo, read_yolo, True, ("splits", "outside")),
 }
 _CATALOGUE = tfds_catalogue.EXAMPLE_OF
 
@@ -68,8 +71,8 @@ def open_dataset(
       name: see the package's docstring.
       split: one of those that were prepared.
       data_dir: where datasets are prepared, as in TFDS.
-      source: the folder that it was prepared from, for `voc_folder` and `coco_json`. The folder
-        itself need not be there any more.
+      source: the folder that it was prepared from, for `voc_folder`, `coco_json` and `yolo`. The
+        folder itself need not be there any more.
       **options: those that it was prepared with.
 
     Raises:
@@ -105,7 +108,7 @@ def prepare_dataset(
     Args:
       name: see the package's docstring.
       data_dir: where to write.
-      source: the folder to read, for `voc_folder` and `coco_json`.
+      source: the folder to read, for `voc_folder`, `coco_json` and `yolo`.
       skip_bad: leave out, and report, what else would raise: images that are missing or do not
         decode, annotations that cannot be read, boxes that are not numbers.
       anew: replace what is prepared already (not of the catalogue).
