@@ -112,7 +112,10 @@ def alternate(
         config = with_known_classes(with_classes_of_run(config, workdir / "2_fast_rcnn"))
         configs = step_configs(config, workdir, overrides or {})
         for step, own in configs.items():
-            _check(step, own)
+            try:
+                _check(step, own)
+            except UserError as error:
+                raise UserError(f"step {step.folder}: {error}") from error
         lock_workdir(workdir, held)
         for step, own in configs.items():
             if (workdir / step.folder / "config.json").exists():

@@ -485,6 +485,9 @@ AT_MOST = (
     ("rpn.targets.bg_iou_threshold", "rpn.targets.fg_iou_threshold"),
     ("box.targets.bg_iou_threshold", "box.targets.fg_iou_threshold"),
     ("box.targets.lowest_bg_iou", "box.targets.bg_iou_threshold"),
+    # The loss is a mean over so many regions, whether or not there are as many.
+    ("box.targets.batch_size_per_image", "rpn.proposals.train.post_nms_top_n"),
+    ("box.targets.batch_size_per_image", "data.proposals.train_top_n"),
 )
 # The groups of fields that only some detectors have, by the name in a config's `detector`.
 STAGES = {
@@ -531,7 +534,7 @@ def check_config(config: Any) -> None:
             optional = ", or None" if default is None else ""
             raise UserError(f"config.{name}={value}: give {rule.words}{optional}")
     for lower, upper in AT_MOST:
-        if lower in flat and flat[lower] > flat[upper]:
+        if {lower, upper} <= flat.keys() and flat[lower] > flat[upper]:
             raise UserError(
                 f"config.{lower}={flat[lower]}: give at most config.{upper}, which is {flat[upper]}"
             )

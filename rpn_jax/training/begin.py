@@ -18,7 +18,7 @@ from rpn_jax.training.build import (
     new_state,
     state_shapes,
 )
-from rpn_jax.training.checkpoint import Checkpoints
+from rpn_jax.training.checkpoint import Checkpoints, checkpoints_folder
 from rpn_jax.training.evaluate import check_devices
 from rpn_jax.training.features import check_features
 from rpn_jax.training.fork import check_fork, forked_state
@@ -72,6 +72,7 @@ def check_run(config: ConfigDict, workdir: pathlib.Path) -> Run:
     Raises:
         UserError: the config is impossible, or what it names is not there.
     """
+    checkpoints_folder(workdir)
     check_config(config)
     check_validates(config)
     check_devices(config)

@@ -41,6 +41,17 @@ from rpn_jax.training.state import TrainState
 _ATTEMPTS = 20  # to read the newest checkpoint while its run keeps replacing it
 
 
+def checkpoints_folder(workdir: pathlib.Path) -> pathlib.Path:
+    """Returns the folder of a run's checkpoints; raises a `UserError` if Orbax would misread it."""
+    folder = pathlib.Path(os.path.abspath(workdir / "checkpoints"))
+    if glob.escape(str(folder)) != str(folder):
+        raise UserError(
+            f"--workdir={workdir}: a folder of checkpoints may not have *, ? or [ in its path, "
+            "which Orbax takes for wildcards; give another folder, or a link to it without them"
+        )
+    return folder
+
+
 class Checkpoints:
     """The newest `keep` checkpoints (at least one) of a work folder, and one that is held.
 
@@ -49,12 +60,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: pathlib.Path, keep: int = 1, *, read_only: bool = False):
-        self.folder = pathlib.Path(os.path.abspath(workdir / "checkpoints"))
-        if glob.escape(str(self.folder)) != str(self.folder):
-            raise UserError(
-                f"--workdir={workdir}: a folder of checkpoints may not have *, ? or [ in its path, "
-                "which Orbax takes for wildcards; give another folder, or a link to it without them"
-            )
+        self.folder = checkpoints_folder(workdir)
         self._workdir = workdir
         self._read_only = read_only
         self._keep = max(keep, 1)

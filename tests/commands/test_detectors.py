@@ -231,6 +231,7 @@ def test_from_annotations_to_detections(data, flags, tmp_path, capsys, monkeypat
         ("box.pooling.kind=pool", "RoIPool has no pyramid of levels; give"),
         ("box.head=c5", 'config.box.head: "c5" is the last stage of a ResNet whose output is c4'),
         ("box.targets.lowest_bg_iou=0.6", "give at most config.box.targets.bg_iou_threshold"),
+        ("box.targets.batch_size_per_image=41", "give at most config.rpn.proposals.train.post"),
         ("box.chanels=3", "did you mean --config.box.channels=…?"),
         ("data.data_dir=/nowhere", "run rpn-jax prepare --config="),
     ],

@@ -248,6 +248,7 @@ def test_what_is_missing_is_done_again_with_the_same_bits(flags, four, monkeypat
         ("--3_rpn.deterministic=true", "--3_rpn.deterministic: is of the whole process"),
         ("--5_rpn.steps=9", "--5_rpn.steps: there is no such field; did you mean"),
         ("--rpn.box.channels=9", "box.channels: this detector has no such field"),
+        ("--3_rpn.data.max_objects=1", "step 3_rpn: config.data.max_objects=1: "),
     ],
 )
 def test_alternate_refuses(flag, said, flags, four, capsys):

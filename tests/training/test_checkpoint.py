@@ -19,8 +19,10 @@ import pytest
 
 from rpn_jax.errors import UserError
 from rpn_jax.runs import devices
+from rpn_jax.runs.config import default_config
 from rpn_jax.runs.metrics import NonFiniteError
 from rpn_jax.training import checkpoint
+from rpn_jax.training.begin import check_run
 from rpn_jax.training.checkpoint import SEAL, Checkpoints, damage, saved_steps
 from rpn_jax.training.state import TrainState
 
@@ -246,8 +248,10 @@ def test_a_state_that_a_run_cannot_go_on_with_is_not_kept(tmp_path, bad):
 
 @pytest.mark.parametrize("name", ["r [x]", "exp*", "a?"])
 def test_a_folder_whose_name_has_wildcards_is_refused(tmp_path, name):
-    with pytest.raises(UserError, match=r"may not have \*, \? or \[ in its path"):
-        Checkpoints(tmp_path / name / "run")
+    for use in (Checkpoints, lambda workdir: check_run(default_config(), workdir)):
+        with pytest.raises(UserError, match=r"may not have \*, \? or \[ in its path"):
+            use(tmp_path / name / "run")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_all_of_whose_checkpoints_are_damaged_says_so_and_begins_anew(workdir, capsys):

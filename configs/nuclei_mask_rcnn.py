@@ -1,0 +1,70 @@
+"""Mask R-CNN on nuclei: each nucleus of a microscope image, from scratch.
+
+    rpn-jax prepare --config=nuclei_mask_rcnn --config.data.source=FOLDER
+    rpn-jax train --config=nuclei_mask_rcnn --config.data.source=FOLDER \
+        --workdir=runs/nuclei_mask_rcnn
+
+FOLDER has COCO's layout with the splits `train` and `val`, here 280 and 80 images of the Data
+Science Bowl 2018 (12 266 and 3450 nuclei). Fourteen to twenty-one minutes on two CPU cores that
+had other work too. Measured on `val`, in per cent:
+
+                                 masks               boxes
+                           AP  AP50  AP75      AP  AP50  AP75
+    seed 0               40.9  68.1  44.7    39.0  69.0  41.4
+    seed 1               35.2  64.3  36.3    33.9  64.6  32.9
+"""
+
+from rpn_jax.runs.config import default_config
+
+
+def get_config():
+    config = default_config("mask_rcnn")
+    config.data.dataset = "coco_json"
+    config.data.train_split = "train"
+    config.data.eval_split = "val"
+    config.data.shorter_side = 256
+    config.data.longer_side = 352
+
+    config.model.backbone = "resnet18"
+    config.model.norm = "sync_batch_norm"
+    config.model.neck = "fpn"
+    config.model.fpn_channels = 128
+    config.model.input_convention = "centred"
+
+    config.rpn.channels = 128
+    config.rpn.anchors.sizes = ((10.0,), (20.0,), (40.0,), (80.0,), (160.0,))
+    config.rpn.targets.drop_straddling = False
+    config.rpn.targets.batch_size_per_image = 256
+    config.rpn.box_weights = (10.0, 10.0, 5.0, 5.0)
+    config.rpn.loss.normalizer = "sampled"
+    config.rpn.loss.balance = 1.0
+    config.rpn.loss.beta = 0.2
+    config.rpn.proposals.train.pre_nms_top_n = 1000
+    config.rpn.proposals.train.post_nms_top_n = 500
+    config.rpn.proposals.test.pre_nms_top_n = 1000
+    config.rpn.proposals.test.post_nms_top_n = 500
+
+    config.box.head = "fc"
+    config.box.channels = 256
+    config.box.dropout = 0.0
+    config.box.pooling.kind = "align"
+    config.box.pooling.canonical_size = 56.0
+    config.box.targets.batch_size_per_image = 128
+    config.box.targets.positive_fraction = 0.25
+    config.box.detections.top_n = 200
+
+    config.mask.channels = 64
+    config.mask.convolutions = 2
+    config.mask.pooling.canonical_size = 56.0
+
+    config.batch_size = 4
+    config.steps = 300
+    config.optimizer.name = "muon"
+    config.optimizer.learning_rate = 5e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 30
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.clip_norm = 10.0
+    config.evaluation.every = 300
+    config.checkpoint.every = 100
+    return config
