@@ -40,8 +40,8 @@ PACKAGES = (
     "jax-cuda12-pjrt", "jax-cuda12-plugin", "jaxlib", "jaxtyping", "jinja2", "libtpu", "matplotlib",
     "ml-collections", "ml-dtypes", "numpy", "nvidia-cublas-cu12", "nvidia-cuda-nvcc-cu12",
     "nvidia-cudnn-cu12", "nvidia-nccl-cu12", "opencv-python-headless", "optax", "orbax-checkpoint",
-    "pillow", "pycocotools", "rich", "rpn-jax", "safetensors", "submitit", "tensorboardX",
-    "tensorflow-datasets", "tensorstore", "tqdm",
+    "pillow", "pycocotools", "pyyaml", "rich", "rpn-jax", "safetensors", "submitit",
+    "tensorboardX", "tensorflow-datasets", "tensorstore", "tqdm",
 )  # fmt: skip
 # Environment variables that affect compilation or the order of sums, ...
 _VARIABLES = re.compile(
