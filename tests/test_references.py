@@ -20,7 +20,18 @@ FILES = {
     for path in folder.rglob("*")
 } | {path.name for path in ROOT.iterdir()}
 # Files that the project writes or is given.
-WRITTEN = (".json", ".jsonl", ".npz", ".html", ".csv", ".h5", ".pth", ".safetensors", "report.md")
+WRITTEN = (
+    ".json",
+    ".jsonl",
+    ".npz",
+    ".html",
+    ".csv",
+    ".h5",
+    ".pth",
+    ".safetensors",
+    "report.md",
+    "data.yaml",
+)
 GROUPS = {name[: dot.start()] for name in FIELDS for dot in re.finditer(r"\.", name)}
 
 
