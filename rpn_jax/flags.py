@@ -98,9 +98,9 @@ def add_image_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=("json", "npz"),
+        choices=("json", "npz", "yolo"),
         default="json",
-        help="one file in COCO's results layout, or arrays (%(default)s)",
+        help="one file in COCO's results layout, arrays, or YOLO's text files (%(default)s)",
     )
 
 
@@ -118,7 +118,10 @@ def given_images(
     """
     from rpn_jax.errors import UserError
 
-    for place in (arguments.out, arguments.out / "pictures", arguments.out / "videos"):
+    for place in (
+        arguments.out,
+        *(arguments.out / part for part in ("pictures", "videos", "labels")),
+    ):
         check_out(place, folder=True)
     given = list(arguments.images)
     if arguments.folder:

@@ -10,8 +10,9 @@ original image) with the file's name in each entry. --format=npz writes OUT/NAME
 `boxes` (x1, y1, x2, y2) and `scores`. OUT/pictures has every image with its best boxes.
 
 Of a video every frame is an image, with "frame" and "seconds" in each entry; OUT/videos has them
-with their best boxes. With --split the results have the dataset's own ids, and --format=npz writes
-one file; a Fast R-CNN can be trained on either (config.data.proposals).
+with their best boxes. --format=yolo is as in `detect`, of one class. With --split the results have
+the dataset's own ids, and --format=npz writes one file; a Fast R-CNN can be trained on either of
+json and npz (config.data.proposals).
 """
 
 import argparse

@@ -21,6 +21,7 @@ from rpn_jax.files import write_npz, write_text
 from rpn_jax.progress import progress_bar
 from rpn_jax.text import printable
 from rpn_jax.trained.load import check_detects, check_proposes, load_trained
+from rpn_jax.trained.yolo import yolo_config, yolo_rows
 from rpn_jax.training.predict import ImageSource, PredictedImage, Predictor
 from rpn_jax.training.splits import open_split, with_proposals
 from rpn_jax.visualize.boxes import draw_proposals, write_image
@@ -87,7 +88,7 @@ def write_proposals(
     def rows(image_id: int | str, image: PredictedImage) -> list[dict]:
         return to_coco_results(image_id, image.boxes, image.scores)
 
-    output = _Output(out, "proposals", file_format, rows, picture)
+    output = _Output(out, "proposals", file_format, rows, picture, ("object",))
     return _write(predictor, images, paths, output)
 
 
@@ -132,7 +133,7 @@ def write_detections(
         return detection_rows(image_id, image, category_ids, names)
 
     predictor = Predictor(config, detector, variables)
-    output = _Output(out, "detections", file_format, rows, picture)
+    output = _Output(out, "detections", file_format, rows, picture, names)
     return _write(predictor, images, paths, output)
 
 
@@ -202,14 +203,17 @@ class _Output:
         file_format: str,
         rows_of: Callable[[int | str, PredictedImage], list[dict]],
         picture_of: Callable[[PredictedImage], np.ndarray | None],
+        class_names: Sequence[str],
     ):
         self._out, self._kind, self._format = out, kind, file_format
         self._rows_of, self._picture_of = rows_of, picture_of
+        self._class_names = class_names
         self._texts: list[str] = []
 
     def add_images(self, predictor: Predictor, images: _Images) -> list[str]:
         """Adds what is found in images; returns a line for each file that could not be read."""
         failures, texts, arrays = [], {}, {}
+        names = images.names or output_names([*map(pathlib.Path, images.file_names)])
         for image in predictor.predict(images.sources, proposals=images.proposals):
             if image.error and not images.names:
                 raise UserError(image.error)
@@ -218,6 +222,8 @@ class _Output:
                 continue
             if self._format == "npz":
                 arrays[image.index] = _arrays_of(image)
+            elif self._format == "yolo":
+                self._write_rows(names[image.index], image)
             else:
                 file_name = images.file_names[image.index]
                 texts[image.index] = self._text(images.ids[image.index], image, file_name=file_name)
@@ -259,6 +265,8 @@ class _Output:
                 place = {"file_name": str(path), "frame": frame.index, "seconds": frame.seconds}
                 if self._format == "json":
                     self._texts.append(self._text(first_id + frame.index, image, **place))
+                elif self._format == "yolo":
+                    self._write_rows(f"{name}_{frame.index}", image)
                 else:
                     count = len(image.scores)
                     more = {"frames": frame.index, "seconds": frame.seconds}
@@ -272,6 +280,9 @@ class _Output:
             write_npz(self._out / f"{name}.npz", **joined)
         return len(frames), failures
 
+    def _write_rows(self, name: str, image: PredictedImage) -> None:
+        write_text(self._out / "labels" / f"{name}.txt", yolo_rows(image))
+
     def _text(self, image_id: int | str, image: PredictedImage, **more: Any) -> str:
         """Returns an image's results as JSON, in a tenth of the memory that they take."""
         return json.dumps([{**row, **more} for row in self._rows_of(image_id, image)])[1:-1]
@@ -281,6 +292,8 @@ class _Output:
         if self._format == "json" and (self._texts or not failures):
             text = ", ".join(filter(None, self._texts))
             write_text(self._out / f"{self._kind}.json", f"[{text}]")
+        if self._format == "yolo":
+            write_text(self._out / "data.yaml", yolo_config(self._class_names))
 
 
 def _write(

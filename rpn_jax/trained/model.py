@@ -7,6 +7,7 @@ boxes, scores, _ = model.propose(image)
 A network with a mask head finds masks too: `model.detect(image).masks[0]` is a bool array (H, W).
 """
 
+import importlib
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -69,6 +70,14 @@ class Detected(NamedTuple):
     names: tuple[str, ...]
     path: pathlib.Path | None = None
 
+    def to_supervision(self) -> Any:
+        """Returns `supervision.Detections`, with the names as `data["class_name"]`.
+
+        Raises:
+          UserError: supervision is not installed.
+        """
+        return _to_supervision(self)
+
 
 class Segmented(NamedTuple):
     """The objects that a network with a mask head found in one image.
@@ -88,6 +97,26 @@ class Segmented(NamedTuple):
     names: tuple[str, ...]
     masks: Masks
     path: pathlib.Path | None = None
+
+    def to_supervision(self) -> Any:
+        """Returns `supervision.Detections` with masks; see `Detected.to_supervision`."""
+        return _to_supervision(self, mask=np.asarray(self.masks))
+
+
+def _to_supervision(found: "Detected | Segmented", **more: Any) -> Any:
+    try:
+        supervision = importlib.import_module("supervision")
+    except ImportError as error:
+        raise UserError(
+            "supervision is not installed; pip install 'rpn-jax[supervision]'"
+        ) from error
+    return supervision.Detections(
+        xyxy=np.asarray(found.boxes, np.float32).reshape(-1, 4),
+        confidence=np.asarray(found.scores, np.float32),
+        class_id=np.asarray(found.labels, int),
+        data={"class_name": np.array(found.names, dtype=str)},
+        **more,
+    )
 
 
 Objects = Detected | Segmented
