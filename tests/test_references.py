@@ -30,6 +30,7 @@ WRITTEN = (
     ".pth",
     ".safetensors",
     "report.md",
+    "dataset.md",
     "data.yaml",
 )
 GROUPS = {name[: dot.start()] for name in FIELDS for dot in re.finditer(r"\.", name)}
