@@ -6,7 +6,7 @@
 
 COCO is the folder of COCO's own archives, with `annotations/instances_train2017.json`, `train2017`
 and the same of `val2017`: TensorFlow Datasets' copy has no masks. `resnet50.safetensors` holds
-torchvision's weights (README, "Weights").
+torchvision's weights (docs/weights.md).
 
 Expected time and score: not run, and not compiled for a TPU. detectron2 reaches an AP of 38.6 % for
 boxes and 35.2 % for masks by the whole recipe.
