@@ -82,7 +82,8 @@ def plot_dots(lines: Sequence[Line], path: str | os.PathLike, *, x_label: str) -
         marker = MARKERS[line.look % len(MARKERS)]
         axes.plot([np.mean(line.y)], [row], marker=marker, markersize=7, **style)
     names = [line.name for line in lines]
-    shown = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
+    # The end of a setting's name has its value.
+    shown = [name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}" for name in names]
     axes.set_yticks(range(len(lines)), [plain_label(name) for name in shown])
     axes.set(xlabel=x_label, ylim=(len(lines) - 0.5, -0.5))
     save_figure(figure, path)

@@ -54,7 +54,7 @@ def test_the_legend_names_every_look(tmp_path, svg_text):
 
 @pytest.mark.filterwarnings("error")
 def test_dots_beside_names_that_matplotlib_would_obey(tmp_path, svg_text):
-    names = ["a$x$", "_hidden", "b" * 60, "c\x1b\n"]
+    names = ["a$x$", "_hidden", "b" * 60 + "=1", "c\x1b\n"]
     lines = [Line(name, i, np.arange(2), np.array([i, i + 2.0])) for i, name in enumerate(names)]
     plot_dots(lines, tmp_path / "dots.svg", x_label="AR (%)")
     plot_legend(names, tmp_path / "legend.svg")
@@ -62,4 +62,4 @@ def test_dots_beside_names_that_matplotlib_would_obey(tmp_path, svg_text):
         svg = (tmp_path / name).read_text()
         for text in ("a$x$", "_hidden", r"c\x1b\n"):
             assert f"{text}<" in svg
-    assert f"{'b' * 31}…<" in (tmp_path / "dots.svg").read_text()
+    assert f">…{'b' * 29}=1<" in (tmp_path / "dots.svg").read_text()
