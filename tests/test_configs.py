@@ -1,4 +1,4 @@
-"""Every file in configs/ builds, and its training and evaluation steps have shapes that fit."""
+"""Every file in configs/ builds, and its steps have shapes that fit."""
 
 import functools
 import pathlib
@@ -14,6 +14,8 @@ from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.predict_steps import make_eval_step
 from rpn_jax.typing import GroundTruth, Images
 
+# Of each kind of detector one, whose evaluation step is traced too.
+EVALUATED = ("voc07_vgg16", "coco_faster_rcnn_resnet50_fpn", "shapes_mask_rcnn")
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
 
 
@@ -47,6 +49,8 @@ def test_config_builds_and_its_steps_trace(path):
     assert same(after) == same(state)
     assert all(value.shape == () for value in metrics.values())
 
+    if path.stem not in EVALUATED:
+        return
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     found, losses, _ = jax.eval_shape(make_eval_step(detector), variables, batch, key)
     assert found.proposals.boxes.shape[1] >= max(config.evaluation.top_ns)
