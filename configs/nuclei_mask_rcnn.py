@@ -17,6 +17,9 @@ had other work too. Measured on `val`, in per cent:
 torchvision's MaskRCNN has the same ResNet-18 with a pyramid, anchors, sizes of the heads, sides of
 images, steps and batch, from scratch, by its default recipe: SGD, 0.02 for 16 images, falling by 10
 twice. In 300 steps it is still far from its end; both sides would gain by more of them.
+
+Fluorescent nuclei are found well. Stained tissue, of which there are few images, is not: at a score
+of 0.5 nearly nothing is found in it.
 """
 
 from rpn_jax.runs.config import default_config
