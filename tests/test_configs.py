@@ -1,4 +1,4 @@
-"""Every file in configs/ builds, and its steps have shapes that fit."""
+"""Every file in configs/ builds, and its training and evaluation steps have shapes that fit."""
 
 import functools
 import pathlib
@@ -11,11 +11,9 @@ from rpn_jax.runs import devices
 from rpn_jax.runs.config_files import load_config
 from rpn_jax.training.build import build_detector, build_train_step, state_shapes
 from rpn_jax.training.optimizer import build_optimizer
-from rpn_jax.training.predict_steps import make_eval_step
+from rpn_jax.training.predict_steps import make_eval_step, make_predict_step
 from rpn_jax.typing import GroundTruth, Images
 
-# Of each kind of detector one, whose evaluation step is traced too.
-EVALUATED = ("voc07_vgg16", "coco_faster_rcnn_resnet50_fpn", "shapes_mask_rcnn")
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
 
 
@@ -49,11 +47,16 @@ def test_config_builds_and_its_steps_trace(path):
     assert same(after) == same(state)
     assert all(value.shape == () for value in metrics.values())
 
-    if path.stem not in EVALUATED:
-        return
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     found, losses, _ = jax.eval_shape(make_eval_step(detector), variables, batch, key)
     assert found.proposals.boxes.shape[1] >= max(config.evaluation.top_ns)
     assert losses["loss"].shape == (1,)
     if "box" in config:
-        assert found.detections.boxes.shape == (1, config.box.detections.top_n, 4)
+        found = jax.eval_shape(
+            make_predict_step(detector), variables, (batch.images, batch.image_hw)
+        )
+        assert found.boxes.shape == (1, config.box.detections.top_n, 4)
+    for settings in ("train", "test"):
+        step = make_predict_step(detector.rpn().with_counts(settings))
+        proposals = jax.eval_shape(step, variables, (batch.images, batch.image_hw))
+        assert proposals.boxes.shape == (1, config.rpn.proposals[settings].post_nms_top_n, 4)
