@@ -91,7 +91,7 @@ def test_layouts_of_data_are_read_as_shown(tmp_path):
     contents = {block.title: block.text for block in shown if block.title}
     json = contents["annotations/instances_train.json"]
     trees = [tree_files(block.text) for block in shown if block.text.startswith("FOLDER\n")]
-    assert len(trees) == 7
+    assert len(trees) == 8
     for number, files in enumerate(trees):
         root = tmp_path / str(number)
         for name in files:

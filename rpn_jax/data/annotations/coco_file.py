@@ -118,6 +118,19 @@ def read_categories(entries: Sequence[Any], file: pathlib.Path) -> dict[Id, str]
     return names
 
 
+def supercategories(entries: Sequence[Any]) -> set[str]:
+    """Returns the names that other categories have as their supercategory."""
+    names = set()
+    for entry in entries:
+        try:
+            name, above = (_read(entry, key, class_name) for key in ("name", "supercategory"))
+        except FieldError:
+            continue  # it has none
+        if name != above:
+            names.add(above)
+    return names
+
+
 def used_categories(entries: Sequence[Any]) -> set[Id]:
     """Returns the category ids that annotations name, as far as they can be read."""
     used = set()
@@ -184,7 +197,7 @@ def _read_images(entries: Sequence[Any], files: Files, problems: Problems) -> li
             image_id = _read(fields, "id", identifier)
             _read(fields, "file_name", text)
             hw = [_read(fields, "height", side), _read(fields, "width", side)]
-            path = _read(fields, "file_name", files.find)
+            path = _read(fields, "file_name", files.find_moved)
         except FieldError as error:
             problems.add(f"{_where('image', 'images', entry, i)}: {error}")
         else:

@@ -3,25 +3,36 @@
 import functools
 import os
 import pathlib
+import re
 import unicodedata
 from collections.abc import Sequence
 
 from rpn_jax.data.annotations.fields import FieldError, shown
+from rpn_jax.errors import UserError
 
 
 class Files:
     """The files below some folders; a name is looked up in each in turn.
 
     A name is taken as it is; or with / for the backslashes of Windows; or, as macOS does, for the
-    file whose name has the same letters in Unicode's other form (NFC, NFD).
+    file whose name has the same letters in Unicode's other form (NFC, NFD). `moved` are the names
+    that were found by their last part, see `find_moved`.
     """
 
     def __init__(self, folders: Sequence[pathlib.Path], outside: bool = False):
-        """With `outside`, names and links may lead to files that lie in none of the folders."""
+        """With `outside`, names and links may lead to files that lie in none of the folders.
+
+        Raises:
+          UserError: the first folder cannot be read.
+        """
         self._folders = folders
+        self.moved: list[str] = []
         self._roots = None if outside else [os.path.realpath(folder) for folder in folders]
-        with os.scandir(folders[0]) as entries:
-            self._plain = {e.name for e in entries if e.is_file(follow_symlinks=False)}
+        try:
+            with os.scandir(folders[0]) as entries:
+                self._plain = {e.name for e in entries if e.is_file(follow_symlinks=False)}
+        except OSError as error:
+            raise UserError(f"{folders[0]}: cannot be read ({error.strerror})") from error
 
     def find(self, name: str) -> pathlib.Path:
         """Returns the file of that name.
@@ -41,9 +52,33 @@ class Files:
             for folder in self._folders:
                 if path := self._of_other_form(folder, spelling):
                     return self._checked(path)
-        if any(os.path.lexists(folder / name) for folder in self._folders):
+        if self._is_there(name):
             raise FieldError(f"{shown(name)} is no regular file")
         raise FieldError(f"{shown(name)} is not in {self._folders[0]}")
+
+    def find_moved(self, name: str) -> pathlib.Path:
+        """Returns the file of that name, or else the one that its last part names.
+
+        Annotation tools write the path or the address that an image had where it was annotated.
+
+        Raises:
+          FieldError: it is not there, or it lies outside of the folders.
+        """
+        try:
+            return self.find(name)
+        except FieldError as error:
+            last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+            if last in ("", ".", "..", name) or self._is_there(name):
+                raise
+            try:
+                path = self.find(last)
+            except FieldError:
+                raise error from None
+            self.moved.append(name)
+            return path
+
+    def _is_there(self, name: str) -> bool:
+        return any(os.path.lexists(folder / name) for folder in self._folders)
 
     def _checked(self, path: pathlib.Path) -> pathlib.Path:
         real = os.path.realpath(path)

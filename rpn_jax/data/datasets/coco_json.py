@@ -2,13 +2,14 @@
 
 The common layouts are found by themselves, see `rpn_jax.data.annotations.coco_layouts`; others are
 named by an option. A crowd (`iscrowd`) is an ignore region: of its mask only the box is used.
-Category ids become labels 0, 1, … in the order of the ids, numbers before names.
+Category ids become labels 0, 1, … in the order of the ids, numbers before names. A category that
+is the supercategory of others, and that no annotation is of, is no class.
 """
 
 import functools
 import hashlib
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from rpn_jax.data.annotations.coco_file import (
     load_coco,
     read_categories,
     read_entries,
+    supercategories,
     used_categories,
 )
 from rpn_jax.data.annotations.coco_layouts import find_splits
@@ -28,7 +30,7 @@ from rpn_jax.data.annotations.overlaps import shared_images
 from rpn_jax.data.annotations.segmentations import Mask, is_given, read_segmentation
 from rpn_jax.data.datasets.source import Example, Finding, Source
 from rpn_jax.data.images import read_image
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, list_some
 from rpn_jax.files import regular
 
 _INT64 = range(-(2**63), 2**63)
@@ -59,7 +61,7 @@ def read_coco_json(
         found = "not a folder" if root.exists() else "no such folder"
         raise UserError(f"{root}: {found}")
     files = find_splits(root, splits)
-    contents, digest, used = {}, hashlib.sha256(), set()
+    contents, digest, used, above = {}, hashlib.sha256(), set(), set()
     categories: dict[Id, str] | None = None
     for split, (file, images) in files.items():
         data = _read(file)
@@ -70,10 +72,12 @@ def read_coco_json(
             raise UserError(f"{file}: its categories are not those of the other splits' files")
         categories = names
         used |= used_categories(contents[split]["annotations"])
-    classes = _classes(categories, used, file)
+        above |= supercategories(contents[split]["categories"])
+    roots = {c: name for c, name in categories.items() if name in above and c not in used}
+    classes = _classes({c: categories[c] for c in categories if c not in roots}, used, file)
     label_of = {category: label for label, category in enumerate(classes)}
 
-    examples, left_out, paths, has_masks = {}, {}, {}, False
+    examples, left_out, noted, paths, has_masks = {}, {}, {}, {}, False
     for split, (file, images) in files.items():
         found = Files([images, root], outside)
         read = read_entries(contents.pop(split), file, found, label_of, skip_bad=skip_bad)
@@ -83,16 +87,18 @@ def read_coco_json(
             for image, number in zip(read.images, numbers, strict=True)
         ] + [functools.partial(_raise, f"{file}: {what}") for what in read.skipped]
         left_out[split] = [Finding(str(file), what) for what in read.left_out]
+        noted[split] = [Finding(str(file), what) for what in _notes(roots, found.moved)]
         paths[split] = [image.path for image in read.images]
         objects = (o for image in read.images for o in image.objects if not o.is_crowd)
         has_masks = has_masks or any(is_given(o.segmentation) for o in objects)
-    shared = shared_images(paths)
+    for split, what in shared_images(paths).items():
+        noted[split].append(Finding(str(files[split][0]), what))
     return Source(
         tuple(classes.values()),
         examples,
         digest.hexdigest(),
         left_out=left_out,
-        noted={split: [Finding(str(files[split][0]), what)] for split, what in shared.items()},
+        noted=noted,
         category_ids=tuple(classes),
         has_masks=has_masks,
     )
@@ -126,6 +132,19 @@ def _classes(categories: Mapping[Id, str], used: set[Id], file: pathlib.Path) ->
         category: categories[category]
         for category in sorted(chosen, key=lambda c: (isinstance(c, str), c))
     }
+
+
+def _notes(roots: Mapping[Id, str], moved: Sequence[str]) -> Iterator[str]:
+    for category, name in roots.items():
+        yield (
+            f"category {shown(category)}, {shown(name)}, is no class: it is the supercategory of "
+            "others, and no annotation is of it"
+        )
+    if moved:
+        yield (
+            f"{len(moved)} images are not where their file_name says, and were found by its last "
+            f"part ({list_some(map(shown, moved))})"
+        )
 
 
 def _numbers(ids: Iterable[Id]) -> list[int]:

@@ -3,6 +3,8 @@
     FOLDER/Annotations/NAME.xml   FOLDER/JPEGImages/NAME.jpg   FOLDER/ImageSets/Main/SPLIT.txt
     FOLDER/SegmentationObject/NAME.png, of the images that have masks
 
+Or as annotation tools export it, see `rpn_jax.data.annotations.voc_layouts`.
+
 VOC counts pixels from 1 and includes the last one: a box (xmin, ymin, xmax, ymax) covers the
 continuous rectangle (xmin - 1, ymin - 1, xmax, ymax). A `difficult` object is an ignore region.
 """
@@ -21,6 +23,12 @@ from rpn_jax.data.annotations.fields import FieldError
 from rpn_jax.data.annotations.image_files import Files
 from rpn_jax.data.annotations.problems import REMEDY
 from rpn_jax.data.annotations.segmentations import Mask, read_png
+from rpn_jax.data.annotations.voc_layouts import (
+    VocLayout,
+    files_below,
+    find_voc_layout,
+    listed_by_folder,
+)
 from rpn_jax.data.annotations.voc_lists import read_name_lists, split_names
 from rpn_jax.data.annotations.voc_xml import VocAnnotation, VocObject, parse_voc_xml
 from rpn_jax.data.datasets.source import Example, Finding, Source
@@ -49,7 +57,8 @@ def read_voc_folder(
     """Returns the annotated images of a VOC folder.
 
     Args:
-      folder: holds `Annotations`, `JPEGImages` and `ImageSets/Main`.
+      folder: holds `Annotations`, `JPEGImages` and `ImageSets/Main`, or another layout of
+        `voc_layouts`.
       skip_bad: a bad annotation raises only when its example is read, not here already; a bad
         object is left out, and with it the image if it has no other.
       splits: the name lists to read; all of `ImageSets/Main` by default, except those per class
@@ -63,15 +72,12 @@ def read_voc_folder(
     if first_pixel not in (0, 1):
         raise UserError(f"option first_pixel={first_pixel!r}: give 1, or 0 for files that say so")
     root = pathlib.Path(folder)
-    for part in ("", "Annotations", "JPEGImages", "ImageSets/Main"):
-        if not (root / part).is_dir():
-            found = "not a folder" if (root / part).exists() else "no such folder"
-            raise UserError(
-                f"{root / part}: {found}; a VOC folder holds Annotations, JPEGImages and "
-                "ImageSets/Main"
-            )
-    reader = _Reader(root, outside)
-    lists = read_name_lists(root / "ImageSets/Main", split_names(splits), reader.is_name)
+    layout = find_voc_layout(root)
+    reader = _Reader(root, layout, outside)
+    if layout.lists:
+        lists = read_name_lists(layout.lists, split_names(splits), reader.is_name)
+    else:
+        lists = listed_by_folder(layout, split_names(splits))
     annotated: dict[str, _Annotated | UserError] = {}
     for name in dict.fromkeys(name for names in lists.values() for name in names):
         try:
@@ -107,7 +113,7 @@ def read_voc_folder(
         noted={
             split: [
                 *_repeated(root / f"ImageSets/Main/{split}.txt", names),
-                *_zeros(root, annotated, names, first_pixel),
+                *_zeros(layout.annotations, annotated, names, first_pixel),
             ]
             for split, names in lists.items()
         },
@@ -118,21 +124,18 @@ def read_voc_folder(
 class _Reader:
     """Finds and reads the annotation and the image of a name."""
 
-    def __init__(self, root: pathlib.Path, outside: bool):
-        self._annotations = Files([root / "Annotations"], outside)
-        self._images = Files([root / "JPEGImages"], outside)
+    def __init__(self, root: pathlib.Path, layout: VocLayout, outside: bool):
+        self._annotations = Files([layout.annotations], outside)
+        self._images = Files([layout.images], outside)
         masks = root / "SegmentationObject"
         self._masks = Files([masks], outside) if masks.is_dir() else None
-        self._root = root
+        self._layout = layout
         self.digest = hashlib.sha256()
         self._by_stem: dict[str, list[str]] = {}
-        try:
-            names = sorted(path.name for path in (root / "JPEGImages").iterdir())
-        except OSError as error:
-            raise UserError(f"{root / 'JPEGImages'}: cannot be read ({error.strerror})") from error
-        for name in names:
-            stem = unicodedata.normalize("NFC", os.path.splitext(name)[0])
-            self._by_stem.setdefault(stem, []).append(name)
+        for name in files_below(layout.images):
+            base, suffix = os.path.splitext(name)
+            if suffix.lower() != ".xml":
+                self._by_stem.setdefault(unicodedata.normalize("NFC", base), []).append(name)
 
     def is_name(self, name: str) -> bool:
         """Returns whether an annotation has that name."""
@@ -143,7 +146,7 @@ class _Reader:
         return True
 
     def read(self, name: str) -> _Annotated:
-        path = self._root / "Annotations" / f"{name}.xml"
+        path = self._layout.annotations / f"{name}.xml"
         try:
             path = self._annotations.find(f"{name}.xml")
         except FieldError as error:
@@ -173,13 +176,18 @@ class _Reader:
         files = images or files
         if len(files) > 1:
             raise UserError(
-                f"{path}: annotates one image, but JPEGImages holds {list_some(files)}; "
+                f"{path}: annotates one image, but {self._layout.images.name} holds "
+                f"{list_some(files)}; "
                 "remove or rename all but one"
             )
         try:
             return self._images.find(files[0] if files else "")
         except FieldError as error:
-            what = error if files else "annotates an image that JPEGImages does not hold"
+            what = (
+                error
+                if files
+                else f"annotates an image that {self._layout.images.name} does not hold"
+            )
             raise UserError(f"{path}: {what}") from error
 
 
@@ -206,7 +214,7 @@ def _repeated(file: pathlib.Path, names: Sequence[str]) -> list[Finding]:
 
 
 def _zeros(
-    root: pathlib.Path,
+    folder: pathlib.Path,
     annotated: Mapping[str, _Annotated | UserError],
     names: Iterable[str],
     first_pixel: int,
@@ -218,7 +226,7 @@ def _zeros(
         return []
     return [
         Finding(
-            str(root / "Annotations"),
+            str(folder),
             f"{len(files)} of {len(usable)} files have boxes that begin at 0 ({list_some(files)}), "
             "which VOC counts from 1; if all count from 0 give the option first_pixel=0",
         )

@@ -225,9 +225,17 @@ def test_a_data_dir_that_is_read_only_serves_what_is_in_it(voc, place, monkeypat
         prepare(place, splits=["train"])
 
 
-def test_a_folder_of_images_that_may_not_be_read(voc, place, monkeypatch):
-    deny(monkeypatch, "iterdir", voc.root / "JPEGImages")
-    with pytest.raises(UserError, match=r"JPEGImages: cannot be read \(Permission denied\)"):
+@pytest.mark.parametrize("folder", ["JPEGImages", "Annotations"])
+def test_a_folder_that_may_not_be_read(voc, place, monkeypatch, folder):
+    real = os.scandir
+
+    def scandir(path):
+        if pathlib.Path(path) == voc.root / folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match=rf"{folder}: cannot be read \(Permission denied\)"):
         prepare(place)
 
 

@@ -1,0 +1,103 @@
+"""Where the files of a VOC folder lie: VOC's own layout, and those that annotation tools export.
+
+VOC, CVAT        Annotations/   JPEGImages/   ImageSets/Main/SPLIT.txt
+Label Studio     Annotations/   images/       no lists: all are the split `train`
+FiftyOne         labels/        data/         no lists: all are the split `train`
+Roboflow         SPLIT/NAME.xml beside SPLIT/NAME.jpg; or both in FOLDER, as the split `train`
+"""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rpn_jax.data.annotations.voc_lists import check_splits
+from rpn_jax.errors import UserError, list_some
+
+_ANNOTATIONS = ("Annotations", "labels")
+_IMAGES = ("JPEGImages", "images", "data")
+_WITHOUT_SPLITS = "train"
+
+
+class VocLayout(NamedTuple):
+    """The folders of a dataset. Names of images are relative to them; `lists` may be absent."""
+
+    annotations: pathlib.Path
+    images: pathlib.Path
+    lists: pathlib.Path | None
+
+
+def find_voc_layout(root: pathlib.Path) -> VocLayout:
+    """Returns where annotations, images and lists of names are.
+
+    Raises:
+      UserError: one of them is missing.
+    """
+    if not root.is_dir():
+        raise _missing(root)
+    annotations = [root / name for name in _ANNOTATIONS if (root / name).is_dir()]
+    if not annotations:
+        beside = any(root.glob("*.xml")) or any(root.glob("*/*.xml"))
+        if (root / "ImageSets").exists() or not beside:
+            raise _missing(root / "Annotations")
+        return VocLayout(root, root, None)
+    images = [root / name for name in _IMAGES if (root / name).is_dir()]
+    if not images:
+        raise _missing(root / "JPEGImages")
+    if len(images) > 1 and images[0].name != "JPEGImages":
+        raise UserError(
+            f"{root}: holds {list_some(folder.name for folder in images)}; which has the images? "
+            "Call it JPEGImages"
+        )
+    lists = root / "ImageSets/Main"
+    if lists.is_dir():
+        return VocLayout(annotations[0], images[0], lists)
+    if lists.parent.exists():
+        raise _missing(lists)
+    return VocLayout(annotations[0], images[0], None)
+
+
+def listed_by_folder(layout: VocLayout, splits: Sequence[str] | None) -> dict[str, list[str]]:
+    """Returns the names of each split of a layout without lists, in the order of the alphabet.
+
+    Folders of XML files beside their images are splits. Everything else is one split, `train`.
+
+    Raises:
+      UserError: there is none, or none of that name.
+    """
+    present: dict[str, list[str]] = {}
+    for name in files_below(layout.annotations):
+        stem, suffix = os.path.splitext(name)
+        if suffix == ".xml":
+            folder = pathlib.PurePath(name).parts[0] if layout.annotations == layout.images else ""
+            split = folder if folder and folder != name else _WITHOUT_SPLITS
+            present.setdefault(split, []).append(stem)
+    missing = [split for split in splits or () if split not in present]
+    if missing or not present:
+        what = f"of {list_some(missing)} " if missing else ""
+        raise UserError(
+            f"{layout.annotations}: holds no annotations {what}(*.xml); splits there: "
+            f"{list_some(present) or 'none'}"
+        )
+    check_splits([*present], layout.annotations)
+    return {split: present[split] for split in splits or present}
+
+
+def files_below(folder: pathlib.Path) -> list[str]:
+    """Returns the files of a folder and of those in it, by their paths from there."""
+
+    def stop(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+    return sorted(
+        os.path.relpath(os.path.join(place, name), folder)
+        for place, _, names in os.walk(folder, onerror=stop)
+        for name in names
+    )
+
+
+def _missing(path: pathlib.Path) -> UserError:
+    found = "not a folder" if path.exists() else "no such folder"
+    return UserError(
+        f"{path}: {found}; a VOC folder holds Annotations, JPEGImages and ImageSets/Main"
+    )

@@ -1,0 +1,246 @@
+"""Folders as annotation tools export them are read as they are.
+
+The files have what the exporters of these tools write: ids that begin at 0, attributes, paths of
+the server, corners that count from 0.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from folders import picture
+
+from rpn_jax.data.datasets import open_dataset, prepare_dataset
+from rpn_jax.data.datasets.coco_json import read_coco_json
+from rpn_jax.data.datasets.voc_folder import read_voc_folder
+from rpn_jax.errors import UserError
+
+BOX = [8.25, 8.5, 56.75, 48.0]
+CATEGORIES = [{"id": 0, "name": "dog"}]
+
+
+class Export:
+    """A folder to fill."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def image(self, *names):
+        for name in names:
+            self.file(name).write_bytes(picture(name, 64, 96))
+
+    def file(self, name):
+        file = self.root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file
+
+    def coco(self, name, file_names, categories=CATEGORIES, of=0, **fields):
+        """Writes one JSON with the box in each image."""
+        x1, y1, x2, y2 = BOX
+        images = [
+            {"id": i, "file_name": file_name, "width": 96, "height": 64}
+            for i, file_name in enumerate(file_names)
+        ]
+        box = dict(bbox=[x1, y1, x2 - x1, y2 - y1], category_id=of, segmentation=[], iscrowd=0)
+        annotations = [{"id": i, "image_id": i, **box, **fields} for i in range(len(images))]
+        content = dict(images=images, categories=categories, annotations=annotations)
+        self.file(name).write_text(json.dumps(content))
+
+    def voc(self, name, corners=BOX, extra=""):
+        x1, y1, x2, y2 = corners
+        self.file(name).write_text(
+            "<annotation><folder></folder><filename>a.jpg</filename><path>/data/a.jpg</path>"
+            "<source><database>Unknown</database></source>"
+            "<size><width>96</width><height>64</height><depth>3</depth></size>"
+            "<segmented>0</segmented><object><name>dog</name><pose>Unspecified</pose>"
+            f"<truncated>0</truncated><difficult>0</difficult>{extra}<bndbox><xmin>{x1}</xmin>"
+            f"<xmax>{x2}</xmax><ymin>{y1}</ymin><ymax>{y2}</ymax></bndbox></object></annotation>"
+        )
+
+
+@pytest.fixture
+def export(tmp_path):
+    return Export(tmp_path / "export")
+
+
+def read_coco(export, **options):
+    """Returns the source and the names of the images of each split; boxes are those written."""
+    return _checked(read_coco_json(str(export.root), **options), BOX)
+
+
+def _checked(source, box):
+    names = {}
+    for split, readers in source.splits.items():
+        for reader in readers:
+            example = reader()
+            np.testing.assert_allclose(example.boxes, [box], rtol=0, atol=0.01)
+            names.setdefault(split, []).append(example.filename.rpartition("/export/")[2])
+    return source, names
+
+
+def test_coco_of_roboflow(export):
+    roots = [
+        {"id": 0, "name": "animals", "supercategory": "none"},
+        {"id": 1, "name": "cat", "supercategory": "animals"},
+        {"id": 2, "name": "dog", "supercategory": "animals"},
+    ]
+    for split in ("train", "valid", "test"):
+        export.image(f"{split}/a_jpg.rf.{split}.jpg")
+        name = f"{split}/_annotations.coco.json"
+        export.coco(name, [f"a_jpg.rf.{split}.jpg"], roots, of=2)
+    export.file("README.roboflow.txt").write_text("animals")
+    source, names = read_coco(export)
+    assert names["valid"] == ["valid/a_jpg.rf.valid.jpg"]
+    assert list(names) == ["test", "train", "valid"]
+    # The root of the names is no class; one without annotations is; ids stay the data's own.
+    assert source.class_names == ("cat", "dog")
+    assert source.category_ids == (1, 2)
+    assert 'category 0, "animals", is no class' in source.noted["train"][0].what
+
+
+def test_a_supercategory_with_annotations_is_a_class(export):
+    categories = [{"id": 0, "name": "animal"}, {"id": 1, "name": "dog", "supercategory": "animal"}]
+    export.image("a.jpg")
+    export.coco("boxes.json", ["a.jpg"], categories, of=0)
+    assert read_coco(export)[0].class_names == ("animal", "dog")
+    categories[1]["supercategory"] = "dog"  # as COCO's "person" of "person"
+    export.coco("boxes.json", ["a.jpg"], categories, of=0)
+    assert read_coco(export)[0].class_names == ("animal", "dog")
+
+
+@pytest.mark.parametrize("place", ["images/default/", "images/", ""])
+def test_coco_of_cvat(export, place):
+    export.image(f"{place}a.jpg")
+    attributes = {"occluded": False, "rotation": 0.0}
+    name = "annotations/instances_default.json"
+    export.coco(name, ["a.jpg"], [{**CATEGORIES[0], "supercategory": ""}], attributes=attributes)
+    assert read_coco(export)[1] == {"default": [f"{place}a.jpg"]}
+
+
+@pytest.mark.parametrize(
+    "file_name",
+    [
+        "images/1a2b-a.jpg",
+        "images\\1a2b-a.jpg",
+        "../../label-studio/data/media/upload/1/1a2b-a.jpg",
+        "upload/1/1a2b-a.jpg",
+        "C:\\label-studio\\media\\upload\\1\\1a2b-a.jpg",
+        "s3://pictures/1a2b-a.jpg",
+    ],
+)
+def test_coco_of_label_studio(export, file_name):
+    export.image("images/1a2b-a.jpg")
+    export.coco("result.json", [file_name], ignore=0)
+    source, names = read_coco(export)
+    assert names == {"train": ["images/1a2b-a.jpg"]}
+    moved = [finding.what for finding in source.noted["train"]]
+    assert bool(moved) == (not file_name.startswith("images"))
+    assert all("found by its last part" in what for what in moved)
+
+
+def test_one_image_for_two_uploads_is_refused(export):
+    export.image("images/a.jpg")
+    export.coco("result.json", ["upload/1/a.jpg", "upload/2/a.jpg"])
+    with pytest.raises(UserError, match=r"images share the file \"a.jpg\""):
+        read_coco(export)
+
+
+def test_an_image_that_is_nowhere_is_named_as_it_is_written(export):
+    export.image("images/a.jpg")
+    export.coco("result.json", ["upload/1/b.jpg"])
+    with pytest.raises(UserError, match=r'file_name="upload/1/b.jpg" is not in .*images'):
+        read_coco(export)
+
+
+def test_coco_of_fiftyone(export):
+    export.image("data/a.jpg")
+    export.coco("labels.json", ["a.jpg"], [{**CATEGORIES[0], "supercategory": None}])
+    assert read_coco(export)[1] == {"train": ["data/a.jpg"]}
+
+
+@pytest.mark.parametrize(("json_name", "images"), [("labels", "data"), ("result", "images")])
+def test_a_folder_of_each_split(export, json_name, images):
+    for split in ("train", "test"):
+        export.image(f"{split}/{images}/a.jpg")
+        export.coco(f"{split}/{json_name}.json", ["data/a.jpg" if images == "data" else "a.jpg"])
+    names = read_coco(export)[1]
+    assert names == {split: [f"{split}/{images}/a.jpg"] for split in ("test", "train")}
+
+
+def test_two_files_without_splits_are_named(export):
+    for name in ("first.json", "second.json"):
+        export.image("a.jpg")
+        export.coco(name, ["a.jpg"])
+    with pytest.raises(UserError, match=r"holds first.json, second.json; which .*options.splits="):
+        read_coco(export)
+
+
+def test_coco_from_prepare_to_prepared(export, tmp_path):
+    export.image("data/a.jpg")
+    export.coco("labels.json", ["a.jpg"])
+    place = {"data_dir": tmp_path / "prepared", "source": export.root}
+    prepare_dataset("coco_json", **place)
+    train = open_dataset("coco_json", "train", **place)
+    np.testing.assert_allclose(train[0].boxes, [BOX], rtol=0, atol=0.01)
+    assert prepare_dataset("coco_json", **place).already_prepared
+
+
+def read_voc(export, box=BOX, **options):
+    return _checked(read_voc_folder(str(export.root), **options), box)
+
+
+@pytest.mark.parametrize("name", ["a", "first/a"])
+def test_voc_of_cvat(export, name):
+    export.image(f"JPEGImages/{name}.jpg")
+    attributes = (
+        "<attributes><attribute><name>color</name><value>x</value></attribute></attributes>"
+    )
+    export.voc(f"Annotations/{name}.xml", extra=f"<occluded>1</occluded>{attributes}")
+    export.file("ImageSets/Main/default.txt").write_text(f"{name}\n")
+    export.file("labelmap.txt").write_text("# label:color_rgb:parts:actions\ndog:1,2,3::\n")
+    source, names = read_voc(export, first_pixel=0)
+    assert names == {"default": [f"JPEGImages/{name}.jpg"]}
+    assert source.class_names == ("dog",)
+    x1, y1, x2, y2 = BOX
+    read_voc(export, [x1 - 1, y1 - 1, x2, y2])  # VOC's own first pixel is 1
+
+
+@pytest.mark.parametrize(("annotations", "images"), [("Annotations", "images"), ("labels", "data")])
+def test_voc_of_label_studio_and_fiftyone(export, annotations, images):
+    export.image(f"{images}/a.jpg", f"{images}/b.png")
+    for name in ("a", "b"):
+        export.voc(f"{annotations}/{name}.xml", (8, 8, 56, 48))
+    names = read_voc(export, (8, 8, 56, 48), first_pixel=0)[1]
+    assert names == {"train": [f"{images}/a.jpg", f"{images}/b.png"]}
+
+
+def test_voc_of_roboflow(export):
+    for split in ("train", "valid", "test"):
+        export.image(f"{split}/a_jpg.rf.1.jpg")  # one name in all
+        export.voc(f"{split}/a_jpg.rf.1.xml", (9, 9, 56, 48), "<occluded>0</occluded>")
+    names = read_voc(export, (8, 8, 56, 48))[1]
+    assert names == {s: [f"{s}/a_jpg.rf.1.jpg"] for s in ("test", "train", "valid")}
+    assert list(read_voc(export, (8, 8, 56, 48), splits="valid")[1]) == ["valid"]
+    with pytest.raises(UserError, match=r"no annotations of val .*there: test, train, valid"):
+        read_voc(export, splits="val")
+
+
+def test_voc_beside_the_images(export):
+    export.image("a.jpg")
+    export.voc("a.xml", (9, 9, 56, 48))
+    assert read_voc(export, (8, 8, 56, 48))[1] == {"train": ["a.jpg"]}
+
+
+def test_voc_of_which_something_is_missing(export):
+    export.file("notes.txt").write_text("")
+    with pytest.raises(UserError, match=r"Annotations: no such folder"):
+        read_voc(export)
+    export.file("Annotations/notes.txt").write_text("")
+    with pytest.raises(UserError, match=r"JPEGImages: no such folder"):
+        read_voc(export)
+    export.image("images/a.jpg")
+    with pytest.raises(UserError, match=r"Annotations: holds no annotations \(\*.xml\)"):
+        read_voc(export)
+    export.image("data/a.jpg")
+    with pytest.raises(UserError, match=r"holds images, data; which has the images\?"):
+        read_voc(export)
