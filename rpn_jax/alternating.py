@@ -36,11 +36,15 @@ from rpn_jax.trained.detect import write_proposals
 from rpn_jax.trained.export import export_weights
 from rpn_jax.training.begin import check_validates
 from rpn_jax.training.build import build_detector, build_network
-from rpn_jax.training.evaluate import check_devices
 from rpn_jax.training.features import check_features
 from rpn_jax.training.loop import train
 from rpn_jax.training.optimizer import build_optimizer
-from rpn_jax.training.splits import open_split, with_classes_of_run, with_known_classes
+from rpn_jax.training.splits import (
+    check_batch_size,
+    open_split,
+    with_classes_of_run,
+    with_known_classes,
+)
 from rpn_jax.weights.model_file import check_fits, flat_names, read_model, write_model
 from rpn_jax.weights.sources import load_source, read_source
 
@@ -169,7 +173,7 @@ def _proposals(folder: pathlib.Path, role: str) -> pathlib.Path:
 def _check(step: Step, config: ConfigDict) -> None:
     """Raises the `UserError` of a step's config before the first step begins."""
     check_validates(config)
-    check_devices(config)
+    check_batch_size("config.batch_size", config.batch_size, config.accumulation)
     build_detector(config)
     network = build_network(config)
     if config.model.pretrained and not step.features_of:

@@ -466,7 +466,9 @@ FIELDS: Mapping[str, Field] = {
         "validations in a row without a higher headline (AP, or AR@300 of an RPN), after which the "
         "training stops; None: all steps are trained",
     ),
-    "evaluation.batch_size": Field(None, whole(1), "images at once; None: as batch_size"),
+    "evaluation.batch_size": Field(
+        None, whole(1), "images on each device at once; None: batch_size, but at most 8"
+    ),
     "evaluation.top_ns": Field(
         (10, 50, 100, 300, 1000), RISING, "numbers of proposals whose recall is measured"
     ),

@@ -27,12 +27,11 @@ from rpn_jax.trained.load import check_proposes, load_trained
 from rpn_jax.training.evaluate import (
     ImageResult,
     detector_results,
-    eval_batch_size,
     evaluate,
     over_processes,
 )
 from rpn_jax.training.pictures import draw_first
-from rpn_jax.training.splits import check_batch_size, open_split, with_proposals
+from rpn_jax.training.splits import open_split, with_proposals
 from rpn_jax.visualize.plots import plot_precision, plot_recall_to_iou
 
 IMAGES_AT_ONCE = 50  # pycocotools' dicts of a whole split would fill the memory
@@ -54,7 +53,6 @@ def evaluate_trained(
     start = time.monotonic()
     split = split or config.data.eval_split
     with together():
-        check_batch_size("config.evaluation.batch_size", eval_batch_size(config))
         if without:
             check_proposes(config, place)
         dataset = with_proposals(config, open_split(config, split), "eval")

@@ -24,6 +24,7 @@ from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.figures import Figures
 from rpn_jax.files import check_out, user_path
+from rpn_jax.runs.fields import check_config
 from rpn_jax.trained.export import pasting_of, write_function
 from rpn_jax.trained.load import (
     check_detects,
@@ -31,9 +32,9 @@ from rpn_jax.trained.load import (
     load_trained,
     trained_config,
 )
-from rpn_jax.training.evaluate import detector_results, eval_batch_size, evaluate
+from rpn_jax.training.evaluate import detector_results, evaluate
 from rpn_jax.training.predict import ImageSource, PredictedImage, Predictor
-from rpn_jax.training.splits import check_batch_size, open_split, with_proposals
+from rpn_jax.training.splits import open_split, with_proposals
 from rpn_jax.weights.model_file import write_model
 
 Path = str | os.PathLike
@@ -272,7 +273,7 @@ class Model:
           dataset: name as in `config.data.dataset`; by default the training's dataset.
           source: folder that `voc_folder`, `coco_json` and `yolo` read.
           data_dir: folder of prepared datasets.
-          batch_size: number of images per step, over all devices.
+          batch_size: number of images on each device at once.
           without: parts to leave out: "nms", "ranking" or "regression".
 
         Returns:
@@ -281,8 +282,7 @@ class Model:
           `table` is for printing.
 
         Raises:
-          UserError: the dataset is not prepared, the split does not exist, or the devices cannot
-            share the batch.
+          UserError: the dataset is not prepared, or the split does not exist.
         """
         config = self._config.copy_and_resolve_references()
         given = {"dataset": dataset, "source": source, "data_dir": data_dir}
@@ -291,7 +291,7 @@ class Model:
                 config.data[name] = os.fspath(value)
         if batch_size is not None:
             config.evaluation.batch_size = batch_size
-        check_batch_size("config.evaluation.batch_size", eval_batch_size(config))
+            check_config(config)
         if without:
             check_proposes(config, self.source)
         data = open_split(config, split or config.data.eval_split)

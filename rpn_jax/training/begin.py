@@ -19,11 +19,11 @@ from rpn_jax.training.build import (
     state_shapes,
 )
 from rpn_jax.training.checkpoint import Checkpoints, checkpoints_folder
-from rpn_jax.training.evaluate import check_devices
 from rpn_jax.training.features import check_features
 from rpn_jax.training.fork import check_fork, forked_state
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.splits import (
+    check_batch_size,
     open_split,
     with_classes,
     with_classes_of_run,
@@ -75,7 +75,7 @@ def check_run(config: ConfigDict, workdir: pathlib.Path) -> Run:
     checkpoints_folder(workdir)
     check_config(config)
     check_validates(config)
-    check_devices(config)
+    check_batch_size("config.batch_size", config.batch_size, config.accumulation)
     config = with_classes_of_run(config, workdir)
     train_set = open_split(config, config.data.train_split, needs_objects=True)
     config = with_classes(config, train_set)

@@ -27,8 +27,11 @@ from rpn_jax.runs.processes import gather, is_first
 from rpn_jax.training.build import build_measurement
 from rpn_jax.training.features import FeatureCache
 from rpn_jax.training.predict_steps import make_eval_step
-from rpn_jax.training.splits import check_batch_size, device_batch
+from rpn_jax.training.splits import device_batch
 from rpn_jax.typing import Detections, Proposals
+
+# Images on a device, where the config does not say.
+MOST_AT_ONCE = 8
 
 
 class ImageResult(NamedTuple):
@@ -188,8 +191,13 @@ def over_processes(measurement: Measurement, empty: Measurement) -> Measurement:
 
 
 def eval_batch_size(config: ConfigDict) -> int:
-    """Returns the number of images per evaluation step, over all devices and processes."""
-    return config.evaluation.batch_size or config.batch_size
+    """Returns the number of images per evaluation step, over all devices and processes.
+
+    Each device has as many, however many there are: sums over a batch of another shape may round
+    otherwise, and one rounded score can put two detections in each other's place.
+    """
+    of_device = config.evaluation.batch_size or min(config.batch_size, MOST_AT_ONCE)
+    return jax.device_count() * of_device
 
 
 def loader_fields(config: ConfigDict) -> dict[str, object]:
@@ -214,9 +222,3 @@ def buckets(config: ConfigDict, dataset: Dataset) -> Buckets:
         longer_side=data.longer_side,
         count=data.num_buckets,
     )
-
-
-def check_devices(config: ConfigDict) -> None:
-    """Raises a `UserError` unless the devices can share the batches of the config evenly."""
-    check_batch_size("config.batch_size", config.batch_size, config.accumulation)
-    check_batch_size("config.evaluation.batch_size", eval_batch_size(config))

@@ -56,6 +56,7 @@ def voc_flags(voc, tmp_path):
         f"--config.data.source={voc.root}",
         f"--config.data.data_dir={tmp_path / 'prepared'}",
         "--config.batch_size=8",
+        "--config.evaluation.batch_size=1",
     )
 
 

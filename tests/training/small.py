@@ -20,6 +20,7 @@ FIELDS = (
     "--config.data.shorter_side=48",
     "--config.data.longer_side=64",
     "--config.evaluation.top_ns=(10,50)",
+    "--config.evaluation.batch_size=1",  # of each of eight devices
     "--config.rpn.proposals.test.pre_nms_top_n=100",
     "--config.rpn.proposals.test.post_nms_top_n=20",
     "--config.optimizer.learning_rate=0.02",

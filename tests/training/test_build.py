@@ -8,7 +8,9 @@ from training.small import PYRAMID, small_config
 
 from rpn_jax.errors import UserError
 from rpn_jax.models.rcnn import trainable_mask, variable_shapes
+from rpn_jax.runs.config import default_config
 from rpn_jax.training.build import build_network, frozen_paths, initial_variables
+from rpn_jax.training.evaluate import eval_batch_size
 from rpn_jax.training.splits import check_batch_size
 from rpn_jax.training.stages import box_stage, proposal_stage
 from rpn_jax.weights.networks import source_config
@@ -137,3 +139,13 @@ def test_a_batch_must_be_as_many_micro_batches_on_every_device():
         check_batch_size("config.batch_size", 24, accumulation=2)
     with pytest.raises(UserError, match="config.accumulation=0: give"):
         check_batch_size("config.batch_size", 8, accumulation=0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "of_device"), [({}, 2), ({"batch_size": 64}, 8), ({"evaluation.batch_size": 3}, 3)]
+)
+def test_evaluation_gives_each_device_as_many_images_however_many_there_are(fields, of_device):
+    config = default_config()
+    config.batch_size = 2
+    config.update_from_flattened_dict(fields)
+    assert eval_batch_size(config) == 8 * of_device
