@@ -12,7 +12,7 @@ weights and group norm (no ResNet's were at hand), fc6 and fc7 of 256, 32 region
 learning rate of 0.005 and gradients clipped at 10: the loss is finite, 4.9 in the mean of the first
 five steps and 3.9 of the last five. detectron2 reaches an AP of 37.9 % by the whole recipe.
 
-Compiled for v5e:16x16 with 256 images: 1.9 GiB a chip, 1211 GFLOP an image, 20 387 images/s at
+Compiled for v5e:16x16 with 256 images: 1.9 GiB a chip, 1211 GFLOP an image, 17 976 images/s at
 best, of which the memory is the bound.
 """
 
