@@ -21,6 +21,7 @@ from rpn_jax.errors import UserError, first_line
 from rpn_jax.files import regular
 
 SPLITS = ("train", "val", "test")
+_YAML = (".yaml", ".yml")
 _BOX = 5  # numbers of a row: a class, and cx, cy, w, h
 _POLYGON = 7  # and at least: a class and three points
 _ROUNDING = 0.01  # tools write fractions that are out of [0, 1] by less
@@ -56,9 +57,15 @@ class YoloConfig(NamedTuple):
 def read_config(root: pathlib.Path) -> YoloConfig:
     """Returns what the `data.yaml` of a folder says, or its only YAML file of another name.
 
+    Without one, `classes.txt` has the name of a class in each line, and `images` is the split
+    `train`, as Label Studio exports it.
+
     Raises:
       UserError: there is none, or it is not of the format.
     """
+    classes = root / "classes.txt"
+    if classes.is_file() and not any(path.suffix in _YAML for path in root.iterdir()):
+        return _of_classes(root, classes)
     file = _config_file(root)
     data = regular(file).read_bytes()
     try:
@@ -85,8 +92,23 @@ def read_config(root: pathlib.Path) -> YoloConfig:
     return YoloConfig(file, data, names, base, places)
 
 
+def _of_classes(root: pathlib.Path, file: pathlib.Path) -> YoloConfig:
+    data = regular(file).read_bytes()
+    try:
+        lines = data.decode("utf-8-sig").strip().splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: is not text in UTF-8; save it so, one name a line") from error
+    if not lines:
+        raise UserError(f"{file}: names no class; write the name of one in each line")
+    try:
+        names = _class_names({"names": lines})
+    except FieldError as error:
+        raise UserError(f"{file}: {error}") from error
+    return YoloConfig(file, data, names, root, {"train": ["images"]})
+
+
 def _config_file(root: pathlib.Path) -> pathlib.Path:
-    found = sorted(path for path in root.iterdir() if path.suffix in (".yaml", ".yml"))
+    found = sorted(path for path in root.iterdir() if path.suffix in _YAML)
     exact = [path for path in found if path.stem == "data"] or found
     if len(exact) != 1:
         there = f"has several YAML files ({', '.join(p.name for p in exact)})" if exact else "has"

@@ -11,6 +11,7 @@ from exports import BOX, CATEGORIES, Export
 from rpn_jax.data.datasets import open_dataset, prepare_dataset
 from rpn_jax.data.datasets.coco_json import read_coco_json
 from rpn_jax.data.datasets.voc_folder import read_voc_folder
+from rpn_jax.data.datasets.yolo import read_yolo
 from rpn_jax.errors import UserError
 
 
@@ -200,3 +201,44 @@ def test_voc_of_which_something_is_missing(export):
     export.image("data/a.jpg")
     with pytest.raises(UserError, match=r"holds images, data; which has the images\?"):
         read_voc(export)
+
+
+@pytest.mark.parametrize(
+    ("files", "labels"),
+    [
+        ({"data.yaml": "train: ../train/images\nnames: ['dog']\n"}, "train/labels"),
+        (
+            {
+                "data.yaml": "path: ./\ntrain: train.txt\nnames:\n  0: dog\n",
+                "train.txt": "images/train/a.jpg\n",
+            },
+            "labels/train",
+        ),
+        ({"classes.txt": "dog\n", "notes.json": "{}"}, "labels"),
+        (
+            {"dataset.yaml": "path: /home/me/x\ntrain: ./images/train/\nnames: [dog]\n"},
+            "labels/train",
+        ),
+    ],
+    ids=["Roboflow", "CVAT", "Label Studio", "FiftyOne"],
+)
+def test_yolo(export, files, labels):
+    for name, text in files.items():
+        export.file(name).write_text(text)
+    image = f"{labels.replace('labels', 'images')}/a.jpg"
+    export.image(image)
+    export.yolo(f"{labels}/a.txt")
+    source, names = _checked(read_yolo(str(export.root)), BOX)
+    assert names == {"train": [image]}
+    assert source.class_names == ("dog",)
+
+
+def test_classes_of_yolo_that_cannot_be_read(export):
+    export.image("images/a.jpg")
+    export.yolo("labels/a.txt")
+    export.file("classes.txt").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(UserError, match=r"classes.txt: is not text in UTF-8"):
+        read_yolo(str(export.root))
+    export.file("classes.txt").write_text("\n")
+    with pytest.raises(UserError, match=r"classes.txt: names no class"):
+        read_yolo(str(export.root))
