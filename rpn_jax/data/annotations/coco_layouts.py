@@ -93,7 +93,7 @@ def _images(root: pathlib.Path, split: str) -> pathlib.Path:
 
 def _only_json(folder: pathlib.Path) -> pathlib.Path | None:
     """Returns the one JSON of a folder; None where there is none."""
-    files = sorted(folder.glob("*.json"))
+    files = sorted(folder.glob("[!.]*.json"))  # macOS leaves a ._NAME beside each NAME
     if len(files) > 1:
         raise UserError(
             f"{folder}: holds {list_some(file.name for file in files)}; which is of which split? "

@@ -37,7 +37,7 @@ def find_voc_layout(root: pathlib.Path) -> VocLayout:
         raise _missing(root)
     annotations = [root / name for name in _ANNOTATIONS if (root / name).is_dir()]
     if not annotations:
-        beside = any(root.glob("*.xml")) or any(root.glob("*/*.xml"))
+        beside = any(root.glob("[!.]*.xml")) or any(root.glob("*/[!.]*.xml"))
         if (root / "ImageSets").exists() or not beside:
             raise _missing(root / "Annotations")
         return VocLayout(root, root, None)
@@ -68,7 +68,7 @@ def listed_by_folder(layout: VocLayout, splits: Sequence[str] | None) -> dict[st
     present: dict[str, list[str]] = {}
     for name in files_below(layout.annotations):
         stem, suffix = os.path.splitext(name)
-        if suffix == ".xml":
+        if suffix == ".xml" and not os.path.basename(name).startswith("."):
             folder = pathlib.PurePath(name).parts[0] if layout.annotations == layout.images else ""
             split = folder if folder and folder != name else _WITHOUT_SPLITS
             present.setdefault(split, []).append(stem)

@@ -242,3 +242,15 @@ def test_classes_of_yolo_that_cannot_be_read(export):
     export.file("classes.txt").write_text("\n")
     with pytest.raises(UserError, match=r"classes.txt: names no class"):
         read_yolo(str(export.root))
+
+
+def test_what_macos_adds_to_an_archive_is_no_annotation(export):
+    for split in ("train", "test"):
+        export.image(f"{split}/a.jpg")
+        export.voc(f"{split}/a.xml", (9, 9, 56, 48))
+        export.coco(f"{split}/labels.json", ["a.jpg"])
+        for name in (f"{split}/._a.xml", f"{split}/._labels.json", f"{split}/._a.jpg"):
+            export.file(f"__MACOSX/{name}").write_bytes(b"\0\5\x16\7")
+            export.file(name).write_bytes(b"\0\5\x16\7")
+    assert list(read_voc(export, (8, 8, 56, 48))[1]) == ["test", "train"]
+    assert list(read_coco(export)[1]) == ["test", "train"]
