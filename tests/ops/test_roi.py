@@ -19,14 +19,12 @@ def values(pooled):
     return np.asarray(pooled).reshape(len(pooled), -1).tolist()
 
 
-# One program for each set of options; what is quick to compile is quick enough to run.
-QUICK = {"xla_backend_optimization_level": 0}
+# One program for each set of options.
 jitted_align = jax.jit(
     roi_align,
     static_argnames=("size", "scale", "sampling_ratio", "aligned", "max_samples"),
-    compiler_options=QUICK,
 )
-jitted_pool = jax.jit(roi_pool, static_argnames=("size", "scale"), compiler_options=QUICK)
+jitted_pool = jax.jit(roi_pool, static_argnames=("size", "scale"))
 
 
 def cells_boxes(*boxes):
@@ -225,7 +223,7 @@ def test_the_gradient_of_boxes_is_that_of_finite_differences(ratio, aligned):
         options = {"sampling_ratio": ratio, "aligned": aligned, "box_gradient": box_gradient}
         return jnp.sum(d_pooled * roi_align(features, boxes, **options, **OPTIONS))
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def gradients(features, boxes):
         both = jax.grad(functools.partial(weighted, box_gradient=True), (0, 1))
         alone = jax.grad(functools.partial(weighted, box_gradient=False))

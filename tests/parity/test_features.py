@@ -48,8 +48,7 @@ def test_features_are_torchvisions(name):
     arrays = seeded_file(layout_of(name), shapes)
     layout, arrays = recognize(name, arrays)
     collections = load_parts(name, layout, arrays, network, shapes, "torchvision").collections
-    # What is quick to compile is quick enough to run.
-    run = jax.jit(network.backbone.apply, compiler_options={"xla_backend_optimization_level": 0})
+    run = jax.jit(network.backbone.apply)
     # A deeper network of a family has the strides and pools of the first.
     sizes = FEATURES_HW if name in FIRST_OF_FAMILY else FEATURES_HW[:1]
     for height, width in sizes:

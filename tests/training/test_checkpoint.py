@@ -455,7 +455,7 @@ def test_two_processes_go_on_with_what_one_saved_and_one_with_what_two_did(workd
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2",
     }
     started = [
         subprocess.Popen(

@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from compilers import FUSED
 from training.small import over_devices, small_batch, small_detector_config
 
 from rpn_jax.detectors.rpn import RPN, Look
@@ -16,7 +17,6 @@ from rpn_jax.training.step import image_keys
 
 BATCH = 4
 KEY = jax.random.key(0)
-quickly_jitted = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def shares(batch, count):
 def runs(built):
     """Two steps of one batch, shared by one device and by four."""
     _, _, state, train_step = built
-    update = quickly_jitted(over_devices(train_step))
+    update = jax.jit(over_devices(train_step))
     results = {}
     for count in (1, 4):
         now = state
@@ -103,7 +103,7 @@ def second_stage():
         objects = parts["sampled_objects"].min()
         return (parts["loss_class"] + parts["loss_class_box"]).sum(), objects
 
-    @quickly_jitted
+    @jax.jit
     def costs(point):
         of = jax.value_and_grad(loss_of, has_aux=True)
         return {"usual": of(point, usual), "exact": of(point, exact)}
@@ -151,10 +151,11 @@ def test_detections_are_made_of_the_proposals_that_the_rpn_alone_gives(built):
     images = batch.images, batch.image_hw
     alone = detector.rpn()
     assert type(alone) is RPN
-    proposals = quickly_jitted(make_predict_step(alone))(variables, images)
-    found, losses, _ = quickly_jitted(make_eval_step(detector))(variables, batch, KEY)
+    fused = functools.partial(jax.jit, compiler_options=FUSED)
+    proposals = fused(make_predict_step(alone))(variables, images)
+    found, losses, _ = fused(make_eval_step(detector))(variables, batch, KEY)
     np.testing.assert_array_equal(found.proposals.boxes[:, :20], proposals.boxes)
-    detections = quickly_jitted(make_predict_step(detector))(variables, images)
+    detections = jax.jit(make_predict_step(detector))(variables, images)
     assert detections.valid.any()
     for name in ("boxes", "scores", "labels", "valid"):
         np.testing.assert_allclose(
@@ -170,7 +171,7 @@ def test_fast_rcnn_on_the_same_proposals_is_the_second_stage(built):
     batch, keys = small_batch(2), image_keys(KEY, 0, 0, 2)
     fast = detector.fast()
 
-    @quickly_jitted
+    @jax.jit
     def both(variables, batch):
         look = detector.look(variables, batch.images, batch.image_hw)
         train, test = (

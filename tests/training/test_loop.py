@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilers import fused_pmap
 from damage import flip_a_byte
 from training.small import small_config
 
@@ -144,8 +145,9 @@ def test_evaluation_agrees_with_pycocotools_and_writes_its_files(finished):
     assert objects.class_index.max() < len(class_names)
 
 
-def test_evaluation_without_parts_of_the_network(finished):
+def test_evaluation_without_parts_of_the_network(finished, monkeypatch):
     config, workdir, _ = finished
+    fused_pmap(monkeypatch)
     figures = {}
     for parts in ([], ["nms"], ["ranking", "regression"]):
         evaluate_trained(config, workdir, without=parts)

@@ -31,8 +31,7 @@ def run():
         found = detector.detections_of(levels, variables_now, proposals, batch.image_hw)
         return parts["loss_mask"].mean(), ({**parts, "loss": loss}, found)
 
-    quickly = {"xla_backend_optimization_level": 0}
-    gradient_of = jax.jit(jax.grad(loss_of, has_aux=True), compiler_options=quickly)
+    gradient_of = jax.jit(jax.grad(loss_of, has_aux=True))
     return lambda batch: jax.device_get(gradient_of(variables["params"], batch))
 
 

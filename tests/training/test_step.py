@@ -88,17 +88,13 @@ def test_any_number_of_devices_gives_the_same_step(trained, count):
         assert metrics[name] == expected_metrics[name]
 
 
-# What is quick to compile is quick enough to run.
-quickly_jitted = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
 @pytest.fixture(scope="module")
 def sparing():
     """Two steps with all that saves memory, and averages; the states after each of them."""
     config, _, state, train_step = setup(
         "--config.accumulation=4", "--config.model.remat=true", "--config.ema_decay=0.99"
     )
-    update = quickly_jitted(over_devices(train_step))
+    update = jax.jit(over_devices(train_step))
     states = [state]
     for seed in range(2):
         state, metrics = update(state, split(small_batch(BATCH, seed), 1), KEY)
@@ -165,7 +161,7 @@ def test_two_micro_batches_have_the_gradient_and_the_statistics_of_one_after_the
     )
     batch = split(small_batch(BATCH), 2)
     _, _, state, train_step = setup(*still, draw=random_variables)
-    update = quickly_jitted(over_devices(train_step))
+    update = jax.jit(over_devices(train_step))
     one_by_one = [state]
     for number in range(2):
         micro_batch = jax.tree.map(lambda x, i=number: x[:, i : i + 1], batch)
@@ -174,7 +170,7 @@ def test_two_micro_batches_have_the_gradient_and_the_statistics_of_one_after_the
 
     sparing = "--config.accumulation=2", "--config.model.remat=true", "--config.ema_decay=0.9"
     _, _, state, train_step = setup(*still, *sparing, draw=random_variables)
-    both, _ = quickly_jitted(over_devices(train_step))(state, batch, KEY)
+    both, _ = jax.jit(over_devices(train_step))(state, batch, KEY)
     jax.tree.map(
         lambda actual, a, b: np.testing.assert_allclose(
             actual, (a + b) / 2, atol=0.01 * np.abs(a + b).max()
@@ -268,7 +264,7 @@ def test_the_positions_of_all_levels_count():
     loss_box = {}
     for normalizer in ("paper", "sampled"):
         config.rpn.loss.normalizer = normalizer
-        losses_of = quickly_jitted(build_detector(config).losses_of)
+        losses_of = jax.jit(build_detector(config).losses_of)
         look = Look(logits, deltas, anchors, {})
         losses = losses_of(look, image_keys(KEY, 0, 0, 1), small_batch(1))
         loss_box[normalizer] = float(losses.parts["loss_box"][0])
@@ -301,7 +297,7 @@ def test_ignore_regions_and_canvas_padding_are_neither_object_nor_background():
     batch = small_batch(2)
     anchors = detector.anchors(48, 64)
 
-    @quickly_jitted
+    @jax.jit
     @jax.vmap
     def targets_of(key, ground_truth, image_hw):
         options = detector.proposals.targets
@@ -325,7 +321,7 @@ def test_ignore_regions_and_canvas_padding_are_neither_object_nor_background():
 
 def test_evaluation_does_not_depend_on_the_batch_an_image_is_in(trained):
     config, state, _, _ = trained
-    eval_step = quickly_jitted(make_eval_step(build_detector(config)))
+    eval_step = jax.jit(make_eval_step(build_detector(config)))
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     batch = small_batch(BATCH)
     whole = eval_step(variables, batch, KEY)
