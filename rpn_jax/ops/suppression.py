@@ -13,6 +13,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import sequential_vmap
@@ -147,6 +148,7 @@ def suppress_in_vectors(
     group = jnp.zeros((0, len(valid)), jnp.int32) if group is None else group[None]
     everything = columns, group, jnp.arange(len(valid))[None]  # (rows, N) each
 
+    @jax.jit  # so that its many uses are traced once
     def suppressed(members, other, i):
         """Says which members of a block the box with the index i of the others suppresses."""
         overlap = iou(BoxColumns(*members[0]), BoxColumns(*other[0][:, i]))
