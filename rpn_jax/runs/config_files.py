@@ -239,7 +239,7 @@ def from_json(text: str, where: str = "config.json") -> ConfigDict:
     config.data.options = data.pop("options")
     for name, value in flat_fields(fields).items():
         if name not in known:
-            raise UserError(wrong(no_such_field(f"{where}: {name}", name)))
+            raise UserError(wrong(no_such_field(f"{where}: {name}", name, known=known)))
         try:
             config.update_from_flattened_dict({name: _with_tuples(value)})
         except (TypeError, ValueError) as error:

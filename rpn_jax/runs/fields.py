@@ -577,7 +577,7 @@ def check_names(config: Any) -> None:
     known = fields_of(flat.get("detector", "rpn"))
     for name in flat:
         if name not in known and not name.startswith("data.options."):
-            raise UserError(no_such_field(f"config.{name}", name))
+            raise UserError(no_such_field(f"config.{name}", name, known=known))
     for name in known:
         if name not in flat and name != "data.options":
             raise UserError(f"config.{name}: is missing; begin with default_config()")
@@ -608,6 +608,8 @@ def no_such_field(
     near = nearest_field(name)
     if name == "data.options":
         return f"{where}: give its fields one by one, {prefix}data.options.NAME=…"
+    if inner := next((field for field in known if field.startswith(f"{name}.")), None):
+        return f"{where}: is a group of fields, such as {prefix}{inner}; give these"
     group = _optional_group(name)
     if group and name not in known and (name in FIELDS or name == group):
         having = next(kind for kind, groups in STAGES.items() if group in groups)

@@ -249,6 +249,36 @@ def test_a_mask_outside_of_its_box_is_left_out(coco, tmp_path):
     assert left_out.what.endswith("mask lies in (30, 24, 38, 29), outside of the box")
 
 
+def test_a_mask_of_no_pixel_is_left_out(coco, tmp_path):
+    height, width = (coco.content["images"][0][side] for side in ("height", "width"))
+    runs = {"size": [height, width], "counts": [height * width]}
+    coco.content["annotations"][0]["segmentation"] = runs
+    coco.content["annotations"][2]["segmentation"] = [[1, 1, 6, 1, 6, 6, 1, 6]]
+    coco.write()
+    report = prepare_dataset("coco_json", data_dir=tmp_path, source=coco.root).splits["val"]
+    (left_out,) = report.masks_left_out
+    assert left_out.what.endswith(f"mask covers no pixel of the {width}x{height} image")
+
+
+def test_voc_masks_that_are_there_in_another_way_are_used_or_named(voc, tmp_path):
+    folder = voc.root / "SegmentationObject"
+    folder.mkdir()
+    pixels = np.zeros((40, 30), np.uint8)
+    pixels[6:36, 5:25] = 1
+    Image.fromarray(pixels).save(folder / "b.PNG")
+    (folder / "a.png").symlink_to("nowhere.png")
+    Image.fromarray(pixels).save(folder / "e.bmp")
+    (folder / "e.txt").write_text("a note")
+    place = dict(data_dir=tmp_path / "data", source=voc.root, splits=["train"])
+    report = prepare_dataset("voc_folder", **place)
+    assert [(Path(file).name, what) for file, what in report.splits["train"].masks_left_out] == [
+        ("a.png", '"a.png" is no regular file'),
+        ("e.bmp", "has 30x40 pixels, the image 40x30"),
+    ]
+    dataset = open_dataset("voc_folder", "train", **place)
+    np.testing.assert_array_equal(decode(dataset[1].masks[0], 40, 30), pixels == 1)
+
+
 def test_data_without_masks_are_as_they_were(voc_dataset):
     assert not voc_dataset.has_masks
     assert voc_dataset[0].masks is None

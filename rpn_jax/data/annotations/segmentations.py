@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pycocotools.mask
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from rpn_jax.data import masks
 from rpn_jax.data.annotations.fields import FieldError, shown
@@ -152,6 +152,8 @@ def read_png(
     try:
         image = Image.open(io.BytesIO(data), formats=("PNG",))
         pixels = np.asarray(image)
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path}: is an image of another format; masks are PNGs") from error
     except (OSError, SyntaxError, ValueError, zlib.error) as error:
         raise UserError(f"{path}: not readable as a PNG ({first_line(error)})") from error
     if image.mode not in ("P", "L"):

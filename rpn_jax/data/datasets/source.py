@@ -266,6 +266,8 @@ def _beside_its_box(mask: Mask, box: Float[np.ndarray, "4"], height: int, width:
     if not mask.counts:
         return mask
     own = extent(mask.counts, height, width)
+    if not own.any():
+        return Mask(b"", f"covers no pixel of the {width}x{height} image")
     sides = np.minimum(own[2:], box[2:]) - np.maximum(own[:2], box[:2])
     if (sides > 0).all():
         shared = np.prod(sides)

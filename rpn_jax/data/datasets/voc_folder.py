@@ -43,7 +43,7 @@ class _Annotated(NamedTuple):
     image: pathlib.Path
     file: pathlib.Path
     annotation: VocAnnotation
-    masks: pathlib.Path | None = None
+    masks: pathlib.Path | UserError | None = None
 
 
 def read_voc_folder(
@@ -129,13 +129,11 @@ class _Reader:
         self._images = Files([layout.images], outside)
         masks = root / "SegmentationObject"
         self._masks = Files([masks], outside) if masks.is_dir() else None
+        self._masks_folder = masks
         self._layout = layout
         self.digest = hashlib.sha256()
-        self._by_stem: dict[str, list[str]] = {}
-        for name in files_below(layout.images):
-            base, suffix = os.path.splitext(name)
-            if suffix.lower() != ".xml":
-                self._by_stem.setdefault(unicodedata.normalize("NFC", base), []).append(name)
+        self._by_stem = _by_stem(layout.images)
+        self._masks_by_stem = _by_stem(masks) if self._masks else {}
 
     def is_name(self, name: str) -> bool:
         """Returns whether an annotation has that name."""
@@ -160,12 +158,17 @@ class _Reader:
         annotation = parse_voc_xml(text, str(path))
         return _Annotated(self._image(path, name), path, annotation, self._masks_of(name))
 
-    def _masks_of(self, name: str) -> pathlib.Path | None:
-        """Returns the masks of a name; of most of VOC there are none."""
-        try:
-            return self._masks.find(f"{name}.png") if self._masks else None
-        except FieldError:
+    def _masks_of(self, name: str) -> pathlib.Path | UserError | None:
+        """Returns the masks of a name, or why they cannot be; of most of VOC there are none."""
+        files = self._masks_by_stem.get(unicodedata.normalize("NFC", name), [])
+        images = [file for file in files if os.path.splitext(file)[1].lower() in SUFFIXES]
+        if not images:
             return None
+        file = max(images, key=lambda file: (file.endswith(".png"), file.endswith(".PNG")))
+        try:
+            return self._masks.find(file)
+        except FieldError as error:
+            return UserError(f"{self._masks_folder / file}: {error}")
 
     def _image(self, path: pathlib.Path, name: str) -> pathlib.Path:
         """Returns the image of a name: the one file called so, its suffix apart."""
@@ -189,6 +192,16 @@ class _Reader:
                 else f"annotates an image that {self._layout.images.name} does not hold"
             )
             raise UserError(f"{path}: {what}") from error
+
+
+def _by_stem(folder: pathlib.Path) -> dict[str, list[str]]:
+    """Returns the names of a folder's files, XML apart, by their stems, composed (NFC)."""
+    by_stem: dict[str, list[str]] = {}
+    for name in files_below(folder):
+        base, suffix = os.path.splitext(name)
+        if suffix.lower() != ".xml":
+            by_stem.setdefault(unicodedata.normalize("NFC", base), []).append(name)
+    return by_stem
 
 
 def _left_out(
@@ -274,8 +287,14 @@ def _read_example(
 
 
 def _masks(
-    file: pathlib.Path | None, objects: Sequence[VocObject], count: int, height: int, width: int
+    file: pathlib.Path | UserError | None,
+    objects: Sequence[VocObject],
+    count: int,
+    height: int,
+    width: int,
 ) -> list[Mask]:
     if file is None:
         return [Mask(b"")] * len(objects)
+    if isinstance(file, UserError):
+        raise file
     return read_png(file, [each.number for each in objects], count, (height, width))

@@ -78,9 +78,9 @@ def test_an_outline_that_crosses_itself_is_noted():
     assert not read([star.ravel().tolist()]).note
 
 
-def png(pixels):
+def png(pixels, kind="PNG"):
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
+    Image.fromarray(pixels).save(stream, kind)
     return stream.getvalue()
 
 
@@ -101,6 +101,7 @@ BILLIONS = png(OBJECTS)[:12] + HEADER + zlib.crc32(HEADER).to_bytes(4) + png(OBJ
         (BILLIONS, 2, "the image has more than 178956970 pixels"),
         (b"", 2, "the image file is empty"),
         (b"no picture", 2, "not an image"),
+        (png(OBJECTS, "JPEG"), 2, "a.png: is an image of another format; masks are PNGs$"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
