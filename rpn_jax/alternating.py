@@ -30,7 +30,7 @@ from rpn_jax.runs.config import of_kind
 from rpn_jax.runs.config_files import apply_overrides
 from rpn_jax.runs.fields import check_config
 from rpn_jax.runs.processes import StopRequest, check_alone
-from rpn_jax.runs.workdir import claim_workdir, lock_workdir
+from rpn_jax.runs.workdir import claim_workdir, load_workdir_config, lock_workdir
 from rpn_jax.text import printable
 from rpn_jax.trained.detect import write_proposals
 from rpn_jax.trained.export import export_weights
@@ -123,8 +123,12 @@ def alternate(
         lock_workdir(workdir, held)
         for step, own in configs.items():
             if (workdir / step.folder / "config.json").exists():
+                _check_place(workdir, step, own)
                 with claim_workdir(workdir / step.folder, own):
                     pass  # is refused now, and not days later, if it is of another config
+        for done in (*(workdir / step.folder / TRAINED for step in STEPS), detector):
+            if done.exists():
+                _check_whole(done)
         if not detector.exists():
             for step in STEPS:
                 _train(step, configs, workdir)
@@ -183,6 +187,28 @@ def _check(step: Step, config: ConfigDict) -> None:
     data = config.data
     for split in (data.train_split, data.eval_split)[: 2 if config.evaluation.every else 1]:
         num_slots(open_split(config, split, needs_objects=True), data.max_objects)
+
+
+def _check_place(workdir: pathlib.Path, step: Step, config: ConfigDict) -> None:
+    """Raises a `UserError` if the folder was moved, since the configs of its runs say where."""
+    begun = load_workdir_config(workdir / step.folder)
+    paths = [(config.model.pretrained, begun.model.pretrained)] if step.features_of else []
+    if step.proposals_of and "proposals" in begun.data:
+        paths.append((config.data.proposals.train, begun.data.proposals.train))
+    for ours, theirs in paths:
+        inside = f"/{os.path.relpath(ours, workdir)}"
+        if theirs and theirs != ours and theirs.endswith(inside):
+            raise UserError(
+                f"{workdir}: was begun as {theirs.removesuffix(inside)}, where its runs look for "
+                "each other; move it back, or make that a link to it and give that as --workdir"
+            )
+
+
+def _check_whole(file: pathlib.Path) -> None:
+    try:
+        read_model(file)
+    except UserError as error:
+        raise UserError(f"{error}, or delete it: the same command writes it again") from error
 
 
 def _train(step: Step, configs: Mapping[Step, ConfigDict], workdir: pathlib.Path) -> None:

@@ -92,6 +92,8 @@ def names_in_file(flag: str, path: str, kind: str = ".") -> Iterator[dict[str, A
 
 def _explained(error: Exception, file: pathlib.Path) -> str:
     """Returns a line about an error in a config's file, or in a file of the same folder."""
+    if isinstance(error, SyntaxError) and error.filename:  # of `file`, or of one that it imports
+        return f"{pathlib.Path(error.filename).name}, line {error.lineno}: SyntaxError: {error.msg}"
     lines = [
         line
         for line in traceback.extract_tb(error.__traceback__)

@@ -105,8 +105,7 @@ def expand(sweep: Sweep) -> list[Run]:
             a folder's name is too long, `base` or a name in `published` is none of the settings, or
             an evaluation changes more than the test.
     """
-    if not sweep.axes:
-        raise UserError("axes: there is none; give a grid, settings, seeds or a random_search")
+    _check_axes(sweep)
     for number, axis in enumerate(sweep.axes, 1):
         if not axis.settings:
             raise UserError(f"axes: number {number} is empty; give it a value or leave it out")
@@ -130,6 +129,21 @@ def expand(sweep: Sweep) -> list[Run]:
         evaluations = [name for name, _ in sweep.evaluations.settings] if sweep.evaluations else []
         sweep.published.check(measured_settings(names, evaluations).values())
     return runs
+
+
+def _check_axes(sweep: Sweep) -> None:
+    if isinstance(sweep.axes, Axis) or not isinstance(sweep.axes, Sequence):
+        raise UserError("axes: give a list, [grid(…), seeds(…)]")
+    if not sweep.axes:
+        raise UserError("axes: there is none; give a grid, settings, seeds or a random_search")
+    for number, axis in enumerate(sweep.axes, 1):
+        if not isinstance(axis, Axis):
+            raise UserError(
+                f"axes: number {number} is {axis!r:.60}; give a grid, settings, seeds or a "
+                "random_search"
+            )
+    if sweep.evaluations is not None and not isinstance(sweep.evaluations, Axis):
+        raise UserError(f"evaluations: is {sweep.evaluations!r:.60}; give settings({{NAME: …}})")
 
 
 def _check_folders(runs: Sequence[Run]) -> None:
@@ -213,6 +227,9 @@ def load_sweep(path: str, given: Sequence[str] = ()) -> Plan:
     """
     with names_in_file("--sweep", path, "sweeps") as names:
         sweep = names["get_sweep"]()
+        if not isinstance(sweep, Sweep):
+            found = None if sweep is None else type(sweep).__name__
+            raise UserError(f"get_sweep() returns {found}; it is to return a Sweep")
         runs = expand(sweep)
         configs = tuple(_config(sweep, run, given) for run in runs)
         for _, fields in sweep.evaluations.settings if sweep.evaluations else ():

@@ -233,6 +233,7 @@ def test_from_annotations_to_detections(data, flags, tmp_path, capsys, monkeypat
         ("box.targets.lowest_bg_iou=0.6", "give at most config.box.targets.bg_iou_threshold"),
         ("box.targets.batch_size_per_image=41", "give at most config.rpn.proposals.train.post"),
         ("box.chanels=3", "did you mean --config.box.channels=…?"),
+        ("box=3", "--config.box: is a group of fields, such as --config.box."),
         ("data.data_dir=/nowhere", "run rpn-jax prepare --config="),
     ],
 )

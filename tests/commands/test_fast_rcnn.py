@@ -260,6 +260,31 @@ def test_alternate_refuses(flag, said, flags, four, capsys):
     assert COMPILED == []
 
 
+@pytest.mark.parametrize("name", ["detector.safetensors", "2_fast_rcnn/trained.safetensors"])
+def test_alternate_names_a_damaged_file(name, flags, four, capsys):
+    whole = (four / name).read_bytes()
+    (four / name).write_bytes(whole[:500])
+    try:
+        capsys.readouterr()
+        assert main(["alternate", *flags[0], f"--workdir={four}"]) == 1
+    finally:
+        (four / name).write_bytes(whole)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {four / name}: is damaged")
+    assert line.endswith("or delete it: the same command writes it again")
+
+
+def test_alternate_in_a_moved_folder_says_where_it_was(flags, four, tmp_path, capsys):
+    for step in (1, 2, 3, 4):
+        (folder,) = four.glob(f"{step}_*")
+        (tmp_path / folder.name).mkdir()
+        shutil.copy(folder / "config.json", tmp_path / folder.name)
+    capsys.readouterr()
+    assert main(["alternate", *flags[0], f"--workdir={tmp_path}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path}: was begun as {four}, where its runs look for each other; move it" in line
+
+
 def test_alternate_works_in_one_process(flags, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     assert main(["alternate", *flags[0], f"--workdir={tmp_path / 'run'}"]) == 1

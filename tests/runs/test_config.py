@@ -52,7 +52,10 @@ def test_none_takes_a_value_back():
     ("override", "message"),
     [
         ("--config.rpn.loss.balanc=1", "did you mean --config.rpn.loss.balance=…"),
-        ("--config.rpn.loss=1", "there is no such field"),
+        (
+            "--config.rpn.loss=1",
+            "loss: is a group of fields, such as --config.rpn.loss.balance; give",
+        ),
         ("--workdri=x", "there is no such field"),
         ("--config.steps", "write --config.steps=VALUE"),
         ("--config.steps=abc", "give a value of type int, such as 80000"),
@@ -163,7 +166,7 @@ def test_json_keeps_every_field_and_its_type():
     [
         ({"steps": "many"}, "steps='many': give a whole number from 1 up"),
         ({"optimizer": {"lr": 1}}, r"optimizer.lr: there is no such field; .*learning_rate"),
-        ({"optimizer": 3}, "optimizer: there is no such field"),
+        ({"optimizer": 3}, "optimizer: is a group of fields, such as config.optimizer.name; give"),
         ({"data": [1]}, "data.options: is missing"),
         ({"detector": ["rpn"]}, r"detector=\['rpn'\]: give rpn or faster_rcnn"),
         ({"version": "x"}, "version is x, and this"),

@@ -159,6 +159,7 @@ def test_a_field_that_there_is_not(override, message):
             START + "  c.steps = 'x'\n  return c\n",
             "line 4: c.steps = 'x': give a value of type int",
         ),
+        (START + "  c.steps = (1\n", "mine.py, line 4: SyntaxError: '(' was never closed"),
         (START + "  c.steps = 1 / 0\n  return c\n", "mine.py, line 4: ZeroDivisionError"),
         (START + "  c.unlock()\n  c.lr = 1\n  return c\n", "config.lr: there is no such field"),
         (

@@ -231,6 +231,28 @@ def test_what_is_wrong_with_a_sweep_is_told_in_a_line(body, says, tmp_path):
     assert "\n" not in line
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("axes", [seeds(2), 3], r"axes: number 2 is 3; give a grid, settings, seeds or a random"),
+        ("axes", seeds(2), r"axes: give a list, \[grid\(…\), seeds\(…\)\]"),
+        ("evaluations", 3, r"evaluations: is 3; give settings\({NAME: …}\)"),
+    ],
+)
+def test_what_is_no_axis_is_told_in_a_line(field, value, says):
+    sweep = Sweep("shapes", [seeds(2)])
+    object.__setattr__(sweep, field, value)  # the tests check the types of arguments, users do not
+    with pytest.raises(UserError, match=says):
+        expand(sweep)
+
+
+def test_a_file_that_returns_no_sweep_is_told_in_a_line(tmp_path):
+    path = tmp_path / "sweep.py"
+    path.write_text("def get_sweep():\n  pass\n")
+    with pytest.raises(UserError, match=r"get_sweep\(\) returns None; it is to return a Sweep"):
+        load_sweep(str(path))
+
+
 def test_a_flag_must_not_change_what_the_sweep_changes(tmp_path):
     path = write(tmp_path, "axes=[seeds(2)]")
     with pytest.raises(UserError, match="--config.seed: the sweep itself changes it"):
