@@ -3,6 +3,7 @@
 A name with a colon in it is an import path, MODULE:NAME; every other name is built in.
 """
 
+import contextlib
 import hashlib
 import importlib
 import inspect
@@ -10,6 +11,7 @@ import pathlib
 import re
 import sys
 import traceback
+from collections.abc import Iterator
 from typing import Any
 
 from rpn_jax.errors import UserError, first_line
@@ -61,12 +63,32 @@ def _why_not_imported(module: str, error: Exception) -> str:
             f"there is no module {missing}; install its package, name the folder that has it in "
             "PYTHONPATH, or give the command from that folder"
         )
-    line = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{module} cannot be imported ({_raised(error)}); correct it"
+
+
+def _raised(error: Exception, file: str | None = None) -> str:
+    """Returns the place of an error, the last in `file` if it went through it, and what it says."""
+    lines = traceback.extract_tb(error.__traceback__)
+    line = [*lines, *(line for line in lines if line.filename == file)][-1]
     place = f"{pathlib.Path(line.filename).name}, line {line.lineno}"
     if isinstance(error, SyntaxError) and error.filename:
         place = f"{pathlib.Path(error.filename).name}, line {error.lineno}"
-    reason = f"{type(error).__name__}: {first_line(error)}"
-    return f"{module} cannot be imported ({place}: {reason}); correct it"
+    return f"{place}: {type(error).__name__}: {first_line(error)}"
+
+
+@contextlib.contextmanager
+def running(field: str, path: str) -> Iterator[None]:
+    """While a part runs: what it raises becomes a `UserError` of one line.
+
+    A file that cannot be read, and a `UserError`, stay what they are.
+    """
+    try:
+        yield
+    except (OSError, UserError):
+        raise
+    except Exception as error:
+        file = getattr(sys.modules.get(path.partition(":")[0]), "__file__", None)
+        raise UserError(f"{field}={path}: {_raised(error, file)}; correct it") from error
 
 
 def check_call(field: str, path: str, part: Any, *args: Any, **fields: Any) -> None:

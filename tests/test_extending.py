@@ -160,6 +160,16 @@ def test_an_object_has_an_import_path(at_home):
             "cannot be called with (schedule, momentum, weight_decay)",
         ),
         ("optimizer.name", "mypackage.wrong:rule", "makes no GradientTransformation, but dict"),
+        (
+            "model.backbone",
+            "mypackage.wrong:Fails",
+            "wrong.py, line 15: KeyError: 'c9'; correct it",
+        ),
+        (
+            "optimizer.name",
+            "mypackage.wrong:fails",
+            "wrong.py, line 13: ZeroDivisionError: float",
+        ),
         ("optimizer.schedule", "optax:adam", "makes no schedule, a function of the step"),
         ("optimizer.schedule", "mypackage.wrong:pair", "gives no number for a step, but ("),
     ],
@@ -180,6 +190,8 @@ def test_a_part_that_does_not_fit_is_one_line_before_anything_is_compiled(
         "def net(**fields): return {}\n"
         "def rule(schedule, momentum, weight_decay): return {}\n"
         "def pair(learning_rate, steps): return lambda step: (step, step)\n"
+        "def fails(schedule, momentum, weight_decay):\n    return momentum / 0\n"
+        "class Fails(Small):\n    def __call__(self, images, train=False): return {}['c9']\n"
     )
     capsys.readouterr()
     COMPILED.clear()

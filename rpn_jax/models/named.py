@@ -12,7 +12,7 @@ from rpn_jax.models.backbones import BACKBONES
 from rpn_jax.models.backbones.base import Backbone
 from rpn_jax.models.fpn import FPN
 from rpn_jax.models.neck import Neck
-from rpn_jax.parts import check_call, import_part, is_import_path, wrong_part
+from rpn_jax.parts import check_call, import_part, is_import_path, running, wrong_part
 
 _BACKBONE, _NECK = "config.model.backbone", "config.model.neck"
 _ODD_HW = (165, 235)  # of a canvas whose sides no stride divides
@@ -64,9 +64,11 @@ def check_fit(backbone: str, module: Backbone, neck: str | None, neck_module: Ne
             "None, or config.model.backbone to a ResNet"
         )
     if is_import_path(backbone):
-        _check_own_backbone(backbone, module)
+        with running(_BACKBONE, backbone):
+            _check_own_backbone(backbone, module)
     if neck_module is not None and is_import_path(neck):
-        _check_own_neck(neck, neck_module, module)
+        with running(_NECK, neck):
+            _check_own_neck(neck, neck_module, module)
 
 
 def _own_backbone(path: str) -> Callable[..., Backbone]:
@@ -79,7 +81,8 @@ def _own_backbone(path: str) -> Callable[..., Backbone]:
     fields = dict(frozen_stages=0, output_stages=("c1",), remat=False, dtype=jnp.float32)
     check_call(_BACKBONE, path, make, **fields)
     check_call(_BACKBONE, path, make)
-    backbone = make()
+    with running(_BACKBONE, path):
+        backbone = make()
     if not isinstance(backbone, Backbone):
         raise wrong_part(
             _BACKBONE, path, f"makes no models.backbones.base.Backbone, but {_kind_of(backbone)}"
@@ -99,7 +102,8 @@ def _own_neck(path: str) -> Callable[..., Neck]:
     make = import_part(_NECK, path)
     fields = dict(channels=8, dtype=jnp.float32, norm=None)
     check_call(_NECK, path, make, **fields)
-    neck = make(**fields)
+    with running(_NECK, path):
+        neck = make(**fields)
     if not isinstance(neck, Neck):
         raise wrong_part(_NECK, path, f"makes no models.neck.Neck, but {_kind_of(neck)}")
     return make

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from optax import contrib
 
 from rpn_jax.errors import UserError, first_line
-from rpn_jax.parts import check_call, import_part, is_import_path, wrong_part
+from rpn_jax.parts import check_call, import_part, is_import_path, running, wrong_part
 
 # Optax's 1e-8 would amplify the rounding of tiny gradients to whole steps, and runs on different
 # numbers of devices would diverge within 50 steps.
@@ -77,7 +77,8 @@ def _own_rule(path: str, schedule: optax.Schedule, **fields: float) -> optax.Gra
     """Returns what the function of an import path makes; raises a `UserError` if it is no rule."""
     make = import_part(_NAME, path)
     check_call(_NAME, path, make, "schedule", **fields)
-    rule = make(schedule, **fields)
+    with running(_NAME, path):
+        rule = make(schedule, **fields)
     if not (hasattr(rule, "init") and hasattr(rule, "update")):
         raise wrong_part(_NAME, path, f"makes no GradientTransformation, but {type(rule).__name__}")
     return rule
@@ -137,7 +138,8 @@ def _own_schedule(path: str, learning_rate: float, steps: int) -> optax.Schedule
     """Returns what the function of an import path makes; no schedule raises a `UserError`."""
     make = import_part(_SCHEDULE, path)
     check_call(_SCHEDULE, path, make, "learning_rate", "steps")
-    schedule = make(learning_rate, steps)
+    with running(_SCHEDULE, path):
+        schedule = make(learning_rate, steps)
     try:
         rate = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
         what = f"gives no number for a step, but {rate}"

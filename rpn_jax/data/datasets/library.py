@@ -27,6 +27,7 @@ from rpn_jax.data.datasets.builders import (
 )
 from rpn_jax.data.datasets.coco_json import read_coco_json
 from rpn_jax.data.datasets.dataset import Dataset
+from rpn_jax.data.datasets.own import check_source
 from rpn_jax.data.datasets.preparing import claimed, first_change, has_leftovers, write
 from rpn_jax.data.datasets.report import PreparationReport
 from rpn_jax.data.datasets.shapes import read_shapes
@@ -35,7 +36,7 @@ from rpn_jax.data.datasets.stored import INFO, METADATA, PREPARE, DamagedError, 
 from rpn_jax.data.datasets.voc_folder import read_voc_folder
 from rpn_jax.data.datasets.yolo import read_yolo
 from rpn_jax.errors import UserError, first_line, list_some
-from rpn_jax.parts import check_call, import_part, is_import_path, wrong_part
+from rpn_jax.parts import check_call, import_part, is_import_path, running, wrong_part
 from rpn_jax.text import printable
 
 Path = str | os.PathLike[str]
@@ -185,14 +186,16 @@ def _source_config(
     taken = inspect.signature(kind.read).parameters
     given = {"folder": origin, "skip_bad": skip_bad}
     given = {argument: value for argument, value in given.items() if argument in taken} | options
-    if is_import_path(name):
+    is_own = is_import_path(name)
+    if is_own:
         check_call(_FIELD, name, kind.read, **given)
     try:
-        read = kind.read(**given)
+        with running(_FIELD, name) if is_own else contextlib.nullcontext():
+            read = kind.read(**given)
     except OSError as error:
         raise UserError(f"{error.filename or origin}: cannot be read ({error.strerror})") from error
-    if not isinstance(read, Source):
-        raise wrong_part(_FIELD, name, f"returns no Source, but {type(read).__name__}")
+    if is_own:
+        read = check_source(_FIELD, name, read)
     return SourceConfig(
         name=directory.parent.name,
         dataset=name,
