@@ -32,6 +32,8 @@ WRITTEN = (
     "report.md",
     "dataset.md",
     "data.yaml",
+    "dataset.yaml",
+    "train.txt",
 )
 GROUPS = {name[: dot.start()] for name in FIELDS for dot in re.finditer(r"\.", name)}
 

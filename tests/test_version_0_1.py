@@ -6,6 +6,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from compilers import FUSED
 
 from rpn_jax.errors import UserError
 from rpn_jax.runs.config_files import apply_overrides, differences, from_json, to_json
@@ -60,7 +61,10 @@ def test_a_model_file_opens_and_the_seed_still_draws_its_numbers(config):
     assert model.step == 12
     assert differences(model.config, config) == []
     detector, variables, _ = load_trained(model.config, FIXTURES / "model.safetensors")
-    drawn = initial_variables(config, detector.network, None)
+    draw = jax.jit(
+        lambda: initial_variables(config, detector.network, None), compiler_options=FUSED
+    )
+    drawn = draw()
     jax.tree.map(np.testing.assert_array_equal, variables["params"], drawn["params"])
     assert set(variables["params"]) == {"backbone", "rpn"}
 

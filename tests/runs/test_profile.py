@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from compilers import FUSED
 
 from rpn_jax.errors import UserError
 from rpn_jax.runs.profile import StepProfiler, profile_steps
@@ -20,7 +21,9 @@ def test_nonsense_is_refused(text):
 
 @pytest.fixture(scope="module")
 def train_step():
-    return jax.jit(lambda state, batch: (state + batch, {"loss": jnp.sin(state)}))
+    return jax.jit(
+        lambda state, batch: (state + batch, {"loss": jnp.sin(state)}), compiler_options=FUSED
+    )
 
 
 def run(profiler, train_step, steps):
