@@ -1,12 +1,14 @@
-"""Show the state of a run or a sweep, running or not.
+"""Show the state of a run, a sweep or an alternating training, running or not.
 
   rpn-jax status runs/shapes
   rpn-jax status runs/sweep
+  rpn-jax status runs/four
 
 For a run: state, step, losses, the figures of its last validation and of `evaluate`, images a
 second and the time left. A `running` run has a process that holds its folder, here or on another
 node; the age of the last row of its metrics tells whether it makes progress. A killed run is
-`stopped`. For a sweep: one such row for each run, and the reason of each failure.
+`stopped`. For a sweep, and the four steps of `alternate`: one such row for each run, and the reason
+of each failure.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from rpn_jax.files import user_path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     parser.add_argument(
-        "folder", type=user_path, metavar="DIR", help="--workdir of a run or --out of a sweep"
+        "folder", type=user_path, metavar="DIR", help="--workdir of a training or --out of a sweep"
     )
 
 
@@ -38,6 +40,12 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         print(count_states(list(states.values())))
     elif (folder / "config.json").is_file():
         print_table(run_table(str(folder), read_run_state(folder)))
+    elif (folder / "1_rpn" / "config.json").is_file():
+        from rpn_jax.alternating import STEPS
+
+        states = {step.folder: read_run_state(folder / step.folder) for step in STEPS}
+        print_table(sweep_table(states))
+        print(count_states(list(states.values())))
     else:
         raise UserError(
             f"{folder}: holds neither a run nor a sweep; give --workdir of a training or --out of "

@@ -227,6 +227,10 @@ def test_what_is_missing_is_done_again_with_the_same_bits(flags, four, monkeypat
         capsys.readouterr()
         assert main(command) == os.EX_TEMPFAIL
     assert "stopped between two runs; the same command goes on" in capsys.readouterr().err
+    assert main(["status", str(four)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[1:3]] == [["1_rpn", "done"], [step, "stopped"]]
+    assert lines[-1] == "1 done, 1 stopped, 2 waiting"
     assert main(command) == 0
     after = safetensors.numpy.load_file(detector)
     assert after.keys() == before.keys()
