@@ -140,7 +140,7 @@ def with_links_to_code(page: str, markdown: str) -> str:
         if path in page_of:
             path = page_of[path]
         elif path.startswith("docs/"):
-            path = path.removeprefix("docs/")
+            path = re.sub(r"\.ipynb$", ".md", path.removeprefix("docs/"))
         else:
             line = line_of(ROOT / path, text.strip("`"))
             sign, anchor = ("#", f"__codelineno-0-{line}") if line else ("", "")

@@ -1,11 +1,15 @@
 """What the documents show works: commands, blocks of Python, layouts of data, messages, pages."""
 
 import ast
+import json
 import pathlib
 import re
 import runpy
+import subprocess
+import sys
 
 import docs_check
+import docs_notebooks
 import docs_pages
 import numpy as np
 import pytest
@@ -24,6 +28,7 @@ from rpn_jax.runs.fields import FIELDS, check_config
 from rpn_jax.sweeps.definition import load_sweep
 
 DOCS = ROOT / "docs"
+NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 SHIPPED = {path.stem for path in (ROOT / "configs").glob("[!_]*.py")}
 
 
@@ -192,3 +197,43 @@ def test_links_to_functions_lead_to_their_lines():
     line = page.partition("codelineno-0-")[2].rstrip(")")
     source = (ROOT / "rpn_jax/ops/nms.py").read_text().splitlines()
     assert source[int(line) - 1].startswith("def nms(")
+
+
+def test_notebooks_are_kept_without_outputs_and_have_a_page():
+    assert len(NOTEBOOKS) == 3
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text())["cells"]
+        code = [cell for cell in cells if cell["cell_type"] == "code"]
+        assert all(not cell["outputs"] for cell in code), path.name
+        assert all(cell["execution_count"] is None for cell in code), path.name
+        first = "".join(cells[0]["source"])
+        assert first.startswith("# "), path.name
+        assert "**You need** `pip install rpn-jax" in first, path.name
+        assert f": notebooks/{path.stem}.md\n" in navigation
+    arguments = [sys.executable, "-m", "ruff", "check", "--no-cache", *map(str, NOTEBOOKS)]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_outputs_of_a_notebook_are_shown_as_text_tables_and_pictures():
+    outputs = [
+        {"output_type": "stream", "name": "stdout", "text": ["AP "]},
+        {"output_type": "stream", "name": "stderr", "text": ["100 %\n"]},
+        {"output_type": "stream", "name": "stdout", "text": ["0.5\n"]},
+        {"output_type": "display_data", "data": {"image/png": "AAAA", "text/plain": ["<Figure>"]}},
+        {"output_type": "execute_result", "data": {"text/markdown": ["| a |"], "text/plain": "x"}},
+    ]
+    cells = [
+        {"cell_type": "markdown", "source": ["## Loss\n", "It falls."]},
+        {"cell_type": "code", "source": ["draw()"], "outputs": outputs},
+    ]
+    text, pictures = docs_notebooks.markdown_of("own", cells)
+    assert text.split("\n\n") == [
+        "## Loss\nIt falls.",
+        "```python\ndraw()\n```",
+        "~~~~{.text .output}\nAP 0.5\n~~~~",
+        "![Loss](own_0.png)",
+        "| a |\n",
+    ]
+    assert pictures == {"own_0.png": b"\0\0\0"}
