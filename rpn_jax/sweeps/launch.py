@@ -7,6 +7,7 @@ again finds the runs that are done, at work and missing.
 import json
 import pathlib
 import signal
+import sys
 import time
 from collections.abc import Sequence
 
@@ -25,6 +26,7 @@ from rpn_jax.sweeps.job import RunJob
 from rpn_jax.sweeps.launchers import Launcher
 from rpn_jax.sweeps.runs import RunState, claim, read_run_state, read_sweep, state_folder
 from rpn_jax.sweeps.tables import Progress
+from rpn_jax.text import printable
 
 _ACTIVE = ("running", "queued")
 
@@ -49,6 +51,7 @@ def run_sweep(
     with claim(out) as is_ours:
         if not is_ours:
             raise UserError(f"--out={out}: a launcher is at work there; wait for its end")
+        note_left_out(plan, out)
         write_text(out / "sweep.json", plan.record_json())
         return _Launch(plan, out, launcher, retry).run()
 
@@ -82,6 +85,22 @@ def check_evaluations_of(plan: Plan, out: pathlib.Path) -> None:
                     f"{folder}: was measured with other fields ({before[name]}); give the "
                     "evaluation another name, or remove the folder to measure anew"
                 )
+
+
+def note_left_out(plan: Plan, out: pathlib.Path) -> None:
+    """Names on stderr the runs begun in `out` by an earlier sweep that are not in this one."""
+    try:
+        before = [run["folder"] for run in (read_sweep(out) or {"runs": []})["runs"]]
+    except UserError:
+        return  # it is damaged, and is written anew
+    now = {run.folder for run in plan.runs}
+    begun = [name for name in before if name not in now and (out / name / "config.json").is_file()]
+    if begun:
+        print(
+            f"{printable(out)}: holds runs of another sweep ({list_some(begun, 3)}), "
+            "which status and report do not show any more; give another --out to keep both",
+            file=sys.stderr,
+        )
 
 
 def import_parts(configs: Sequence[ConfigDict]) -> None:
@@ -126,6 +145,7 @@ class _Launch:
             for run, config in zip(self._plan.runs, self._plan.configs, strict=True)
         }
         with StopRequest() as stop, Progress(self._states, steps) as progress:
+            stop.steps_begin()  # the loop hands a signal on to the runs, and waits for them
             while True:
                 active = self._look()
                 if stop.signal:

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
@@ -10,7 +11,10 @@ from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 from training.small import FIELDS
 
 from rpn_jax.__main__ import main
-from rpn_jax.sweeps.launchers import SlurmLauncher, machine_shares
+from rpn_jax.errors import StoppedError
+from rpn_jax.sweeps import launch
+from rpn_jax.sweeps.definition import load_sweep
+from rpn_jax.sweeps.launchers import Launcher, SlurmLauncher, machine_shares
 from rpn_jax.sweeps.runs import read_run_state
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "shapes.py"
@@ -137,6 +141,43 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(sweep, capsys):
         "model.frozen_stages=2,seed=3",
     ]
     assert not out.exists()
+
+
+class OneStoppedRun(Launcher):
+    """Plays a run during which the launcher is told to stop."""
+
+    pause, goes_on = 0.0, False
+
+    def __init__(self):
+        self.at_work, self.stopped = [], []
+
+    def room(self, active):
+        return 1 - active
+
+    def submit(self, jobs):
+        self.at_work = [job.workdir for job in jobs]
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def is_alive(self, workdir):
+        return workdir in self.at_work
+
+    def stop(self, workdirs):
+        self.stopped, self.at_work = list(workdirs), []
+
+
+def test_a_signal_stops_the_runs_before_the_launcher_ends(sweep, monkeypatch, capsys):
+    (_, *flags), out = sweep
+    plan = load_sweep(str(out.parent / "sweep.py"), flags[1:])
+    monkeypatch.setattr(launch, "prepare_data", lambda configs: None)
+    # A sweep that was here before has a run of another name.
+    (out / "old").mkdir(parents=True)
+    (out / "old" / "config.json").write_text("{}")
+    (out / "sweep.json").write_text('{"runs": [{"folder": "old"}]}')
+    launcher = OneStoppedRun()
+    with pytest.raises(StoppedError, match="^stopped$"):
+        launch.run_sweep(plan, out, launcher)
+    assert launcher.stopped == [out / plan.runs[0].folder]
+    assert "holds runs of another sweep (old)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
