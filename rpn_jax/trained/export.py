@@ -160,8 +160,11 @@ def write_function(
     write_bytes(out, content)
     names = {number: name for number, name in enumerate(class_names, 1)}
     for kind, about in {"classes": names, "pasting": dict(pasting)}.items():
+        beside = out.with_name(f"{out.name}.{kind}.json")
         if about:
-            write_text(out.with_name(f"{out.name}.{kind}.json"), json.dumps(about, indent=2))
+            write_text(beside, json.dumps(about, indent=2))
+        else:
+            beside.unlink(missing_ok=True)  # of what `out` was before
     return len(content)
 
 

@@ -38,6 +38,7 @@ from rpn_jax.training.splits import open_split, with_proposals
 from rpn_jax.weights.model_file import write_model
 
 Path = str | os.PathLike
+_PARTS = ("nms", "ranking", "regression")
 
 
 class Found(NamedTuple):
@@ -224,8 +225,7 @@ class Model:
     def _found(self, images, detector: Detector, result: Callable) -> Any:
         """Returns what `result` makes of each image and its path."""
         if isinstance(images, Iterator):
-            found = self._predictor(detector).predict_stream(images)
-            return (result(image, None) for image in found)
+            return self._found_among(images, detector, result)
         if isinstance(images, list | tuple):
             sources = list(images)
         elif isinstance(images, str | os.PathLike) and user_path(images).is_dir():
@@ -234,6 +234,18 @@ class Model:
             return self._found_in([images], ["image"], detector, result)[0]
         names = [f"images[{i}]" for i in range(len(sources))]
         return self._found_in(sources, names, detector, result)
+
+    def _found_among(self, images: Iterator, detector: Detector, result: Callable) -> Iterator:
+        paths: dict[int, pathlib.Path] = {}  # of those on their way through the network
+
+        def noted():
+            for index, image in enumerate(images):
+                if isinstance(image, str | os.PathLike):
+                    image = paths[index] = user_path(image)
+                yield image
+
+        for image in self._predictor(detector).predict_stream(noted()):
+            yield result(image, paths.pop(image.index, None))
 
     def _found_in(
         self, sources: list[ImageSource], names: list[str], detector: Detector, result: Callable
@@ -292,8 +304,11 @@ class Model:
         if batch_size is not None:
             config.evaluation.batch_size = batch_size
             check_config(config)
+        without = (without,) if isinstance(without, str) else tuple(without)
         if without:
             check_proposes(config, self.source)
+        if unknown := [part for part in without if part not in _PARTS]:
+            raise UserError(f"without={unknown[0]!r}: give parts of {', '.join(_PARTS)}")
         data = open_split(config, split or config.data.eval_split)
         data = with_proposals(config, data, "eval")
         results = detector_results(config, self._detector, self._variables, data, without)

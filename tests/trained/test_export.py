@@ -56,10 +56,13 @@ def test_exported_for_three_platforms_and_read_without_our_code(tmp_path):
     config = small_config()
     path = tmp_path / "model.safetensors"
     network, variables = as_model_file(config, path)
+    of_before = tmp_path / "proposals.jax.classes.json"  # of a detector that had this name
+    of_before.write_text("{}")
     size = export_function(
         config, path, tmp_path / "proposals.jax", image_hw=(48, 64), batch_size=2
     )
     assert (tmp_path / "proposals.jax").stat().st_size == size
+    assert not of_before.exists()
 
     batch = small_batch(2)
     image_hw = np.float32([[48, 60], [40, 64]])

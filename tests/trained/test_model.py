@@ -142,6 +142,16 @@ def test_what_is_no_image_is_named_in_a_line(model, given, message):
         model.propose(given)
 
 
+def test_an_iterator_of_paths_keeps_them_and_an_unknown_part_is_refused(model, images, tmp_path):
+    file = tmp_path / "a.png"
+    cv2.imwrite(str(file), images[0])
+    found = model.propose(iter([file, images[0], str(file)]))
+    assert [one.path for one in found] == [file, None, file]
+    for without in ("NMS", ("nms", "rank")):
+        with pytest.raises(UserError, match="^without='.*: give parts of nms, ranking, regression"):
+            model.evaluate("test", without=without)
+
+
 def test_folders_without_images_and_places_without_a_network(model, place, tmp_path):
     with pytest.raises(UserError, match="no images are in it or below; give a folder that"):
         model.propose(tmp_path)
