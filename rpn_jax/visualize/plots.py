@@ -26,6 +26,7 @@ from rpn_jax.text import printable
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_TRAIN = "train/"  # what the names of a training's metrics begin with
 
 
 def plot_recall_to_iou(
@@ -108,13 +109,15 @@ def plot_losses(
     rows: Sequence[Mapping[str, float | int]],
     path: str | os.PathLike,
     *,
-    names: Sequence[str] = ("loss", "loss_objectness", "loss_box"),
+    names: Sequence[str] | None = None,
 ) -> None:
-    """Plots the losses in rows of metrics against their `step`, on a logarithmic scale.
+    """Plots losses in the rows of a run's `metrics.jsonl` by step, on a logarithmic scale.
 
-    The faint line shows the logged values, the strong line their mean over a window of a fiftieth
+    By default these are all that the training has. The faint line shows the logged values, the strong line their mean over a window of a fiftieth
     of the rows. Rows without a finite value of a loss have no point on its lines.
     """
+    if names is None:
+        names = dict.fromkeys(n for row in rows for n in row if n.startswith(f"{_TRAIN}loss"))
     figure, (axes,) = new_figure(7.2, 4.2)
     for i, name in enumerate(names):
         points = [(row["step"], row[name]) for row in rows if np.isfinite(row.get(name, np.nan))]
@@ -123,7 +126,8 @@ def plot_losses(
         steps, values = np.array(points, np.float64).T
         color, line = COLORS[i % len(COLORS)], LINES[i % len(LINES)]
         axes.plot(steps, values, color=color, linewidth=0.8, alpha=0.3)
-        axes.plot(steps, smooth(values), color=color, linestyle=line, linewidth=1.8, label=name)
+        label = name.removeprefix(_TRAIN)
+        axes.plot(steps, smooth(values), color=color, linestyle=line, linewidth=1.8, label=label)
     axes.set(xlabel="Step", ylabel="Loss", title="Training losses", yscale="log")
     if axes.lines:
         axes.legend(frameon=False, handlelength=3.5)

@@ -60,16 +60,18 @@ def test_a_low_recall_fills_its_plot(tmp_path, svg_text):
 
 def test_losses(tmp_path, svg_text):
     rows = [
-        {"step": 0, "loss": 2.0, "loss_box": 1.0},
-        {"step": 5, "recall": 0.3},
-        {"step": 10, "loss": float("nan"), "loss_box": 0.5},
-        {"step": 20, "loss": 1.0, "loss_box": 0.25},
+        {"step": 0, "train/loss": 2.0, "train/loss_box": 1.0, "train/grad_norm": 3.0},
+        {"step": 5, "validation/loss": 0.3},
+        {"step": 10, "train/loss": float("nan"), "train/loss_box": 0.5},
+        {"step": 20, "train/loss": 1.0, "train/loss_box": 0.25},
     ]
     plot_losses(rows, tmp_path / "losses.svg")
     svg = (tmp_path / "losses.svg").read_text()
     assert ">loss<" in svg
     assert ">loss_box<" in svg
-    assert "loss_objectness" not in svg
+    assert "grad_norm" not in svg
+    plot_losses(rows, tmp_path / "one.svg", names=["validation/loss"])
+    assert ">validation/loss<" in (tmp_path / "one.svg").read_text()
 
 
 def test_coverage(tmp_path, svg_text):
@@ -92,7 +94,7 @@ def test_coverage(tmp_path, svg_text):
 
 def test_png(tmp_path):
     plot_losses([], tmp_path / "empty.png")
-    rows = [{"step": s, "loss": np.exp(-s / 50)} for s in range(300)]
+    rows = [{"step": s, "train/loss": np.exp(-s / 50)} for s in range(300)]
     plot_losses(rows, tmp_path / "losses.png")
     empty, losses = (
         cv2.imread(str(tmp_path / name)).astype(int) for name in ["empty.png", "losses.png"]
