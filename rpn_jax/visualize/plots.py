@@ -113,8 +113,9 @@ def plot_losses(
 ) -> None:
     """Plots losses in the rows of a run's `metrics.jsonl` by step, on a logarithmic scale.
 
-    By default these are all that the training has. The faint line shows the logged values, the strong line their mean over a window of a fiftieth
-    of the rows. Rows without a finite value of a loss have no point on its lines.
+    By default these are all that the training has. The faint line shows the logged values, the
+    strong line their mean over a window of a fiftieth of the rows. Rows without a finite value of
+    a loss have no point on its lines.
     """
     if names is None:
         names = dict.fromkeys(n for row in rows for n in row if n.startswith(f"{_TRAIN}loss"))
