@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 from rpn_jax.files import check_out, user_path
 from rpn_jax.flags import add_process_flags, add_trained_flags, join, trained_place
+from rpn_jax.runs.fields import LEFT_OUT
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--without",
         action="append",
-        choices=("nms", "ranking", "regression"),
+        choices=LEFT_OUT,
         default=[],
         help="a part of the network to leave out, as in the paper's Table 2 (repeatable): nms; "
         "ranking (random anchors instead); regression (the anchors themselves instead)",

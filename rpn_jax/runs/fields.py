@@ -43,6 +43,8 @@ class Field(NamedTuple):
     meaning: str
 
 
+# Parts of a trained network that an evaluation can go without, as in the paper's Table 2.
+LEFT_OUT = ("nms", "ranking", "regression")
 _MOST_SIDE = 2**14  # pixels of a side of a resized image; a square one takes 800 MB
 
 FIELDS: Mapping[str, Field] = {

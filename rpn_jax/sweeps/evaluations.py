@@ -23,10 +23,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rpn_jax.errors import UserError, list_some
+from rpn_jax.runs.fields import LEFT_OUT
 from rpn_jax.sweeps.axes import Axis
 
 WITHOUT = "without"
-_PARTS = ("nms", "ranking", "regression")
 # Fields, or beginnings of them, that say how a trained network is used.
 _FIELDS = (
     "box.detections.",
@@ -64,9 +64,9 @@ def check_evaluations(axis: Axis | None, swept: Iterable[str]) -> None:
                 )
             if field in swept:
                 raise UserError(f"evaluations: {name} changes {field}, as an axis of the runs does")
-        if wrong := [part for part in _parts(fields) if part not in _PARTS]:
+        if wrong := [part for part in _parts(fields) if part not in LEFT_OUT]:
             raise UserError(
-                f"evaluations: {name} is without {wrong[0]!r}; give parts of {list_some(_PARTS)}"
+                f"evaluations: {name} is without {wrong[0]!r}; give parts of {list_some(LEFT_OUT)}"
             )
 
 

@@ -24,7 +24,7 @@ from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.figures import Figures
 from rpn_jax.files import check_out, user_path
-from rpn_jax.runs.fields import check_config
+from rpn_jax.runs.fields import LEFT_OUT, check_config
 from rpn_jax.trained.export import pasting_of, write_function
 from rpn_jax.trained.load import (
     check_detects,
@@ -38,7 +38,6 @@ from rpn_jax.training.splits import open_split, with_proposals
 from rpn_jax.weights.model_file import write_model
 
 Path = str | os.PathLike
-_PARTS = ("nms", "ranking", "regression")
 
 
 class Found(NamedTuple):
@@ -307,8 +306,8 @@ class Model:
         without = (without,) if isinstance(without, str) else tuple(without)
         if without:
             check_proposes(config, self.source)
-        if unknown := [part for part in without if part not in _PARTS]:
-            raise UserError(f"without={unknown[0]!r}: give parts of {', '.join(_PARTS)}")
+        if unknown := [part for part in without if part not in LEFT_OUT]:
+            raise UserError(f"without={unknown[0]!r}: give parts of {', '.join(LEFT_OUT)}")
         data = open_split(config, split or config.data.eval_split)
         data = with_proposals(config, data, "eval")
         results = detector_results(config, self._detector, self._variables, data, without)

@@ -13,13 +13,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from rpn_jax.data.annotations.voc_lists import check_splits, split_names
+from rpn_jax.data.annotations.voc_lists import WITHOUT_SPLITS, check_splits, split_names
 from rpn_jax.data.images import SUFFIXES
 from rpn_jax.errors import UserError, list_some
 
 _PREFIX = "instances_"
 _ROBOFLOW = "_annotations.coco.json"
-_WITHOUT_SPLITS = "train"
 _OPTION = "--config.data.options.splits=\"{'train': ('FILE.json', 'IMAGES'), 'test': …}\""
 
 
@@ -76,7 +75,7 @@ def _layout(root: pathlib.Path) -> dict[str, SplitFiles]:
     if files := sorted(root.glob(f"*/{_ROBOFLOW}")):
         return {file.parent.name: SplitFiles(file, file.parent) for file in files}
     if file := _only_json(root):
-        return {_WITHOUT_SPLITS: SplitFiles(file, _beside(file))}
+        return {WITHOUT_SPLITS: SplitFiles(file, _beside(file))}
     folders = sorted(folder for folder in root.iterdir() if folder.is_dir())
     return {
         folder.name: SplitFiles(f, _beside(f)) for folder in folders if (f := _only_json(folder))

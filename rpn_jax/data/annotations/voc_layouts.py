@@ -11,12 +11,11 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rpn_jax.data.annotations.voc_lists import check_splits
+from rpn_jax.data.annotations.voc_lists import WITHOUT_SPLITS, check_splits
 from rpn_jax.errors import UserError, list_some
 
 _ANNOTATIONS = ("Annotations", "labels")
 _IMAGES = ("JPEGImages", "images", "data")
-_WITHOUT_SPLITS = "train"
 
 
 class VocLayout(NamedTuple):
@@ -70,7 +69,7 @@ def listed_by_folder(layout: VocLayout, splits: Sequence[str] | None) -> dict[st
         stem, suffix = os.path.splitext(name)
         if suffix == ".xml" and not os.path.basename(name).startswith("."):
             folder = pathlib.PurePath(name).parts[0] if layout.annotations == layout.images else ""
-            split = folder if folder and folder != name else _WITHOUT_SPLITS
+            split = folder if folder and folder != name else WITHOUT_SPLITS
             present.setdefault(split, []).append(stem)
     missing = [split for split in splits or () if split not in present]
     if missing or not present:

@@ -10,6 +10,8 @@ from rpn_jax.files import regular
 
 # Lists of a class end each line with whether the image shows it: 1, -1, or 0 if it is difficult.
 _FLAGGED = re.compile(r"(.*\S)\s+(?:1|0|-1)")
+# The split of data that have no splits.
+WITHOUT_SPLITS = "train"
 _SPLIT = re.compile(r"[\w-]+")  # what TFDS takes into the names of files
 
 
