@@ -125,7 +125,7 @@ def _rows_of_json(path: pathlib.Path, content: bytes) -> _Rows:
         scores = np.array([entry["score"] for entry in entries], np.float64).reshape(len(ids))
         place_of: dict[Hashable, int] = {}
         image = np.array([place_of.setdefault(i, len(place_of)) for i in ids], np.int64)
-        if not (np.isfinite(xywh).all() and np.isfinite(scores).all()):
+        if not (np.isfinite(xywh).all() and np.isfinite(scores).all() and (xywh[:, 2:] >= 0).all()):
             raise ValueError
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: {_first_bad(entries)}") from error
@@ -151,8 +151,8 @@ def _first_bad(entries: Sequence[Any]) -> str:
             number(entry["score"])
             if not isinstance(entry["bbox"], list) or len(entry["bbox"]) != 4:
                 raise FieldError(f"bbox={shown(entry['bbox'])} is not [x, y, width, height]")
-            for value in entry["bbox"]:
-                number(value)
+            if min(list(map(number, entry["bbox"]))[2:]) < 0:
+                raise FieldError(f"bbox={shown(entry['bbox'])} has a negative width or height")
         except FieldError as error:
             return f"[{i}]: {error}; mend the entry"
     return "is no list of results in COCO's format"
@@ -168,6 +168,8 @@ def _rows_of_npz(path: pathlib.Path, content: bytes) -> _Rows:
             finite = np.isfinite(boxes).all() and np.isfinite(scores).all()
             if len(image) != len(boxes) or not finite:
                 raise ValueError("its arrays do not fit each other")
+            if (boxes[:, 2:] < boxes[:, :2]).any():
+                raise ValueError("it has boxes of a negative width or height")
             named = dict(enumerate(map(str, file["file_names"].tolist())))
             pixels = str(file["pixels"]) if "pixels" in file else ""
     except Exception as error:  # damaged archives may raise anything

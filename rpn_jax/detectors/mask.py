@@ -1,7 +1,7 @@
 """The third stage: from boxes with a class to masks (He et al., "Mask R-CNN", arXiv 1703.06870).
 
-Here and below: R regions of a training sample; D detections; C classes, of which 0 is background;
-M rows and columns of a predicted mask. All functions are pure and take one image.
+Here and below: R regions of a training sample; D detections; M rows and columns of a predicted
+mask. All functions are pure and take one image.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from rpn_jax.ops.masks import crop_masks, mask_loss, masks_of_class
+from rpn_jax.ops.masks import crop_masks, mask_loss
 from rpn_jax.typing import Array, Detections, GroundTruth, Regions
 
 
@@ -42,7 +42,7 @@ class MaskStage:
         return Regions(*(of_regions[: self.max_objects] for of_regions in regions))
 
     def loss_of(
-        self, logits: Float[Array, "R M M C"], regions: Regions, ground_truth: GroundTruth
+        self, logits: Float[Array, "R M M"], regions: Regions, ground_truth: GroundTruth
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Returns an image's loss and what is logged of it.
 
@@ -52,7 +52,7 @@ class MaskStage:
         images have as many.
 
         Args:
-          logits: of the mask of each class.
+          logits: of the masks, as those of the regions' classes.
           regions: what `sample` returns.
           ground_truth: of this image, with masks.
         """
@@ -71,11 +71,11 @@ class MaskStage:
         )
         count = jnp.maximum((labels > 0).sum(), 1)
         loss = self.balance * mask_loss(logits, targets, labels) / count
-        correct = (masks_of_class(logits, labels) > 0) == (targets >= 0.5)
+        correct = (logits > 0) == (targets >= 0.5)
         of_region = jnp.where(labels > 0, correct.mean((1, 2)), 0)
         return loss, {"loss_mask": loss, "mask_accuracy": of_region.sum() / count}
 
-    def paint(self, logits: Float[Array, "D M M C"], found: Detections) -> Detections:
-        """Returns an image's detections with the masks of their classes."""
-        masks = jax.nn.sigmoid(masks_of_class(logits, found.labels))
-        return found._replace(masks=jnp.where(found.valid[:, None, None], masks, 0))
+    def paint(self, logits: Float[Array, "D M M"], found: Detections) -> Detections:
+        """Returns an image's detections with the masks that the head gives them."""
+        masks = jnp.where(found.valid[:, None, None], jax.nn.sigmoid(logits), 0)
+        return found._replace(masks=masks)

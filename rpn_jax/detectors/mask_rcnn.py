@@ -39,7 +39,7 @@ class FastMaskRCNN(FastRCNN):
         """Returns what both stages cost of those regions, and what is logged of each image."""
         second, parts = super().losses_of_regions(levels, variables, regions, ground_truth, dropout)
         regions = jax.vmap(self.masks.sample)(regions)
-        logits = self.segment(levels, variables, regions.boxes)
+        logits = self.segment(levels, variables, regions)
         third, more = jax.vmap(self.masks.loss_of)(logits, regions, ground_truth)
         return second + third, {**parts, **more}
 
@@ -48,12 +48,14 @@ class FastMaskRCNN(FastRCNN):
     ) -> Detections:
         """Returns the detections among the proposals, with masks."""
         found = super().detections_of(levels, variables, proposals, image_hw)
-        return jax.vmap(self.masks.paint)(self.segment(levels, variables, found.boxes), found)
+        return jax.vmap(self.masks.paint)(self.segment(levels, variables, found), found)
 
-    def segment(self, levels: Levels, variables: Variables, boxes: Float[Array, "B R 4"]) -> Array:
-        """Returns what the mask head says of boxes."""
-        pooled = jax.vmap(self.masks.pool)(self.pooled(levels), boxes)
-        logits: Any = self.network.apply(variables, pooled, method=RCNN.segment)
+    def segment(
+        self, levels: Levels, variables: Variables, regions: Regions | Detections
+    ) -> Float[Array, "B R M M"]:
+        """Returns the logits of the masks of boxes, as objects of their classes."""
+        pooled = jax.vmap(self.masks.pool)(self.pooled(levels), regions.boxes)
+        logits: Any = self.network.apply(variables, pooled, regions.labels, method=RCNN.segment)
         return logits
 
 

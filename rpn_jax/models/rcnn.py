@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 from jax.typing import DTypeLike
-from jaxtyping import Float, Key
+from jaxtyping import Float, Int, Key
 
 from rpn_jax.errors import UserError
 from rpn_jax.models.backbones import BACKBONES, resnet
@@ -80,9 +80,12 @@ class RCNN(nn.Module):
         """Returns the feature maps, and what `objectness` says of them."""
         levels = self.levels(images, train, features)
         if self.is_initializing():
-            for head, run in ((self.box, self.classify), (self.mask, self.segment)):
-                if head:
-                    run(jnp.zeros((1, 1, *head.pooled_hw, levels[0].shape[-1])))
+            channels = levels[0].shape[-1]
+            if self.box:
+                self.classify(jnp.zeros((1, 1, *self.box.pooled_hw, channels)))
+            if self.mask:
+                pooled = jnp.zeros((1, 1, *self.mask.pooled_hw, channels))
+                self.segment(pooled, jnp.zeros((1, 1), jnp.int32))
         return (levels, *self.objectness(levels))
 
     def levels(
@@ -117,9 +120,11 @@ class RCNN(nn.Module):
         """
         return self.box(pooled, keys)
 
-    def segment(self, pooled: Float[Array, "B R h w C"]) -> Float[Array, "B R M M K"]:
-        """Returns the logits of the mask of each class of regions, see `mask_head`."""
-        return self.mask(self.box.shared(pooled))
+    def segment(
+        self, pooled: Float[Array, "B R h w C"], labels: Int[Array, "B R"]
+    ) -> Float[Array, "B R M M"]:
+        """Returns the logits of the masks of regions of those classes, see `mask_head`."""
+        return self.mask(self.box.shared(pooled), labels)
 
 
 def frozen_paths_of(stages: int, neck: bool = False) -> tuple[tuple[str, ...], ...]:

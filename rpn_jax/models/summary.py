@@ -124,11 +124,11 @@ def _costs(params, learns, maps) -> _Costs:
         if path[-1] == "kernel":
             costs.weights[layer] += leaf.size
             # A transposed convolution makes each cell with one of its 2 x 2 matrices.
-            of_cell = leaf.size // (4 if layer[1] == "upsample" else 1)
+            of_number = math.prod(leaf.shape[:-1]) // (4 if layer[1] == "upsample" else 1)
             for i, output in enumerate(maps[module]):
                 # The output of the layer that this call of the module was for.
                 level = i * len(maps[layer]) // len(maps[module])
-                costs.flops[layer, level] += 2 * math.prod(output.shape[:-1]) * of_cell
+                costs.flops[layer, level] += 2 * output.size * of_number
     return costs
 
 

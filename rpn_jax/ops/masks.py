@@ -2,7 +2,6 @@
 
     G  ground-truth slots       S  rows and columns of an object's mask, which is cut to its box
     R  regions                  M  rows and columns of a region's
-    C  classes, of which 0 is background
 
 A mask of S x S cells stands for the whole bitmap of its object. Outside of its box it is 0.
 """
@@ -61,7 +60,7 @@ def crop_masks(
 
 
 def mask_loss(
-    logits: Float[Array, "R M M C"], targets: Float[Array, "R M M"], labels: Int[Array, " R"]
+    logits: Float[Array, "R M M"], targets: Float[Array, "R M M"], labels: Int[Array, " R"]
 ) -> Float[Array, ""]:
     """Returns the cross-entropy of the mask of each positive's class, summed over the positives.
 
@@ -70,34 +69,17 @@ def mask_loss(
     gradient, even where its logits are infinite or NaN.
 
     Args:
-        logits: of the mask of each class.
+        logits: of the masks, as those of the regions' classes.
         targets: what the mask of the region's class should have been, from 0 to 1.
         labels: classes of the regions, 0 where there is nothing to learn.
 
-    >>> mask_loss(jnp.zeros((2, 1, 1, 3)), jnp.ones((2, 1, 1)), jnp.array([2, 0])).round(3)
+    >>> mask_loss(jnp.zeros((2, 1, 1)), jnp.ones((2, 1, 1)), jnp.array([2, 0])).round(3)
     Array(0.693, dtype=float32)
     """
     is_positive = (jnp.asarray(labels) > 0)[:, None, None]
-    of_class = jnp.where(is_positive, masks_of_class(logits, labels), 0)
-    losses = jax.nn.softplus(of_class) - of_class * targets
+    logits = jnp.where(is_positive, logits, 0)
+    losses = jax.nn.softplus(logits) - logits * targets
     return jnp.sum(jnp.where(is_positive, losses, 0)) / (logits.shape[1] * logits.shape[2])
-
-
-def masks_of_class(
-    masks: Float[Array, "R M M C"], labels: Int[Array, " R"]
-) -> Float[Array, "R M M"]:
-    """Returns the mask of each row's class.
-
-    Args:
-        masks: of each class.
-        labels: the classes.
-
-    >>> masks_of_class(jnp.array([[[[1.0, 2.0, 3.0]]]]), jnp.array([2]))
-    Array([[[3.]]], dtype=float32)
-    """
-    # Neither this nor its gradient needs to gather or scatter.
-    is_class = jnp.arange(masks.shape[-1])[None] == jnp.asarray(labels)[:, None]
-    return jnp.sum(jnp.where(is_class[:, None, None], masks, 0), axis=-1)
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5, 6))

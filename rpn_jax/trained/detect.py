@@ -113,15 +113,17 @@ def write_detections(
         UserError: the network has no classes, or no RPN and there is no `split` with proposals.
     """
     check_detects(config, place)
+    names = config.box.class_names
+    category_ids = config.box.category_ids or range(1, len(names) + 1)
     if split:
         dataset = open_split(config, split, needs_masks=False)
         images = _of_split(with_proposals(config, dataset, "eval"))
+        # Data other than those of the training may have other ids of the same classes.
+        category_ids = dataset.category_ids or category_ids
     else:
         check_proposes(config, place)
         images = _of_files(paths)
     detector, variables, _ = load_trained(config, place, step)
-    names = config.box.class_names
-    category_ids = config.box.category_ids or range(1, len(names) + 1)
 
     def picture(image: PredictedImage) -> np.ndarray:
         shown = image.scores > draw_above

@@ -173,6 +173,10 @@ class Model:
         self.class_names = tuple(config.box.class_names) if "box" in config else ()
         self.source, self.step = source, step
 
+    def __getstate__(self) -> dict:
+        """Leaves out what was compiled, so that a model can be pickled after its use as before."""
+        return {**self.__dict__, "_predictors": {}}
+
     def __repr__(self) -> str:
         backbone = self._config.model.backbone
         return f"<rpn_jax.Model {backbone} of {self.source}, step {self.step}>"

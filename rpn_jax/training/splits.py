@@ -95,13 +95,14 @@ def open_split(
     if needs_objects and not dataset.has_objects:
         raise UserError(
             f"{data.dataset}: split {split!r} has no objects in its {len(dataset)} images, so that "
-            "there is nothing to learn or to find; name another split"
+            "there is nothing to learn or to find (difficult ones and crowds do not count); name "
+            "another split as config.data.train_split or config.data.eval_split"
         )
     if needs_masks and "mask" in config and not dataset.has_masks:
         raise UserError(
-            f"{data.dataset}: split {split!r} has no masks, of which a mask_rcnn learns; name a "
-            "dataset that has some (one of an earlier version has them after rpn-jax prepare "
-            "--anew), or train a faster_rcnn"
+            f"{data.dataset}: split {split!r} has no masks, of which a mask_rcnn learns and by "
+            "which it is measured; name a dataset that has some (one of an earlier version has "
+            "them after rpn-jax prepare --anew), or train a faster_rcnn"
         )
     if "box" in config and config.box.class_names:
         return dataset.with_classes(config.box.class_names)

@@ -61,6 +61,7 @@ def test_equal_scores_keep_their_order(read):
         ([3], "[0]: 3 is no object with fields"),
         ([row(), {"bbox": [0, 0, 1, 1], "score": 1}], "[1]: has no image_id"),
         ([row(bbox=(1, 2, 3))], "[0]: bbox=[1, 2, 3] is not [x, y, width, height]"),
+        ([row(), row(bbox=(9, 9, -5, 5))], "[1]: bbox=[9, 9, -5, 5] has a negative width"),
         ([row(bbox=(1, 2, 3, "a"))], '[0]: "a" is no number'),
         ([row(score=None)], "[0]: null is no number"),
         ([row(score=float("nan"))], "[0]: NaN is not a finite number"),
@@ -124,6 +125,7 @@ def test_proposals_of_other_pictures_of_the_same_names_are_refused(tmp_path):
     [
         {"counts": np.array([1, 1, 2])},
         {"boxes": np.full((3, 4), np.nan)},
+        {"boxes": np.float32([[0, 0, 5, 6], [4, 4, 1, 1], [2, 2, 3, 3]])},
         {"scores": np.zeros(2)},
         {"scores": np.full(3, np.nan)},
         {"image_ids": np.array([70, None, 50])},  # pickled, which is not read

@@ -29,12 +29,6 @@ REGIONS = Regions(
 loss_of = jax.jit(STAGE.loss_of)
 
 
-def logits_of(*masks):
-    """Logits of class 1, and others that play no part."""
-    masks = np.float32(masks)
-    return np.stack([masks + 99, masks, masks - 99], axis=-1)
-
-
 RIGHT, LEFT = np.float32([[0, 1]] * 2), np.float32([[1, 0]] * 2)
 
 
@@ -42,12 +36,12 @@ def test_a_regions_mask_is_that_of_its_object_within_it():
     sample = STAGE.sample(REGIONS)
     assert sample.valid.tolist() == [True, True, True]
     # Perfect, perfect, and of a background, which does not count.
-    logits = logits_of(80 * (LEFT - RIGHT), 80 * (LEFT + RIGHT), 80 * RIGHT)
+    logits = 80 * np.stack([LEFT - RIGHT, LEFT + RIGHT, RIGHT])
     loss, parts = loss_of(logits, sample, GT)
     np.testing.assert_allclose(loss, 0, atol=1e-6)
     assert parts["mask_accuracy"] == 1
     # Of one of the two regions every cell is wrong, and costs its logit.
-    logits = logits_of(80 * (RIGHT - LEFT), 80 * (LEFT + RIGHT), 80 * RIGHT)
+    logits = 80 * np.stack([RIGHT - LEFT, LEFT + RIGHT, RIGHT])
     loss, parts = loss_of(logits, sample, GT)
     np.testing.assert_allclose(loss, 80 / 2)
     assert parts["mask_accuracy"] == 0.5
@@ -55,14 +49,13 @@ def test_a_regions_mask_is_that_of_its_object_within_it():
 
 def test_an_image_without_objects_costs_nothing():
     sample = STAGE.sample(REGIONS)._replace(labels=np.array([0, 0, 0]))
-    loss, parts = loss_of(np.full((3, 2, 2, 3), np.nan, np.float32), sample, GT)
+    loss, parts = loss_of(np.full((3, 2, 2), np.nan, np.float32), sample, GT)
     assert loss == parts["mask_accuracy"] == 0
 
 
-def test_a_detection_has_the_mask_of_its_class():
+def test_a_detection_has_a_mask_of_probabilities():
     zeros = np.zeros(2, np.float32)
     valid = np.array([True, False])
     found = Detections(np.zeros((2, 4), np.float32), zeros, np.array([2, 0]), valid, jnp.array(0))
-    logits = np.zeros((2, 1, 1, 3), np.float32)
-    logits[0, ..., 2] = np.log(3)
+    logits = np.full((2, 1, 1), np.log(3), np.float32)
     np.testing.assert_allclose(STAGE.paint(logits, found).masks[:, 0, 0], [0.75, 0], rtol=1e-6)

@@ -195,4 +195,5 @@ def test_a_shared_stage_runs_for_the_boxes_and_for_the_masks():
     assert upsample.shape == (14, 14, 8)
     # Each of the 7 x 7 cells becomes four, by 512 x 8 numbers each.
     assert upsample.flops == 3 * 2 * 14 * 14 * 512 * 8
-    assert logits.flops == 3 * 2 * 14 * 14 * 8 * 3
+    # The map of the region's class alone.
+    assert logits.flops == 3 * 2 * 14 * 14 * 8

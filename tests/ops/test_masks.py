@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import references
 
-from rpn_jax.ops.masks import crop_masks, mask_loss, masks_of_class
+from rpn_jax.ops.masks import crop_masks, mask_loss
 
 RNG = np.random.default_rng(0)
 # Patches of 3 x 3 cells with values of all sizes.
@@ -72,28 +72,26 @@ def test_a_mirrored_mask_is_cropped_to_the_mirror_image():
     np.testing.assert_allclose(found[:, :, ::-1], crop(soft=True), atol=2e-5)
 
 
-LOGITS = RNG.normal(scale=2, size=(3, 2, 2, 4)).astype(np.float32)
+LOGITS = RNG.normal(scale=2, size=(3, 2, 2)).astype(np.float32)
 TARGETS = RNG.random((3, 2, 2)).astype(np.float32)
 LABELS = np.array([2, 0, 3])
 loss_and_gradient = jax.jit(jax.value_and_grad(mask_loss))
 
 
 def test_the_loss_is_that_of_the_positives_classes():
-    logits = np.float64([LOGITS[0, ..., 2], LOGITS[2, ..., 3]])
+    logits = np.float64(LOGITS[[0, 2]])
     p, targets = 1 / (1 + np.exp(-logits)), TARGETS[[0, 2]]
     entropies = -targets * np.log(p) - (1 - targets) * np.log(1 - p)
     expected = entropies[0].mean() + entropies[1].mean()
     assert float(loss_and_gradient(LOGITS, TARGETS, LABELS)[0]) == pytest.approx(expected, rel=1e-5)
-    np.testing.assert_array_equal(masks_of_class(LOGITS, LABELS)[2], LOGITS[2, ..., 3])
 
 
 def test_what_has_no_class_adds_nothing_even_where_it_is_not_finite():
     logits = LOGITS.copy()
     logits[1] = np.nan
-    logits[0, ..., 1], logits[2, 0, 0, 0] = np.inf, -np.inf
+    logits[1, 0, 0] = np.inf
     loss, gradient = loss_and_gradient(logits, TARGETS, LABELS)
     assert float(loss) == float(loss_and_gradient(LOGITS, TARGETS, LABELS)[0])
     assert np.isfinite(gradient).all()
     assert not gradient[1].any()
-    assert not gradient[0, ..., [0, 1, 3]].any()
     assert not loss_and_gradient(logits, TARGETS, 0 * LABELS)[1].any()

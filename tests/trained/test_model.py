@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 
@@ -94,6 +95,13 @@ def test_images_of_one_canvas_compile_once(model, images):
     model.propose(images)
     model.propose(images[2])
     assert compiled == []
+
+
+def test_a_model_can_be_pickled_after_its_use(model, images):
+    found = model.propose(images[0])
+    again = pickle.loads(pickle.dumps(model))
+    assert repr(again) == repr(model)
+    np.testing.assert_array_equal(again.propose(images[0]).boxes, found.boxes)
 
 
 def test_frames_of_a_video(model, place, tmp_path, capsys):

@@ -69,7 +69,7 @@ def read_coco_json(
         contents[split] = load_coco(data, file)
         names = read_categories(contents[split]["categories"], file)
         if categories not in (None, names):
-            raise UserError(f"{file}: its categories are not those of the other splits' files")
+            raise UserError(_of_categories(file, names, next(iter(files.values()))[0], categories))
         categories = names
         used |= used_categories(contents[split]["annotations"])
         above |= supercategories(contents[split]["categories"])
@@ -101,6 +101,18 @@ def read_coco_json(
         noted=noted,
         category_ids=tuple(classes),
         has_masks=has_masks,
+    )
+
+
+def _of_categories(
+    file: pathlib.Path, names: Mapping[Id, str], other: pathlib.Path, others: Mapping[Id, str]
+) -> str:
+    """Returns in which category two files differ, and what to do."""
+    odd = next(id for id in (*names, *others) if names.get(id) != others.get(id))
+    has, has_other = (shown(of[odd]) if odd in of else "missing" for of in (names, others))
+    return (
+        f"{file}: its categories are not those of {other}: id {shown(odd)} is {has} here and "
+        f"{has_other} there; give all splits one list, in which a class without objects may be"
     )
 
 
