@@ -35,7 +35,7 @@ def get_config():
     config.box.targets.batch_size_per_image = 64
     config.box.targets.positive_fraction = 0.5
 
-    config.steps = 1600
+    config.steps = 2000
     config.ema_decay = 0.995
-    config.evaluation.every = 1600
+    config.evaluation.every = 2000
     return config
