@@ -18,10 +18,12 @@ from rpn_jax.typing import Array
 class Upsample(nn.Module):
     """A transposed 2x2 convolution of stride 2: each cell becomes four.
 
-    Their windows do not overlap, so that it is one matrix product.
+    Their windows do not overlap, so that it is one matrix product. The four stay side by side, for
+    what follows sees each cell by itself: to put them where they belong here would copy the
+    largest map of the head, twice in a training step.
 
     Fields:
-      channels: of the result.
+      channels: of each of the four.
       dtype: what to compute in.
     """
 
@@ -29,22 +31,20 @@ class Upsample(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "N h w _"]) -> Float[Array, "N 2*h 2*w {self.channels}"]:
-        """Returns the larger maps."""
+    def __call__(self, x: Float[Array, "N h w _"]) -> Float[Array, "N h w 4*{self.channels}"]:
+        """Returns the four of each cell, in the order of rows, columns and channels."""
         shape = (2, 2, x.shape[-1], self.channels)
         kernel = self.param("kernel", variance_scaling(2.0, "fan_out", "normal"), shape)
         bias = self.param("bias", zeros, (self.channels,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        count, rows, columns, _ = x.shape
-        cells = jnp.einsum("nyxc,abco->nyaxbo", x, kernel)
-        return cells.reshape(count, 2 * rows, 2 * columns, self.channels) + bias[None, None, None]
+        cells = jnp.einsum("nyxc,abco->nyxabo", x, kernel)
+        return cells.reshape(*x.shape[:-1], -1) + jnp.tile(bias, 4)[None, None, None]
 
 
 class MapOfClass(nn.Module):
-    """A 1x1 convolution to a map for each class, of which each region has that of its own alone.
+    """A 1x1 convolution to a map for each class, of which a region gets that of its own class.
 
-    The loss and the detections ask for no other (arXiv 1703.06870, section 3), and the maps of 80
-    classes would take three times the memory of a region's other features.
+    The loss and the detections ask for no other (arXiv 1703.06870, section 3).
 
     Fields:
       num_classes: C.
@@ -56,9 +56,11 @@ class MapOfClass(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "N M M _"], labels: Int[Array, " N"]
-    ) -> Float[Array, "N M M 1"]:
-        """Returns the map of the class of each region."""
+        self, x: Float[Array, "N h w _"], labels: Int[Array, " N"]
+    ) -> Float[Array, "N 2*h 2*w 1"]:
+        """Returns the map of each region's class, of what `Upsample` returns."""
+        count, rows, columns, _ = x.shape
+        x = x.reshape(count, rows, columns, 2, 2, -1)
         shape = (1, 1, x.shape[-1], self.num_classes)
         kernel = self.param("kernel", normal(0.001), shape)[0, 0]
         bias = self.param("bias", zeros, (self.num_classes,))
@@ -67,7 +69,8 @@ class MapOfClass(nn.Module):
         is_class = jnp.arange(self.num_classes)[None] == labels[:, None]
         kernel = jnp.where(is_class[:, None], kernel[None], 0).sum(-1)
         bias = jnp.where(is_class, bias[None], 0).sum(-1)
-        return jnp.einsum("nyxf,nf->nyx", x, kernel)[..., None] + bias[:, None, None, None]
+        cells = jnp.einsum("nyxabf,nf->nyaxb", x, kernel)
+        return cells.reshape(count, 2 * rows, 2 * columns, 1) + bias[:, None, None, None]
 
 
 class MaskHead(nn.Module):

@@ -192,8 +192,8 @@ def test_a_shared_stage_runs_for_the_boxes_and_for_the_masks():
     assert first.flops / 10 == second.flops / 3 > 0
     assert second.parameters == 0
     logits, upsample = of_regions["mask"]
-    assert upsample.shape == (14, 14, 8)
     # Each of the 7 x 7 cells becomes four, by 512 x 8 numbers each.
+    assert upsample.shape == (7, 7, 4 * 8)
     assert upsample.flops == 3 * 2 * 14 * 14 * 512 * 8
     # The map of the region's class alone.
     assert logits.flops == 3 * 2 * 14 * 14 * 8
