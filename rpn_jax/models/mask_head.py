@@ -11,7 +11,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from rpn_jax.models.box_head import convolved
+from rpn_jax.models.layers.convolution import promote_dtype
 from rpn_jax.models.layers.relu import relu
+from rpn_jax.ops.barriers import computed_once
 from rpn_jax.typing import Array
 
 
@@ -36,7 +38,7 @@ class Upsample(nn.Module):
         shape = (2, 2, x.shape[-1], self.channels)
         kernel = self.param("kernel", variance_scaling(2.0, "fan_out", "normal"), shape)
         bias = self.param("bias", zeros, (self.channels,))
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         cells = jnp.einsum("nyxc,abco->nyxabo", x, kernel)
         return cells.reshape(*x.shape[:-1], -1) + jnp.tile(bias, 4)[None, None, None]
 
@@ -64,7 +66,7 @@ class MapOfClass(nn.Module):
         shape = (1, 1, x.shape[-1], self.num_classes)
         kernel = self.param("kernel", normal(0.001), shape)[0, 0]
         bias = self.param("bias", zeros, (self.num_classes,))
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         # Neither this nor its gradient needs to gather or scatter, nor spreads what is not finite.
         is_class = jnp.arange(self.num_classes)[None] == labels[:, None]
         kernel = jnp.where(is_class[:, None], kernel[None], 0).sum(-1)
@@ -100,7 +102,8 @@ class MaskHead(nn.Module):
         self, pooled: Float[Array, "B R h w _"], labels: Int[Array, "B R"]
     ) -> Float[Array, "B R 2*h 2*w"]:
         """Returns the logits of each region's mask, as the mask of an object of its class."""
-        x = pooled.reshape(-1, *pooled.shape[2:])
+        # XLA's CPU backend would keep the samples of RoIAlign for the gradient, not their means.
+        x = computed_once(pooled.reshape(-1, *pooled.shape[2:]))
         x = convolved(x, self.convolutions, self.channels, self.norm, self.dtype)
         x = relu(Upsample(self.channels, dtype=self.dtype, name="upsample")(x))
         map_of_class = MapOfClass(self.num_classes, dtype=self.dtype, name="logits")
