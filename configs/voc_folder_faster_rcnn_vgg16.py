@@ -7,8 +7,8 @@
 `vgg16.pth` is torchvision's. The features of each image and its mirror image are computed once, as
 for `voc_folder_vgg16`, whose files this config reads too. 800 photographs are few for 20 classes.
 
-Three to five minutes on two CPU cores after the features. Trained on the 793 images of the trainval list,
-measured on the 198 images (509 objects) of the test list, in per cent:
+Three to five minutes on two CPU cores after the features. Trained on the 793 images of the trainval
+list, measured on the 198 images (509 objects) of the test list, in per cent:
 
                                               AP  AP50  AP75  VOC07  VOC12
     seed 0                                  10.5  30.6   3.4   31.6   30.3
