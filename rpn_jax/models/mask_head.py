@@ -4,6 +4,7 @@ Here and in what calls it: R regions of an image; C classes, of which 0 is backg
 columns of a mask. See He et al., "Mask R-CNN", arXiv 1703.06870, figure 4.
 """
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import normal, variance_scaling, zeros
@@ -44,9 +45,10 @@ class Upsample(nn.Module):
 
 
 class MapOfClass(nn.Module):
-    """A 1x1 convolution to a map for each class, of which a region gets that of its own class.
+    """A ReLU, and a 1x1 convolution to a map for each class: a region gets that of its own class.
 
-    The loss and the detections ask for no other (arXiv 1703.06870, section 3).
+    The loss and the detections ask for no other (arXiv 1703.06870, section 3). The ReLU is in here
+    so that the largest map of the head goes as soon as it has its gradient: see `promote_dtype`.
 
     Fields:
       num_classes: C.
@@ -71,8 +73,25 @@ class MapOfClass(nn.Module):
         is_class = jnp.arange(self.num_classes)[None] == labels[:, None]
         kernel = jnp.where(is_class[:, None], kernel[None], 0).sum(-1)
         bias = jnp.where(is_class, bias[None], 0).sum(-1)
-        cells = jnp.einsum("nyxabf,nf->nyaxb", x, kernel)
+        cells = _product(relu(x), kernel)
         return cells.reshape(count, 2 * rows, 2 * columns, 1) + bias[:, None, None, None]
+
+
+@jax.custom_jvp
+def _product(
+    x: Float[Array, "N h w 2 2 F"], kernel: Float[Array, "N F"]
+) -> Float[Array, "N h 2 w 2"]:
+    """Returns the product of each cell with its region's kernel, the cells where they belong."""
+    return jnp.einsum("nf,nyxabf->nyaxb", kernel, x)
+
+
+@_product.defjvp
+def _jvp(primals, tangents):
+    (x, kernel), (x_tangent, kernel_tangent) = primals, tangents
+    # Not as a product of matrices, whose gradient XLA would write down before `relu` masks it.
+    of_x = (x_tangent * kernel[:, None, None, None, None]).sum(-1)
+    of_kernel = _product(x, kernel_tangent)
+    return _product(x, kernel), of_x.transpose(0, 1, 3, 2, 4) + of_kernel
 
 
 class MaskHead(nn.Module):
@@ -105,7 +124,7 @@ class MaskHead(nn.Module):
         # XLA's CPU backend would keep the samples of RoIAlign for the gradient, not their means.
         x = computed_once(pooled.reshape(-1, *pooled.shape[2:]))
         x = convolved(x, self.convolutions, self.channels, self.norm, self.dtype)
-        x = relu(Upsample(self.channels, dtype=self.dtype, name="upsample")(x))
+        x = Upsample(self.channels, dtype=self.dtype, name="upsample")(x)
         map_of_class = MapOfClass(self.num_classes, dtype=self.dtype, name="logits")
         logits = map_of_class(x, labels.reshape(-1)).astype(jnp.float32)
         return logits.reshape(*pooled.shape[:2], *logits.shape[1:3])
