@@ -1,6 +1,7 @@
 """What the command line shows as a line, without a traceback."""
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Collection, Iterable
 
 from rpn_jax.text import printable
 
@@ -37,3 +38,10 @@ def list_some(names: Iterable[str], limit: int = 8) -> str:
     names = [printable(name) for name in names]
     rest = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def unknown_name(name: str, known: Collection[str]) -> str:
+    """Returns what is wrong with a name that is not known: the nearest one, and all of them."""
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"is unknown; {hint}use one of {', '.join(known)}"

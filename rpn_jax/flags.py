@@ -62,6 +62,11 @@ def trained_place(
         config, place = load_workdir_config(arguments.workdir), arguments.workdir
     elif arguments.step is not None:
         raise UserError(f"--step={arguments.step}: a model file holds one step; leave it out")
+    elif arguments.weights.is_dir():
+        raise UserError(
+            f"--weights={arguments.weights}: is a folder; give a model file (.safetensors), or the "
+            "folder of a run as --workdir"
+        )
     else:
         config, place = read_model(arguments.weights).config, arguments.weights
     trained_on = config.box.class_names if "box" in config else ()

@@ -48,6 +48,12 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     of_run = pathlib.Path(path).expanduser()
     if of_run.suffix == ".json" and of_run.is_file():
         return apply_overrides(from_json(of_run.read_text(), path), overrides)
+    if of_run.is_file() and of_run.suffix != ".py":
+        raise UserError(
+            f"--config={path}: is no .py file; give one, a run's config.json, or the name of a "
+            "shipped config; a file of weights is given as --weights, or to train as "
+            "--config.model.pretrained"
+        )
     with names_in_file("--config", path) as names:
         if "get_config" not in names:
             raise UserError("defines no get_config()")

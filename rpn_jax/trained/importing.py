@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, unknown_name
 from rpn_jax.models.backbones import BACKBONES
 from rpn_jax.runs.config import default_config
 from rpn_jax.runs.config_files import apply_overrides
 from rpn_jax.text import printable
 from rpn_jax.training.build import build_network
-from rpn_jax.weights.model_file import write_model
+from rpn_jax.weights.model_file import check_suffix, write_model
 from rpn_jax.weights.networks import WHOLE_NETWORKS, is_named, source_config
 from rpn_jax.weights.sources import Source, load_source, read_source
 
@@ -40,11 +40,17 @@ def import_weights(
             default all that there is.
 
     Raises:
-        UserError: the file cannot be read, is not of that network, or does not fit the config; or
-            the epsilon is not known.
+        UserError: the file cannot be read, is not of that network, or does not fit the config; the
+            epsilon is not known; or a backbone is to be a detector.
     """
+    check_suffix(out)
     if name not in NAMES:
-        raise UserError(f"--model={name}: is unknown; use one of {', '.join(NAMES)}")
+        raise UserError(f"--model={name}: {unknown_name(name, NAMES)}")
+    if detector and name not in WHOLE_NETWORKS:
+        raise UserError(
+            f"--detector={detector}: --model={name} is a backbone alone; leave it out, or give a "
+            f"whole network: {', '.join(WHOLE_NETWORKS)}"
+        )
     source = read_source(path)
     if bn_eps is not None:
         if not 0 <= bn_eps < 1:
@@ -91,8 +97,11 @@ def _with_overrides(
         UserError: see `apply_overrides`; or there are more names than classes, or fewer.
     """
     theirs = config.box.to_dict() if "box" in config else None
+    gives_ids = any(flag.startswith("--config.box.category_ids=") for flag in overrides)
+    if theirs and not gives_ids:
+        config.box.category_ids = ()  # which fit any number of names
     config = apply_overrides(config, overrides)
-    if theirs is None or config.box.class_names == theirs["class_names"]:
+    if theirs is None:
         return source, config
     names, count = config.box.class_names, len(theirs["class_names"])
     if len(names) != count:
@@ -100,7 +109,7 @@ def _with_overrides(
             f"--config.box.class_names: are {len(names)}, but {source.path} has {count} classes; "
             "name them all, in its order"
         )
-    if config.box.category_ids == theirs["category_ids"]:
+    if not gives_ids:
         ids = dict(zip(theirs["class_names"], theirs["category_ids"], strict=False))
         is_known = any(name in ids for name in names)
         config.box.category_ids = tuple(ids.get(name, name) for name in names) if is_known else ()

@@ -32,12 +32,12 @@ def read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     No file makes this read another one, wait, or take memory without bound.
 
     Raises:
-        UserError: the file cannot be read, is damaged, names anything but arrays, keeps some of
-            them in another file, or is of another format.
+        UserError: the file cannot be read, is damaged, holds no arrays, names anything but arrays,
+            keeps some of them in another file, or is of another format.
     """
     path = pathlib.Path(path)
-    if not path.exists():
-        reason = os.strerror(errno.ENOENT)
+    if path.is_dir() or not path.exists():
+        reason = os.strerror(errno.EISDIR if path.is_dir() else errno.ENOENT)
         raise UserError(f"{path}: cannot be read ({reason}); give the path of a file of weights")
     if path.suffix not in _READERS:
         raise UserError(
@@ -46,7 +46,7 @@ def read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     kind, read = _READERS[path.suffix]
     try:
         check_regular(path)
-        return read(path, Budget(path))
+        arrays = read(path, Budget(path))
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror or error}); give the path of {kind}"
@@ -58,6 +58,9 @@ def read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
         ) from error
     except _DAMAGED as error:
         raise UserError(f"{path}: is damaged or not {kind}; give another") from error
+    if not arrays:
+        raise UserError(f"{path}: holds no arrays; give a file of weights")
+    return arrays
 
 
 # A ValueError is a pickle inside an .npz, a TypeError an .npy, a RuntimeError an encrypted archive

@@ -42,9 +42,13 @@ def recognize(
 ) -> tuple[Layout, dict[str, np.ndarray]]:
     """Returns the layout of a file, and its arrays under the names that it gives them today.
 
+    A network inside torch's DataParallel or DistributedDataParallel has `module.` before all names.
+
     Raises:
         UserError: it is of no family known here.
     """
+    if all(name.startswith("module.") for name in arrays):
+        arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
     for layout in LAYOUTS:
         named = {layout.present_name(name): array for name, array in arrays.items()}
         if named.keys() >= set(layout.signature.split()):

@@ -57,8 +57,7 @@ def write_model(
         UserError: the name ends otherwise, or the file cannot be written.
     """
     path = pathlib.Path(path)
-    if path.suffix != SUFFIX:
-        raise UserError(f"{path}: a model file ends in {SUFFIX}; give it such a name")
+    check_suffix(path)
     # The bytes are written as they lie in memory, whatever the strides.
     arrays = {
         name: np.asarray(array, np.float32, order="C") for name, array in flat_names(collections)
@@ -71,6 +70,12 @@ def write_model(
     if step is not None:
         metadata["step"] = str(step)
     write_bytes(path, safetensors.numpy.save(arrays, metadata))
+
+
+def check_suffix(path: pathlib.Path) -> None:
+    """Raises a `UserError` unless the name is one of a model file."""
+    if path.suffix != SUFFIX:
+        raise UserError(f"{path}: a model file ends in {SUFFIX}; give it such a name")
 
 
 def flat_names(collections: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -204,6 +204,6 @@ def state_dict(tree: Any, kind: type) -> dict[str, Any]:
     leaves = {
         name: leaf for name, leaf in tree.items() if type(name) is str and isinstance(leaf, kind)
     }
-    if not leaves:
+    if tree and not leaves:
         raise ValueError("no arrays")
     return leaves

@@ -123,6 +123,13 @@ def test_the_file_that_is_read_is_not_replaced(command, tmp_path, capsys):
     assert file.read_bytes() == b"weights"
 
 
+def test_a_folder_is_no_model_file(tmp_path, capsys):
+    argv = ["export-weights", f"--weights={tmp_path}", f"--out={tmp_path}/out.safetensors"]
+    assert main(argv) == 1
+    said = f"error: --weights={tmp_path}: is a folder; give a model file (.safetensors), or the "
+    assert capsys.readouterr().err == f"{said}folder of a run as --workdir\n"
+
+
 def test_what_could_not_be_read_is_counted_by_its_kind():
     image, video = pathlib.Path("a.jpg"), pathlib.Path("b.mp4")
     with pytest.raises(UserError, match="^1 of 2 images: a.jpg: broken"):

@@ -125,6 +125,12 @@ def test_a_shipped_config_becomes_another_kind_of_detector(name, tmp_path):
         load_config(str(tmp_path / "none.py"))
 
 
+def test_a_file_of_weights_is_no_config(tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(bytes(9))
+    with pytest.raises(UserError, match=r"is no \.py file; .* as --weights, or to train as --conf"):
+        load_config(str(tmp_path / "w.safetensors"))
+
+
 def test_a_config_that_sets_an_unknown_field_is_refused(tmp_path):
     (tmp_path / "bad.py").write_text(
         "from rpn_jax.runs.config import default_config\n"

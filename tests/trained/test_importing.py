@@ -1,6 +1,7 @@
 """From a file of another project to a model file, and from there into a network."""
 
 import hashlib
+import pathlib
 import pickle
 
 import jax
@@ -368,7 +369,14 @@ def test_what_is_not_in_the_file_is_drawn(tmp_path):
 @pytest.mark.parametrize(
     ("name", "out", "options", "reason"),
     [
-        ("resnet", "w.safetensors", {}, "--model=resnet: is unknown; use one of alexnet, zf"),
+        ("mynet", "w.safetensors", {}, "--model=mynet: is unknown; use one of alexnet, zf"),
+        ("ResNet18", "w.safetensors", {}, r"did you mean resnet18\? use one of alexnet, zf"),
+        (
+            "resnet18",
+            "w.safetensors",
+            {"detector": "rpn"},
+            "--detector=rpn: --model=resnet18 is a backbone alone; leave it out",
+        ),
         (FPN, "w.safetensors", {}, f"--model={FPN}: .* holds something else, detectron2's R-CNN"),
         (C4, "w.npz", {}, "a model file ends in .safetensors"),
         (C4, "w.safetensors", {"bn_eps": -1.0}, "--bn_eps=-1.0: give a small number"),
@@ -382,6 +390,11 @@ def test_what_does_not_fit_leaves_no_file(c4_file, tmp_path, name, out, options,
         import_weights(c4_file, name, tmp_path / out, overrides, **options)
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_suffix_is_refused_before_the_file_is_read(tmp_path):
+    with pytest.raises(UserError, match=r"^out\.pth: a model file ends in \.safetensors"):
+        import_weights(tmp_path / "absent.pth", "resnet18", pathlib.Path("out.pth"))
 
 
 def test_the_command(c4_file, tmp_path, capsys):

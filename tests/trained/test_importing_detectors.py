@@ -130,6 +130,13 @@ def test_the_ids_of_classes_follow_their_names(tmp_path):
             source, source.config.copy_and_resolve_references(), [override]
         )
         assert config.box.category_ids[:3] == ids
+    for given in (("a", "b"), (*names, "one more")):
+        with pytest.raises(UserError, match=r"^--config.box.class_names: are .* has 80 classes"):
+            importing._with_overrides(
+                source,
+                source.config.copy_and_resolve_references(),
+                [f"--config.box.class_names={given}"],
+            )
 
 
 def test_two_of_three_stages_and_one_name_for_each_number(tmp_path):

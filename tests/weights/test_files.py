@@ -237,9 +237,19 @@ def test_a_missing_file_and_a_folder_and_another_suffix(tmp_path):
         assert "cannot be read (No such file" in refusal(tmp_path / f"none{suffix}")
         (tmp_path / f"folder{suffix}").mkdir()
         assert "cannot be read" in refusal(tmp_path / f"folder{suffix}")
+    assert "cannot be read (Is a directory); give the path of a file" in refusal(tmp_path)
     assert "cannot be read (No such file" in refusal(tmp_path / "weights.h6")
     (tmp_path / "weights.h6").touch()
     assert ".safetensors" in refusal(tmp_path / "weights.h6")
+
+
+def test_a_file_without_arrays(tmp_path):
+    safetensors.numpy.save_file({}, tmp_path / "w.safetensors")
+    np.savez(tmp_path / "w.npz")
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"model": {}}))
+    torch_zip(tmp_path / "w.pth", pickle.dumps({}, protocol=2))
+    for path in tmp_path.iterdir():
+        assert refusal(path) == f"{path}: holds no arrays; give a file of weights"
 
 
 def no_archive(path):

@@ -462,6 +462,12 @@ def test_the_stride_in_another_convolution_is_refused():
     assert message.startswith("config.model.stride_in_1x1: ")
 
 
+def test_the_prefix_of_data_parallel_is_dropped():
+    arrays = vgg16_arrays()
+    _, named = recognize("w.npz", {f"module.{name}": array for name, array in arrays.items()})
+    assert named.keys() == arrays.keys()
+
+
 def test_weights_of_nothing_known_are_refused():
     message = refusal({"stem.weight": np.zeros(3)})
     assert "holds stem.weight" in message
