@@ -23,6 +23,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rpn_jax.data.loader import num_slots
+from rpn_jax.data.proposals import rows_of_npz
 from rpn_jax.errors import UserError
 from rpn_jax.models.backbones.resnet import STAGES
 from rpn_jax.models.rcnn import variable_shapes
@@ -36,7 +37,7 @@ from rpn_jax.trained.detect import write_proposals
 from rpn_jax.trained.export import export_weights
 from rpn_jax.training.begin import check_validates
 from rpn_jax.training.build import build_detector, build_network
-from rpn_jax.training.features import check_features
+from rpn_jax.training.features import check_features, trains_backbone
 from rpn_jax.training.loop import train
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.splits import (
@@ -184,6 +185,11 @@ def _check(step: Step, config: ConfigDict) -> None:
         load_source(config, network, read_source(config.model.pretrained))
     build_optimizer(config)
     check_features(config, network)
+    if step.features_of and trains_backbone(config, network):
+        raise UserError(
+            f"config.model.backbone={config.model.backbone}: has parameters outside its stages, "
+            f"which {step.features_of} cannot share; move them into c1, c2, …"
+        )
     data = config.data
     for split in (data.train_split, data.eval_split)[: 2 if config.evaluation.every else 1]:
         num_slots(open_split(config, split, needs_objects=True), data.max_objects)
@@ -211,6 +217,15 @@ def _check_whole(file: pathlib.Path) -> None:
         raise UserError(f"{error}, or delete it: the same command writes it again") from error
 
 
+def _check_proposals(file: pathlib.Path) -> None:
+    try:
+        rows_of_npz(file, file.read_bytes())
+    except (OSError, UserError) as error:
+        raise UserError(
+            f"{file}: is damaged; delete it: the same command writes it again"
+        ) from error
+
+
 def _train(step: Step, configs: Mapping[Step, ConfigDict], workdir: pathlib.Path) -> None:
     """Does what is missing of a step: the proposals that it reads, its run, its network's file."""
     folder, config = workdir / step.folder, configs[step]
@@ -230,7 +245,9 @@ def _propose(step: Step, config: ConfigDict, reader: ConfigDict, workdir: pathli
     roles = {"train": "train", "eval": "test"} if reader.evaluation.every else {"train": "train"}
     for role, settings in roles.items():
         split, file = reader.data[f"{role}_split"], _proposals(folder, role)
-        if not file.exists():
+        if file.exists():
+            _check_proposals(file)
+        else:
             print(printable(f"{folder}: proposals of split {split}"))
             write_proposals(
                 config, folder, [], file.parent, split=split, settings=settings, file_format="npz"

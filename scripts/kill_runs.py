@@ -417,7 +417,7 @@ def main() -> None:
         bar.update()
     bar.close()
     listed = PHASES if arguments.command == "train" else sorted(phases)
-    print("kills:", ", ".join(f"{counts[phase]} {phase}" for phase in listed))
+    print("kills:", ", ".join(f"{counts[phase]} {phase}" for phase in listed if counts[phase]))
     print(f"{arguments.runs - failed} of {arguments.runs} runs ended like the undisturbed one")
     sys.exit(1 if failed else 0)
 

@@ -208,6 +208,33 @@ def test_a_part_that_does_not_fit_is_one_line_before_anything_is_compiled(
     assert not (at_home / "runs" / "other").exists()
 
 
+def test_alternate_refuses_a_backbone_that_has_layers_outside_its_stages(at_home, run, capsys):
+    (at_home / "mypackage" / "stem.py").write_text(
+        "from flax import linen as nn\n"
+        "from mypackage.nets import Small\n"
+        "class Stem(Small):\n"
+        "    @nn.compact\n"
+        "    def __call__(self, images, train=False):\n"
+        "        return super().__call__(nn.Conv(3, (1, 1), name='stem')(images), train)\n"
+    )
+    (at_home / "stem.py").write_text(
+        "from rpn_jax.runs.config import default_config\n"
+        "from small import get_config as small\n"
+        "def get_config():\n"
+        "    config = default_config('faster_rcnn')\n"
+        "    config.data = small().data\n"
+        "    config.model.backbone = 'mypackage.stem:Stem'\n"
+        "    return config\n"
+    )
+    capsys.readouterr()
+    COMPILED.clear()
+    flags = ["--config.batch_size=8", "--config.model.output_stage=None"]
+    assert main(["alternate", "--config=stem.py", "--workdir=runs/four", *flags]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: step 3_rpn: config.model.backbone=mypackage.stem:Stem: has ")
+    assert COMPILED == []
+
+
 def test_a_run_whose_part_is_gone_is_one_line_for_all_that_use_it(
     run, tmp_path, capsys, monkeypatch
 ):

@@ -12,7 +12,8 @@ pictures. Prints a table of the best-scored proposals: recall at IoU 0.5 to 0.95
 Of a detector also: COCO's twelve figures of average precision and recall, VOC's average precision
 of 2007 and since 2010, both by class, the points of AP50 that each kind of error costs, the plot of
 precision to recall, and detections.npz (what each detection counts as, for `report`). Of one with
-masks the same of masks, by the IoU of masks: masks_AP and so on in figures.json.
+masks the same of masks, by the IoU of masks: masks_AP and so on in figures.json; they are left out
+where the split has none.
 """
 
 import argparse

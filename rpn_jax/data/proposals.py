@@ -8,6 +8,7 @@ tells its images from others of the same names; "" where it is not known.
 """
 
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -20,6 +21,8 @@ from jaxtyping import Float, Int
 from rpn_jax.data.annotations.fields import FieldError, identifier, number, shown
 from rpn_jax.errors import UserError, first_line
 
+_REMEDY = "write it again with rpn-jax propose --split, or give a JSON list of COCO's results"
+_LARGEST = float(np.finfo(np.float32).max)  # of a score
 _TOLERANCE = 1.0  # pixels by which a box may reach over the border, from rounding
 
 
@@ -87,8 +90,11 @@ def read_proposals(
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read as proposals ({error.strerror})") from error
-    rows = (_rows_of_npz if path.suffix == ".npz" else _rows_of_json)(path, content)
+        raise UserError(
+            f"{path}: cannot be read as proposals ({error.strerror}); give the file that rpn-jax "
+            "propose --split wrote"
+        ) from error
+    rows = (rows_of_npz if path.suffix == ".npz" else _rows_of_json)(path, content)
     image = _matched(path, rows, images, split)[rows.image]
     if pixels and rows.pixels and pixels != rows.pixels:
         raise UserError(
@@ -114,10 +120,13 @@ def _rows_of_json(path: pathlib.Path, content: bytes) -> _Rows:
     try:
         entries = json.loads(content)
     except (RecursionError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({first_line(error)})") from error
+        raise UserError(
+            f"{path}: is damaged, not readable as JSON ({first_line(error)}); {_REMEDY}"
+        ) from error
     if not isinstance(entries, list):
         raise UserError(
-            f"{path}: is no list of results in COCO's format, which have image_id, bbox and score"
+            f"{path}: is no list of results in COCO's format, which have image_id, bbox and score; "
+            f"{_REMEDY}"
         )
     try:
         ids = [entry["image_id"] for entry in entries]
@@ -125,7 +134,8 @@ def _rows_of_json(path: pathlib.Path, content: bytes) -> _Rows:
         scores = np.array([entry["score"] for entry in entries], np.float64).reshape(len(ids))
         place_of: dict[Hashable, int] = {}
         image = np.array([place_of.setdefault(i, len(place_of)) for i in ids], np.int64)
-        if not (np.isfinite(xywh).all() and np.isfinite(scores).all() and (xywh[:, 2:] >= 0).all()):
+        known = np.isfinite(xywh).all() and (np.abs(scores) <= _LARGEST).all()
+        if not known or (xywh[:, 2:] < 0).any():
             raise ValueError
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: {_first_bad(entries)}") from error
@@ -148,24 +158,26 @@ def _first_bad(entries: Sequence[Any]) -> str:
                 if name not in entry:
                     raise FieldError(f"has no {name}")
             identifier(entry["image_id"])
-            number(entry["score"])
+            if abs(number(entry["score"])) > _LARGEST:
+                raise FieldError(f"score={shown(entry['score'])} is too large for a float32")
             if not isinstance(entry["bbox"], list) or len(entry["bbox"]) != 4:
                 raise FieldError(f"bbox={shown(entry['bbox'])} is not [x, y, width, height]")
             if min(list(map(number, entry["bbox"]))[2:]) < 0:
                 raise FieldError(f"bbox={shown(entry['bbox'])} has a negative width or height")
         except FieldError as error:
             return f"[{i}]: {error}; mend the entry"
-    return "is no list of results in COCO's format"
+    return f"is no list of results in COCO's format; {_REMEDY}"
 
 
-def _rows_of_npz(path: pathlib.Path, content: bytes) -> _Rows:
+def rows_of_npz(path: pathlib.Path, content: bytes) -> _Rows:
+    """Returns what an .npz says; raises a `UserError` if it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
             ids, counts = file["image_ids"].tolist(), file["counts"]
             boxes = file["boxes"].astype(np.float64).reshape(-1, 4)
             scores = file["scores"].astype(np.float64).reshape(len(boxes))
             image = np.repeat(np.arange(len(ids)), counts)
-            finite = np.isfinite(boxes).all() and np.isfinite(scores).all()
+            finite = np.isfinite(boxes).all() and (np.abs(scores) <= _LARGEST).all()
             if len(image) != len(boxes) or not finite:
                 raise ValueError("its arrays do not fit each other")
             if (boxes[:, 2:] < boxes[:, :2]).any():
@@ -174,8 +186,8 @@ def _rows_of_npz(path: pathlib.Path, content: bytes) -> _Rows:
             pixels = str(file["pixels"]) if "pixels" in file else ""
     except Exception as error:  # damaged archives may raise anything
         raise UserError(
-            f"{path}: is not what rpn-jax propose --split --format=npz writes "
-            f"({first_line(error)}); write it again, or give a JSON list of COCO's results"
+            f"{path}: is damaged, or is not what rpn-jax propose --split --format=npz writes; "
+            f"{_REMEDY}"
         ) from error
     return _Rows(image, boxes, scores, ids, named, pixels)
 

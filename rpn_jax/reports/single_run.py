@@ -94,7 +94,8 @@ def picture_section(run: Result, top_n: int, out: pathlib.Path) -> Section:
     """Draws the best, median and worst images, if the dataset is available."""
     title, objects = "Best, median and worst images", run.evaluation.objects
     try:
-        dataset = open_split(load_workdir_config(run.folder), run.evaluation.figures["split"])
+        config, split = load_workdir_config(run.folder), run.evaluation.figures["split"]
+        dataset = open_split(config, split, needs_masks=False)
     except UserError as error:
         return Section(title, [Text(f"Not drawn: {error}.")])
     if len(dataset) != len(objects.image_id):

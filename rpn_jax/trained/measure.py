@@ -28,6 +28,7 @@ from rpn_jax.training.evaluate import (
     ImageResult,
     detector_results,
     evaluate,
+    measures_masks,
     over_processes,
 )
 from rpn_jax.training.pictures import draw_first
@@ -55,7 +56,9 @@ def evaluate_trained(
     with together():
         if without:
             check_proposes(config, place)
-        dataset = with_proposals(config, open_split(config, split), "eval")
+        dataset = open_split(config, split, needs_masks=False)
+        dataset = with_proposals(config, dataset, "eval")
+        of_masks = measures_masks(config, dataset)
     detector, variables, step = load_trained(config, place, step)
     name = "-without-".join([split, *without])
     folder = out or place / "evaluation" / name
@@ -65,7 +68,8 @@ def evaluate_trained(
 
     peer = PeerRecall(config)
     objects = ObjectCollector(max(config.evaluation.top_ns))
-    figures, losses = evaluate(config, objects.watch(peer.watch(results)))
+    watched = objects.watch(peer.watch(results))
+    figures, losses = evaluate(config, watched, of_masks=of_masks)
     peer_figures = peer.result()
     ranks = objects.result()
     content = {

@@ -32,7 +32,7 @@ from rpn_jax.trained.load import (
     load_trained,
     trained_config,
 )
-from rpn_jax.training.evaluate import detector_results, evaluate
+from rpn_jax.training.evaluate import detector_results, evaluate, measures_masks
 from rpn_jax.training.predict import ImageSource, PredictedImage, Predictor
 from rpn_jax.training.splits import open_split, with_proposals
 from rpn_jax.weights.model_file import write_model
@@ -312,10 +312,10 @@ class Model:
             check_proposes(config, self.source)
         if unknown := [part for part in without if part not in LEFT_OUT]:
             raise UserError(f"without={unknown[0]!r}: give parts of {', '.join(LEFT_OUT)}")
-        data = open_split(config, split or config.data.eval_split)
+        data = open_split(config, split or config.data.eval_split, needs_masks=False)
         data = with_proposals(config, data, "eval")
         results = detector_results(config, self._detector, self._variables, data, without)
-        return evaluate(config, results)[0]
+        return evaluate(config, results, of_masks=measures_masks(config, data))[0]
 
     def export(
         self,

@@ -117,10 +117,13 @@ def build_detector(config: ConfigDict) -> Detector:
     return DETECTORS[config.detector](config)
 
 
-def build_measurement(config: ConfigDict) -> Measurements:
-    """Returns an empty measurement of all that the config's detector is judged by."""
+def build_measurement(config: ConfigDict, *, of_masks: bool = True) -> Measurements:
+    """Returns an empty measurement of all that the config's detector is judged by.
+
+    `of_masks` is False for a split without masks.
+    """
     measurements: dict[str, Measurement] = {}
-    if "mask" in config:  # first, to stand beside detections
+    if "mask" in config and of_masks:  # first, to stand beside detections
         measurements["masks"] = MaskMeasurement(config.box.class_names)
     measurements["proposals"] = RecallMeasurement(config.evaluation.top_ns)
     if "box" in config:

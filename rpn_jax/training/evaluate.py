@@ -24,6 +24,7 @@ from rpn_jax.progress import progress_bar
 from rpn_jax.runs.config import random_key
 from rpn_jax.runs.devices import parallel_map, prefetch, replicate, shard, unshard
 from rpn_jax.runs.processes import gather, is_first
+from rpn_jax.text import printable
 from rpn_jax.training.build import build_measurement
 from rpn_jax.training.features import FeatureCache
 from rpn_jax.training.predict_steps import make_eval_step
@@ -162,11 +163,27 @@ def detector_results(
     return split_results(config, eval_step, variables, dataset, features, description="evaluating")
 
 
+def measures_masks(config: ConfigDict, dataset: Dataset) -> bool:
+    """Returns whether there are masks to measure; says so of a split that lacks them."""
+    if "mask" in config and not dataset.has_masks and is_first():
+        print(
+            printable(
+                f"{dataset.name} {dataset.split}: has no masks; boxes and proposals alone are "
+                "measured"
+            ),
+            file=sys.stderr,
+        )
+    return dataset.has_masks
+
+
 def evaluate(
-    config: ConfigDict, results: Iterator[ImageResult]
+    config: ConfigDict, results: Iterator[ImageResult], *, of_masks: bool = True
 ) -> tuple[Figures, dict[str, float]]:
-    """Returns the figures, and the mean of each loss, over all images of all processes."""
-    measurement = build_measurement(config)
+    """Returns the figures, and the mean of each loss, over all images of all processes.
+
+    For `of_masks` see `build_measurement`.
+    """
+    measurement = build_measurement(config, of_masks=of_masks)
     losses: dict[str, list[float]] = {}
     for result in results:
         measurement.add(result)
@@ -177,7 +194,8 @@ def evaluate(
     # An exact sum does not depend on how the processes share the images.
     values = {name: [x for share in shares for x in share.get(name, [])] for name in names}
     means = {name: math.fsum(of_images) / len(of_images) for name, of_images in values.items()}
-    return over_processes(measurement, build_measurement(config)).result(), means
+    empty = build_measurement(config, of_masks=of_masks)
+    return over_processes(measurement, empty).result(), means
 
 
 def over_processes(measurement: Measurement, empty: Measurement) -> Measurement:

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError, first_line
 from rpn_jax.files import clear_partial, replacing
+from rpn_jax.models.backbones.resnet import STAGES
 from rpn_jax.models.inputs import input_convention, normalize_images
 from rpn_jax.models.rcnn import RCNN, trainable_mask, variable_shapes
 from rpn_jax.parts import hash_part, is_import_path
@@ -23,16 +24,22 @@ from rpn_jax.training.build import frozen_paths
 from rpn_jax.typing import Images
 
 
+def trains_backbone(config: ConfigDict, network: RCNN) -> bool:
+    """Returns whether any parameter of the backbone is trained."""
+    params = variable_shapes(network)["params"]
+    mask = trainable_mask({"backbone": params["backbone"]}, frozen_paths(config))
+    return any(jax.tree.leaves(mask))
+
+
 def check_features(config: ConfigDict, network: RCNN) -> None:
     """Raises a `UserError` if `config.data.cache_features` is set and features would change."""
     if not config.data.cache_features:
         return
-    params = variable_shapes(network)["params"]
-    mask = trainable_mask({"backbone": params["backbone"]}, frozen_paths(config))
-    if any(jax.tree.leaves(mask)):
+    if trains_backbone(config, network):
+        stages = STAGES.index(network.backbone.output_stages[-1]) + 1
         raise UserError(
             f"config.data.cache_features: {config.model.frozen_stages} stages of the backbone are "
-            "frozen and the others change; freeze them all, as --config.model.frozen_stages=5 does"
+            f"frozen and the others change; freeze all: --config.model.frozen_stages={stages}"
         )
     if config.data.jitter.scales:
         raise UserError(

@@ -78,7 +78,7 @@ def _draw_detections(
     masks = gt_masks = None
     if found.masks is not None:
         masks = Masks(found.masks, *found.hw)[shown]
-        gt_masks = Masks(found.gt_masks or (), *found.hw)
+        gt_masks = None if found.gt_masks is None else Masks(found.gt_masks, *found.hw)
     return draw_detections(
         image,
         rescale(found.boxes[shown], original_hw, image_hw),

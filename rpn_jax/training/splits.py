@@ -80,6 +80,8 @@ def open_split(
 ) -> Dataset:
     """Returns a split of the config's prepared dataset.
 
+    `needs_objects` and `needs_masks` are for training.
+
     Raises:
         UserError: the split is not prepared; or `needs_objects` and it has no object; or
             `needs_masks`, the detector makes some, and it has none.
@@ -100,12 +102,12 @@ def open_split(
         )
     if needs_masks and "mask" in config and not dataset.has_masks:
         raise UserError(
-            f"{data.dataset}: split {split!r} has no masks, of which a mask_rcnn learns and by "
-            "which it is measured; name a dataset that has some (one of an earlier version has "
+            f"{data.dataset}: split {split!r} has no masks, of which a mask_rcnn learns; name "
+            "a dataset that has some (one of an earlier version has "
             "them after rpn-jax prepare --anew), or train a faster_rcnn"
         )
     if "box" in config and config.box.class_names:
-        return dataset.with_classes(config.box.class_names)
+        return dataset.with_classes(config.box.class_names, to_train=needs_objects)
     return dataset
 
 

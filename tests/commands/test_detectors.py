@@ -28,7 +28,8 @@ from rpn_jax.runs.config import default_config
 from rpn_jax.runs.config_files import load_config
 from rpn_jax.runs.workdir import claim_workdir
 from rpn_jax.sweeps.definition import load_sweep
-from rpn_jax.training.build import build_detector, build_network
+from rpn_jax.training.build import build_detector, build_measurement, build_network
+from rpn_jax.training.evaluate import measures_masks
 from rpn_jax.training.splits import open_split, with_classes, with_classes_of_run
 from rpn_jax.weights.class_names import check_renamed
 from rpn_jax.weights.model_file import write_model
@@ -223,7 +224,8 @@ def test_from_annotations_to_detections(data, flags, tmp_path, capsys, monkeypat
     [
         (
             "box.class_names=('dog','car')",
-            "coco_json: has cat among its classes, but the detector knows",
+            "coco_json: has cat among its classes, but the detector knows only dog, car; add "
+            "them to config.box.class_names, or set that to ()",
         ),
         ("box.class_names=('dog','car','dog')", "config.box.class_names: has 'dog' twice"),
         ("box.class_names=('dog','')", "give names, such as ('cat', 'dog')"),
@@ -304,12 +306,19 @@ def test_ids_come_from_the_data_where_the_config_has_names_alone(flags):
     assert len(dataset[2].labels) == 0 or len(dataset[1].labels) == 0
 
 
-def test_data_without_masks_are_looked_at_and_neither_trained_on_nor_measured(flags):
+def test_data_without_masks_are_measured_by_boxes_and_not_trained_on(flags, capsys):
     assert main(["prepare", *flags]) == 0
     config = small_mask_config(*flags[1:], f"--config.box.class_names={DATA}")
     with pytest.raises(UserError, match="^coco_json: split 'val' has no masks, of which a mask_r"):
         open_split(config, "val")
-    assert len(open_split(config, "val", needs_masks=False)) == 3
+    dataset = open_split(config, "val", needs_masks=False)
+    assert len(dataset) == 3
+    capsys.readouterr()
+    assert not measures_masks(config, dataset)
+    said = "coco_json val: has no masks; boxes and proposals alone are measured\n"
+    assert capsys.readouterr().err == said
+    parts = build_measurement(config, of_masks=False).share()
+    assert parts.keys() == {"proposals", "detections"}
 
 
 def test_a_network_without_classes_does_not_detect(fails, tmp_path):

@@ -278,6 +278,17 @@ def test_alternate_names_a_damaged_file(name, flags, four, capsys):
     assert line.endswith("or delete it: the same command writes it again")
 
 
+def test_alternate_says_how_to_mend_damaged_proposals(four, tmp_path):
+    file = tmp_path / "1_rpn" / "proposals" / "train" / "proposals.npz"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"PK")
+    step, reader = (load_workdir_config(four / name) for name in ("1_rpn", "2_fast_rcnn"))
+    with pytest.raises(UserError) as caught:
+        alternating._propose(alternating.STEPS[0], step, reader, tmp_path)
+    said = "is damaged; delete it: the same command writes it again"
+    assert str(caught.value) == f"{file}: {said}"
+
+
 def test_alternate_in_a_moved_folder_says_where_it_was(flags, four, tmp_path, capsys):
     for step in (1, 2, 3, 4):
         (folder,) = four.glob(f"{step}_*")

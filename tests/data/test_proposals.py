@@ -57,6 +57,7 @@ def test_equal_scores_keep_their_order(read):
     ("content", "said"),
     [
         ("[", "not readable as JSON"),
+        ("[", "; write it again with rpn-jax propose --split, or give"),
         ({"images": []}, "is no list of results in COCO's format"),
         ([3], "[0]: 3 is no object with fields"),
         ([row(), {"bbox": [0, 0, 1, 1], "score": 1}], "[1]: has no image_id"),
@@ -64,6 +65,7 @@ def test_equal_scores_keep_their_order(read):
         ([row(), row(bbox=(9, 9, -5, 5))], "[1]: bbox=[9, 9, -5, 5] has a negative width"),
         ([row(bbox=(1, 2, 3, "a"))], '[0]: "a" is no number'),
         ([row(score=None)], "[0]: null is no number"),
+        ([row(score=1e300)], "[0]: score=1e+300 is too large for a float32; mend"),
         ([row(score=float("nan"))], "[0]: NaN is not a finite number"),
         ([*OTHERS, row([7])], "[2]: [7] is no id"),
         ([*OTHERS, row(), row(71)], "has proposals of image 71, which data val has not; give"),
@@ -128,6 +130,7 @@ def test_proposals_of_other_pictures_of_the_same_names_are_refused(tmp_path):
         {"boxes": np.float32([[0, 0, 5, 6], [4, 4, 1, 1], [2, 2, 3, 3]])},
         {"scores": np.zeros(2)},
         {"scores": np.full(3, np.nan)},
+        {"scores": np.full(3, 1e300)},
         {"image_ids": np.array([70, None, 50])},  # pickled, which is not read
     ],
 )
@@ -136,9 +139,11 @@ def test_a_damaged_npz_is_one_line(changed, tmp_path):
     np.savez(file, **arrays(**changed))
     with pytest.raises(UserError, match="is not what rpn-jax propose --split --format=npz writes"):
         read_proposals(file, IMAGES, 10)
-    file.write_bytes(b"PK")
-    with pytest.raises(UserError, match="is not what rpn-jax propose"):
-        read_proposals(file, IMAGES, 10)
+    for damaged in (b"PK", b"hello", b""):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match="is damaged, or .*; write it again with rpn") as caught:
+            read_proposals(file, IMAGES, 10)
+        assert "pickle" not in str(caught.value)
 
 
 def test_an_npz_with_a_damaged_byte_is_one_line(tmp_path):
@@ -152,5 +157,5 @@ def test_an_npz_with_a_damaged_byte_is_one_line(tmp_path):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match="nothing.json: cannot be read as proposals"):
+    with pytest.raises(UserError, match=r"nothing.json: cannot be .*; give the file that"):
         read_proposals(tmp_path / "nothing.json", IMAGES, 10)

@@ -92,7 +92,10 @@ def test_a_folder_that_cannot_be_written_is_named(cache_of, tmp_path):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--config.model.frozen_stages=1", "1 stages of the backbone are frozen"),
+        (
+            "--config.model.frozen_stages=1",
+            "1 stages of .*; freeze all: --config.model.frozen_stages=2$",
+        ),
         ("--config.model.norm=sync_batch_norm", "statistics of sync_batch_norm"),
         ("--config.data.jitter.scales=(0.1,2.0)", "no image looks the same twice"),
     ],

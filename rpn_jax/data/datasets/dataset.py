@@ -106,17 +106,24 @@ class Dataset:
         if len(counts) > 1:
             raise DamagedError(file, f"it tells of {len(self)} images of {len(self._records)}")
 
-    def with_classes(self, class_names: Sequence[str]) -> "Dataset":
+    def with_classes(self, class_names: Sequence[str], *, to_train: bool = False) -> "Dataset":
         """Returns the split with labels that are places in `class_names`.
+
+        `to_train` says for the message that the detector can still get other classes.
 
         Raises:
           UserError: the dataset has a class that is not among them.
         """
         if unknown := [name for name in self.class_names if name not in class_names]:
+            remedy = "measure it on data of its classes, or train it on these"
+            if to_train:
+                remedy = (
+                    "add them to config.box.class_names, or set that to () for the data's own "
+                    "classes, and give a new --workdir"
+                )
             raise UserError(
                 f"{self.name}: has {list_some(unknown)} among its classes, but the detector knows "
-                f"only {list_some(class_names)}; measure it on data of its classes, or train it on "
-                "these"
+                f"only {list_some(class_names)}; {remedy}"
             )
         dataset = copy.copy(self)
         place_of = {name: place for place, name in enumerate(class_names)}
