@@ -179,14 +179,15 @@ def rows_of_npz(path: pathlib.Path, content: bytes) -> _Rows:
             image = np.repeat(np.arange(len(ids)), counts)
             finite = np.isfinite(boxes).all() and (np.abs(scores) <= _LARGEST).all()
             if len(image) != len(boxes) or not finite:
-                raise ValueError("its arrays do not fit each other")
+                raise FieldError("its arrays do not fit each other")
             if (boxes[:, 2:] < boxes[:, :2]).any():
-                raise ValueError("it has boxes of a negative width or height")
+                raise FieldError("it has boxes of a negative width or height")
             named = dict(enumerate(map(str, file["file_names"].tolist())))
             pixels = str(file["pixels"]) if "pixels" in file else ""
     except Exception as error:  # damaged archives may raise anything
+        why = f" ({error})" if isinstance(error, FieldError) else ""
         raise UserError(
-            f"{path}: is damaged, or is not what rpn-jax propose --split --format=npz writes; "
+            f"{path}: is damaged, or is not what rpn-jax propose --split --format=npz writes{why}; "
             f"{_REMEDY}"
         ) from error
     return _Rows(image, boxes, scores, ids, named, pixels)
