@@ -10,10 +10,11 @@ Six minutes on two cores of an AMD EPYC, seventeen on busy ones of before. Train
                            AP  AP50  AP75  Platelets    RBC    WBC  (AP50)
     seed 0               54.8  88.3  58.1       85.2   81.8   97.7
     seed 1               54.5  87.2  59.7       82.7   81.4   97.6
-    torchvision, seed 0  41.0  62.9  51.0        9.6   81.0   97.8
+    torchvision, seed 0  42.9  66.5  51.6       20.2   81.0   98.2
 
 torchvision's FasterRCNN has the same ResNet-18, anchors, sizes of the head, sides of images, steps
-and batch, from scratch, by its default recipe: SGD, 0.02 for 16 images, falling by 10 twice.
+and batch, from scratch, by its references' recipe: SGD, 0.02 for 16 images, falling by 10 twice
+(`scripts/peer_training.py`).
 """
 
 from rpn_jax.configs import bccd

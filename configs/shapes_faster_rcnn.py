@@ -10,14 +10,12 @@ objects), in per cent:
                            AP  AP50  AP75  AP of  ellipse  rectangle  triangle  star  cross
     seed 0               76.2  96.3  88.0            84.3       76.9      68.0  77.1   74.5
     seed 1               75.6  96.1  87.8            84.5       77.3      66.0  76.4   73.7
-    torchvision, seed 0  30.1  48.0  33.4            47.2       35.5      17.8  29.3   20.5
+    torchvision, seed 0  41.6  63.1  46.7            60.3       39.6      36.7  41.6   29.7
 
-torchvision's FasterRCNN has the same ResNet-18, anchors, sizes of the head, regions an image and
-batch, from scratch, by its default recipe: SGD, 0.02 for 16 images, falling by 10 twice. It took
-1500 steps with 6000 images. So trained, this config has an AP50 of 95.1 and 94.5, seeds 0 and 1,
-drawn by the order of the proposals, as was done before; with 12 000 images and 1600 steps of 95.4
-and 94.7 on these cores. The cores' instructions decide about the last bits of a sum, and so about
-a few tenths of a point.
+torchvision's FasterRCNN has the same ResNet-18, anchors, sizes of the head, regions an image, steps
+and batch, from scratch, by its references' recipe: SGD, 0.02 for 16 images, falling by 10 twice
+(`scripts/peer_training.py`). With 1600 steps this config has an AP50 of 95.4 and 94.7. The cores'
+instructions decide about the last bits of a sum, and so about a few tenths of a point.
 """
 
 from rpn_jax.configs import shapes

@@ -93,7 +93,7 @@ def test_what_is_no_model_file(tmp_path):
         plain: "is not a model file; write one with",
         archive: "is not a model file",
         text: "is damaged or not a .safetensors file",
-        tmp_path: "weights are read from",
+        tmp_path: "cannot be read (Is a directory)",
     }.items():
         assert not is_model_file(file)
         assert f"{file}: " in (message := refusal(read_model, file))
