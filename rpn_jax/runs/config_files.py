@@ -149,6 +149,11 @@ _FIXED = {
 def _apply_override(config: ConfigDict, override: str, prefix: str) -> None:
     field, equals, text = override.removeprefix(prefix).partition("=")
     known = flatten(config)
+    if field == "--config":  # of a command that has no such flag
+        raise UserError(
+            f"{field}: a trained network has its config; leave this out, and give what is to be "
+            f"otherwise as {prefix}FIELD=VALUE"
+        )
     if field in _FIXED:
         raise UserError(f"{prefix}{field}: {_FIXED[field]}")
     option = field.removeprefix("data.options.")

@@ -195,6 +195,7 @@ def read_pixels(source: ImageSource, name: str) -> UInt8[np.ndarray, "H W 3"]:
     if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape or pixels.dtype != np.uint8:
         raise UserError(
             f"{name}: an array of shape {pixels.shape} and type {pixels.dtype}; give (H, W, 3) "
-            "uint8 RGB, at least a pixel, or a list of such arrays"
+            "uint8 RGB, at least a pixel, or a list of such arrays; of PIL's other modes "
+            "image.convert('RGB')"
         )
     return pixels

@@ -57,6 +57,7 @@ def test_none_takes_a_value_back():
             "loss: is a group of fields, such as --config.rpn.loss.balance; give",
         ),
         ("--workdri=x", "there is no such field"),
+        ("--config=mine.py", "--config: a trained network has its config; leave this out"),
         ("--config.steps", "write --config.steps=VALUE"),
         ("--config.steps=abc", "give a value of type int, such as 80000"),
         ("--config.steps=1.5", "give a value of type int"),

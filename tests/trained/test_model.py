@@ -138,6 +138,7 @@ def test_frames_of_a_video(model, place, tmp_path, capsys):
     ("given", "message"),
     [
         (np.zeros((8, 8), np.uint8), r"image: an array of shape \(8, 8\) and type uint8; give"),
+        (np.zeros((8, 8), np.uint8), r"of PIL's other modes image\.convert\('RGB'\)$"),
         (np.zeros((8, 8, 3), np.float32), "image: .* type float32; give"),
         (np.zeros((0, 8, 3), np.uint8), "image: .*at least a pixel"),
         ([np.zeros((8, 8, 4), np.uint8)], r"images\[0\]: an array of shape \(8, 8, 4\)"),
