@@ -1,9 +1,11 @@
-"""Kills training runs at random moments and compares their results with an undisturbed run's.
+r"""Kills training runs at random moments and compares their results with an undisturbed run's.
 
     python scripts/kill_runs.py --runs=25 --out=DIR
     python scripts/kill_runs.py --runs=25 --processes=2 --out=DIR
     python scripts/kill_runs.py --runs=10 --config=shapes_faster_rcnn --out=DIR
     python scripts/kill_runs.py --runs=8 --command=alternate --out=DIR
+    python scripts/kill_runs.py --config=voc_folder_faster_rcnn_vgg16 --command=alternate \
+        --config.data.source=FOLDER --config.model.pretrained=vgg16.pth --out=DIR
 
 One run is left alone. Each of the others is killed by SIGKILL one to three times, started again
 after each kill, and must end with the same bits: every array of the state and every row of the
@@ -73,6 +75,13 @@ OVERRIDES = {
     "steps": STEPS,
     "log_every": 1,
 }
+# Those of them that other data do not have, or whose network is to stay as it is.
+OF_SHAPES = (
+    "data.options.image_size",
+    "data.options.num_train",
+    "data.options.num_test",
+    "model.output_stage",
+)
 # Further ones of a config whose detector has the stage.
 STAGE_OVERRIDES = {
     "box": {
@@ -115,7 +124,7 @@ class Run:
         self.moments: list[tuple[str, int]] = []  # phase and last step at each kill
         self.starts = 0
         self._command = arguments.command
-        self._config = arguments.config
+        self._flags = arguments.flags
         self._num_processes = arguments.processes
         self._logs = out / f"{name}.log"
         compiled = "undisturbed" if arguments.command == "alternate" else name
@@ -141,7 +150,7 @@ class Run:
             log.flush()
             processes = [
                 subprocess.Popen(
-                    [*command, *_flags(self._config, self.workdir.parent), *more],
+                    [*command, *self._flags, *more],
                     cwd=ROOT,
                     env=self._environment,
                     stdout=log,
@@ -225,14 +234,16 @@ def _proposals(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(folder.glob("proposals/*/*.npz"))
 
 
-def _flags(config: str, out: pathlib.Path) -> list[str]:
+def _flags(name: str, out: pathlib.Path, more: Sequence[str]) -> list[str]:
+    """Returns the flags of a tiny run of a config, in which those of `more` come last."""
+    config = load_config(name)
     overrides = {**OVERRIDES, "data.data_dir": out / "datasets"}
-    for stage in STAGE_OVERRIDES.keys() & load_config(config).keys():
+    if config.data.dataset != "shapes":
+        overrides = {field: value for field, value in overrides.items() if field not in OF_SHAPES}
+    for stage in STAGE_OVERRIDES.keys() & config.keys():
         overrides |= STAGE_OVERRIDES[stage]
-    return [
-        f"--config={config}",
-        *(f"--config.{field}={value}" for field, value in overrides.items()),
-    ]
+    fields = (f"--config.{field}={value}" for field, value in overrides.items())
+    return [f"--config={name}", *fields, *more]
 
 
 def _steps(workdir: pathlib.Path) -> list[int]:
@@ -368,7 +379,9 @@ def main() -> None:
     parser.add_argument("--command", choices=tuple(FOLDERS), default="train")
     parser.add_argument("--config", help="shapes, or for alternate shapes_faster_rcnn, by default")
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="a new one")
-    arguments = parser.parse_args()
+    arguments, more = parser.parse_known_args()
+    if unknown := [flag for flag in more if not flag.startswith("--config.")]:
+        parser.error(f"{unknown[0]}: unknown; fields are given as --config.FIELD=VALUE")
     if arguments.command == "alternate" and arguments.processes > 1:
         parser.error("alternate has one process")
     defaults = {"train": "shapes", "alternate": "shapes_faster_rcnn"}
@@ -379,7 +392,8 @@ def main() -> None:
         out.mkdir(parents=True)
     except FileExistsError:
         sys.exit(f"--out={out}: exists; give a new folder")
-    prepare = [sys.executable, "-m", "rpn_jax", "prepare", *_flags(arguments.config, out)]
+    arguments.flags = _flags(arguments.config, out, more)
+    prepare = [sys.executable, "-m", "rpn_jax", "prepare", *arguments.flags]
     subprocess.run(prepare, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
     draw = random.Random(arguments.seed)
