@@ -3,12 +3,12 @@
     rpn-jax prepare --config=shapes_mask_rcnn
     rpn-jax train --config=shapes_mask_rcnn --workdir=runs/shapes_mask_rcnn
 
-Twenty minutes on two CPU cores that had other work too. Measured on the 300 test images (1347
+Ten minutes on two cores of an AMD EPYC, with its evaluation. Measured on the 300 test images (1347
 objects), seed 0, in per cent:
 
               AP  AP50  AP75
-    boxes   74.1  94.9  85.4
-    masks   67.1  93.5  76.3
+    boxes   73.3  95.2  85.9
+    masks   67.0  93.4  76.1
 
 The mask head is small, two convolutions of 64 channels and masks of 20x20: the shapes are, too.
 """

@@ -268,6 +268,8 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_the_shipped_sweeps_are_found_by_name_from_any_folder(path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     plan = load_sweep(path.stem)
-    assert len(plan.runs) == {"shapes": 12, "voc_one_stage": 4, "voc_proposals": 2}.get(path.stem, 8)
+    assert len(plan.runs) == {"shapes": 12, "voc_one_stage": 4, "voc_proposals": 2}.get(
+        path.stem, 8
+    )
     assert json.loads(plan.record_json())["seed_field"] == "seed"
     assert f"--sweep={path.stem}" in path.read_text()
