@@ -37,11 +37,13 @@ from rpn_jax.runs.metrics import read_metrics
 # Packages that this project imports, and JAX's compilers for accelerators.
 PACKAGES = (
     "absl-py", "array-record", "defusedxml", "flatbuffers", "flax", "grain", "h5py", "jax",
-    "jax-cuda12-pjrt", "jax-cuda12-plugin", "jaxlib", "jaxtyping", "jinja2", "libtpu", "matplotlib",
-    "ml-collections", "ml-dtypes", "numpy", "nvidia-cublas-cu12", "nvidia-cuda-nvcc-cu12",
-    "nvidia-cudnn-cu12", "nvidia-nccl-cu12", "opencv-python-headless", "optax", "orbax-checkpoint",
-    "pillow", "pycocotools", "pyyaml", "rich", "rpn-jax", "safetensors", "submitit",
-    "tensorboardX", "tensorflow-datasets", "tensorstore", "tqdm",
+    "jax-cuda12-pjrt", "jax-cuda12-plugin", "jax-cuda13-pjrt", "jax-cuda13-plugin", "jaxlib",
+    "jaxtyping", "jinja2", "libtpu", "matplotlib", "ml-collections", "ml-dtypes", "numpy",
+    "nvidia-cublas", "nvidia-cublas-cu12", "nvidia-cuda-nvcc", "nvidia-cuda-nvcc-cu12",
+    "nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-nccl-cu12", "nvidia-nccl-cu13",
+    "opencv-python-headless", "optax", "orbax-checkpoint", "pillow", "pycocotools", "pyyaml",
+    "rich", "rpn-jax", "safetensors", "submitit", "tensorboardX", "tensorflow-datasets",
+    "tensorstore", "tqdm",
 )  # fmt: skip
 # Environment variables that affect compilation or the order of sums, ...
 _VARIABLES = re.compile(
