@@ -39,7 +39,8 @@ def add_trained_flags(parser: argparse.ArgumentParser) -> None:
         "--weights",
         type=user_path,
         metavar="FILE",
-        help="a model file (.safetensors) of export-weights or import-weights",
+        help="a model file (.safetensors) of export-weights or import-weights, or one on the "
+        "Hugging Face Hub, hf://OWNER/REPO[@REVISION][/FILE]",
     )
     parser.add_argument(
         "--step",
@@ -53,6 +54,7 @@ def trained_place(
 ) -> tuple[ConfigDict, pathlib.Path]:
     """Returns the config that came with the network, with overrides, and the folder or file."""
     from rpn_jax.errors import UserError
+    from rpn_jax.hub import local_file
     from rpn_jax.runs.config_files import apply_overrides
     from rpn_jax.runs.workdir import load_workdir_config
     from rpn_jax.weights.class_names import check_renamed
@@ -68,7 +70,8 @@ def trained_place(
             "folder of a run as --workdir"
         )
     else:
-        config, place = read_model(arguments.weights).config, arguments.weights
+        place = local_file(arguments.weights)
+        config = read_model(place).config
     trained_on = config.box.class_names if "box" in config else ()
     config = apply_overrides(config, overrides)
     if trained_on:

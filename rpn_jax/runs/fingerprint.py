@@ -28,6 +28,7 @@ from rpn_jax.data.datasets import Dataset
 from rpn_jax.data.loader import usable_cores
 from rpn_jax.errors import UserError, list_some
 from rpn_jax.files import write_bytes
+from rpn_jax.hub import is_on_hub, local_file
 from rpn_jax.parts import hash_part, hash_source
 from rpn_jax.runs import processes
 from rpn_jax.runs.config import flatten
@@ -203,9 +204,12 @@ def _describe(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
 def _hash_weights(path: str | None) -> dict[str, str] | None:
     if not path:
         return None
-    path = pathlib.Path(path).expanduser()
-    with path.open("rb") as file:
-        return {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    local = local_file(path)
+    with local.open("rb") as file:
+        return {
+            "file": path if is_on_hub(path) else local.name,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
 
 
 def commit_and_patch(package: pathlib.Path) -> tuple[str | None, bytes]:
