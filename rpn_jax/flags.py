@@ -196,14 +196,21 @@ def _check_apart(out: pathlib.Path, paths: Sequence[pathlib.Path]) -> None:
                 )
 
 
-def raise_failures(failures: Sequence[str], paths: Sequence[pathlib.Path]) -> None:
-    """Raises a `UserError` that names the files that could not be read, if there are any."""
+def raise_failures(
+    failures: Sequence[str], paths: Sequence[pathlib.Path], out: pathlib.Path
+) -> None:
+    """Raises a `UserError` that names the files that could not be read, if there are any.
+
+    It says that what was found in the others is in `out`.
+    """
     from rpn_jax.data.videos import is_video
     from rpn_jax.errors import UserError
 
     if failures:
         what = "files" if any(map(is_video, paths)) else "images"
-        raise UserError(f"{len(failures)} of {len(paths)} {what}: {'; '.join(failures)}")
+        others = len(paths) - len(failures)
+        written = f"; {out} has what was found in the other {others}" if others else ""
+        raise UserError(f"{len(failures)} of {len(paths)} {what}: {'; '.join(failures)}{written}")
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:

@@ -34,6 +34,7 @@ from rpn_jax.runs import processes
 from rpn_jax.runs.config import flatten
 from rpn_jax.runs.fields import own_parts
 from rpn_jax.runs.metrics import read_metrics
+from rpn_jax.runs.workdir import load_workdir_config
 
 # Packages that this project imports, and JAX's compilers for accelerators.
 PACKAGES = (
@@ -178,6 +179,35 @@ def _tell_other(workdir: pathlib.Path, rows: list[dict], facts: dict[str, Any]) 
                 f"{list_some(changes, 4)}; its result is {result}",
                 file=sys.stderr,
             )
+
+
+def tell_changed(workdir: pathlib.Path, dataset: Dataset, config: ConfigDict) -> None:
+    """Warns on stderr if a split is not what the run in this folder trained or validated with.
+
+    Nothing is said of a split that the run did not open, or that `config` has from elsewhere.
+    """
+    place = ("dataset", "source", "data_dir", "options")
+    stored = load_workdir_config(workdir).data
+    if any(stored[field] != config.data[field] for field in place):
+        return
+    rows = read_metrics(workdir / "runs.jsonl")
+    now = _describe(config, dataset)
+    for was in (rows[-1].get("data") or {}).values() if rows else ():
+        if (was.get("dataset"), was.get("split")) == (now["dataset"], now["split"]):
+            changed = [
+                f"{field} is {now[field]}, was {was[field]}"
+                if isinstance(was[field], int)
+                else f"other {field}"
+                for field in was
+                if was[field] is not None and was[field] != now.get(field, was[field])
+            ]
+            if changed:
+                print(
+                    f"{workdir}: {dataset.name} {dataset.split} has changed since the training: "
+                    f"{list_some(changed)}; figures of before are not to be compared with these",
+                    file=sys.stderr,
+                )
+            return
 
 
 def _installed(names: tuple[str, ...]) -> dict[str, str]:
