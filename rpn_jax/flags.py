@@ -39,7 +39,8 @@ def add_trained_flags(parser: argparse.ArgumentParser) -> None:
         "--weights",
         type=user_path,
         metavar="FILE",
-        help="a model file (.safetensors) of export-weights or import-weights",
+        help="a model file (.safetensors) of export-weights or import-weights, or one on the "
+        "Hugging Face Hub, hf://OWNER/REPO[@REVISION][/FILE]",
     )
     parser.add_argument(
         "--step",
@@ -53,6 +54,7 @@ def trained_place(
 ) -> tuple[ConfigDict, pathlib.Path]:
     """Returns the config that came with the network, with overrides, and the folder or file."""
     from rpn_jax.errors import UserError
+    from rpn_jax.hub import local_file
     from rpn_jax.runs.config_files import apply_overrides
     from rpn_jax.runs.workdir import load_workdir_config
     from rpn_jax.weights.class_names import check_renamed
@@ -68,7 +70,8 @@ def trained_place(
             "folder of a run as --workdir"
         )
     else:
-        config, place = read_model(arguments.weights).config, arguments.weights
+        place = local_file(arguments.weights)
+        config = read_model(place).config
     trained_on = config.box.class_names if "box" in config else ()
     config = apply_overrides(config, overrides)
     if trained_on:
@@ -193,14 +196,21 @@ def _check_apart(out: pathlib.Path, paths: Sequence[pathlib.Path]) -> None:
                 )
 
 
-def raise_failures(failures: Sequence[str], paths: Sequence[pathlib.Path]) -> None:
-    """Raises a `UserError` that names the files that could not be read, if there are any."""
+def raise_failures(
+    failures: Sequence[str], paths: Sequence[pathlib.Path], out: pathlib.Path
+) -> None:
+    """Raises a `UserError` that names the files that could not be read, if there are any.
+
+    It says that what was found in the others is in `out`.
+    """
     from rpn_jax.data.videos import is_video
     from rpn_jax.errors import UserError
 
     if failures:
         what = "files" if any(map(is_video, paths)) else "images"
-        raise UserError(f"{len(failures)} of {len(paths)} {what}: {'; '.join(failures)}")
+        others = len(paths) - len(failures)
+        written = f"; {out} has what was found in the other {others}" if others else ""
+        raise UserError(f"{len(failures)} of {len(paths)} {what}: {'; '.join(failures)}{written}")
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:

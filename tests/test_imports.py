@@ -9,7 +9,7 @@ import rpn_jax
 ROOT = pathlib.Path(rpn_jax.__file__).parent
 FLOORS = {
     "text": 0, "cuts": 0, "errors": 0, "progress": 0, "tables": 0, "typing": 0, "files": 0,
-    "parts": 0,
+    "parts": 0, "hub": 0,
     "ops": 1, "data": 1,
     "evaluation": 2,
     "visualize": 3, "models": 3,

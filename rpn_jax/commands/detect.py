@@ -6,7 +6,8 @@
 OUT/detections.json is a list in COCO's results layout (category_id is the data's own id of the
 class, bbox is x, y, width, height in pixels of the original image), with the names of the class and
 of the file in each entry; --format=npz writes OUT/NAME.npz instead, with `boxes` (x1, y1, x2, y2),
-`scores` and `labels` (0 is the first class). OUT/pictures has every image with what was found.
+`scores` and `labels` (0 is the first class; the function of `export` counts from 1). OUT/pictures
+has every image with what was found.
 --format=yolo writes OUT/labels/NAME.txt, a line `class cx cy w h score` for each box, in fractions
 of the image's sides and without masks, and OUT/data.yaml with the classes: with the images in
 OUT/images it is a dataset of kind `yolo`.
@@ -63,4 +64,4 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         file_format=arguments.format,
         draw_above=arguments.draw_above,
     )
-    raise_failures(failures, paths)
+    raise_failures(failures, paths, arguments.out)

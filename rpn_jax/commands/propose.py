@@ -65,4 +65,4 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         file_format=arguments.format,
         draw=arguments.draw,
     )
-    raise_failures(failures, paths)
+    raise_failures(failures, paths, arguments.out)

@@ -216,7 +216,9 @@ FIELDS: Mapping[str, Field] = {
     "model.input_convention": Field(
         "caffe", NAME, "the pixels that the weights expect, see models/inputs.py"
     ),
-    "model.pretrained": Field(None, NAME, "a file of trained weights, see weights/layouts.py"),
+    "model.pretrained": Field(
+        None, NAME, "a file of trained weights, or hf://OWNER/REPO[@REVISION][/FILE]"
+    ),
     "model.pretrained_head": Field(True, FLAG, "whether to take the head too, if the file has one"),
     "model.pretrained_last": Field(
         True,

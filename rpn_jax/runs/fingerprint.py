@@ -28,11 +28,13 @@ from rpn_jax.data.datasets import Dataset
 from rpn_jax.data.loader import usable_cores
 from rpn_jax.errors import UserError, list_some
 from rpn_jax.files import write_bytes
+from rpn_jax.hub import is_on_hub, local_file
 from rpn_jax.parts import hash_part, hash_source
 from rpn_jax.runs import processes
 from rpn_jax.runs.config import flatten
 from rpn_jax.runs.fields import own_parts
 from rpn_jax.runs.metrics import read_metrics
+from rpn_jax.runs.workdir import load_workdir_config
 
 # Packages that this project imports, and JAX's compilers for accelerators.
 PACKAGES = (
@@ -181,6 +183,35 @@ def _tell_other(workdir: pathlib.Path, rows: list[dict], facts: dict[str, Any]) 
             )
 
 
+def tell_changed(workdir: pathlib.Path, dataset: Dataset, config: ConfigDict) -> None:
+    """Warns on stderr if a split is not what the run in this folder trained or validated with.
+
+    Nothing is said of a split that the run did not open, or that `config` has from elsewhere.
+    """
+    place = ("dataset", "source", "data_dir", "options")
+    stored = load_workdir_config(workdir).data
+    if any(stored[field] != config.data[field] for field in place):
+        return
+    rows = read_metrics(workdir / "runs.jsonl")
+    now = _describe(config, dataset)
+    for was in (rows[-1].get("data") or {}).values() if rows else ():
+        if (was.get("dataset"), was.get("split")) == (now["dataset"], now["split"]):
+            changed = [
+                f"{field} is {now[field]}, was {was[field]}"
+                if isinstance(was[field], int)
+                else f"other {field}"
+                for field in was
+                if was[field] is not None and was[field] != now.get(field, was[field])
+            ]
+            if changed:
+                print(
+                    f"{workdir}: {dataset.name} {dataset.split} has changed since the training: "
+                    f"{list_some(changed)}; figures of before are not to be compared with these",
+                    file=sys.stderr,
+                )
+            return
+
+
 def _installed(names: tuple[str, ...]) -> dict[str, str]:
     versions = {}
     for name in names:
@@ -205,9 +236,12 @@ def _describe(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
 def _hash_weights(path: str | None) -> dict[str, str] | None:
     if not path:
         return None
-    path = pathlib.Path(path).expanduser()
-    with path.open("rb") as file:
-        return {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    local = local_file(path)
+    with local.open("rb") as file:
+        return {
+            "file": path if is_on_hub(path) else local.name,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
 
 
 def commit_and_patch(package: pathlib.Path) -> tuple[str | None, bytes]:

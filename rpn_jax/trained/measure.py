@@ -21,6 +21,7 @@ from rpn_jax.evaluation.objects import (
 )
 from rpn_jax.evaluation.recall import RecallMeasurement, RecallResult
 from rpn_jax.files import writing
+from rpn_jax.runs.fingerprint import tell_changed
 from rpn_jax.runs.processes import gather, is_first, together
 from rpn_jax.tables import format_table
 from rpn_jax.trained.load import check_proposes, load_trained
@@ -59,6 +60,8 @@ def evaluate_trained(
         dataset = open_split(config, split, needs_masks=False)
         dataset = with_proposals(config, dataset, "eval")
         of_masks = measures_masks(config, dataset)
+    if is_first() and place.is_dir():
+        tell_changed(place, dataset, config)
     detector, variables, step = load_trained(config, place, step)
     name = "-without-".join([split, *without])
     folder = out or place / "evaluation" / name

@@ -24,6 +24,7 @@ from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.figures import Figures
 from rpn_jax.files import check_out, user_path
+from rpn_jax.hub import local_file
 from rpn_jax.runs.fields import LEFT_OUT, check_config
 from rpn_jax.trained.export import pasting_of, write_function
 from rpn_jax.trained.load import (
@@ -127,7 +128,8 @@ def load(place: Path, *, step: int | str | None = None, settings: str = "test") 
     """Returns the trained network of a run's folder or a model file.
 
     Args:
-      place: folder from `train`, or file from `export-weights`, `import-weights` or `Model.save`.
+      place: folder from `train`, or file from `export-weights`, `import-weights` or `Model.save`,
+        which may be on the Hugging Face Hub: "hf://OWNER/REPO[@REVISION][/FILE]".
       step: step of the run's checkpoint; the newest by default; "best" is that of the validation
         with the highest headline figure.
       settings: number of proposals, as for use, "test", or to train a detector on, "train".
@@ -135,7 +137,7 @@ def load(place: Path, *, step: int | str | None = None, settings: str = "test") 
     Raises:
       UserError: the run, the file or the step does not exist, or cannot be read.
     """
-    place = user_path(place)
+    place = local_file(place)
     if settings not in ("train", "test"):
         raise UserError(f'settings={settings!r}: give "test" or "train"')
     config = trained_config(place)

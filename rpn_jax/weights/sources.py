@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rpn_jax.errors import UserError
+from rpn_jax.hub import local_file
 from rpn_jax.models.rcnn import RCNN, variable_shapes
 from rpn_jax.runs.config import flatten, sizes_per_level
 from rpn_jax.weights.class_names import class_order
@@ -47,12 +48,12 @@ class Source(NamedTuple):
 
 
 def read_source(path: str | pathlib.Path) -> Source:
-    """Returns what a file of weights holds.
+    """Returns what a file of weights holds, which may be on the Hugging Face Hub.
 
     Raises:
         UserError: it cannot be read, is damaged, or of no family known here.
     """
-    path = pathlib.Path(path).expanduser()
+    path = local_file(path)
     if not is_model_file(path):
         layout, arrays = recognize(path, read_arrays(path))
         layout = with_axes(with_depth(layout, arrays), arrays)

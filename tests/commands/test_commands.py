@@ -230,7 +230,15 @@ def test_from_photographs_to_proposals(voc, voc_flags, tmp_path, capsys):
     assert main(["train", *voc_flags, *SMALL, f"--workdir={workdir}"]) == 0
     capsys.readouterr()
     assert main(["evaluate", f"--workdir={workdir}"]) == 0
-    assert "pycocotools" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "pycocotools" in said.out
+    assert "training" not in said.err
+    starts = workdir / "runs.jsonl"
+    recorded = json.loads(starts.read_text())
+    recorded["data"]["eval"] = {**recorded["data"]["train"], "split": "test"}
+    starts.write_text(json.dumps(recorded) + "\n")
+    assert main(["evaluate", f"--workdir={workdir}"]) == 0
+    assert "test has changed since the training: images is 2, was 5" in capsys.readouterr().err
     weights = tmp_path / "model.safetensors"
     assert main(["export-weights", f"--workdir={workdir}", f"--out={weights}"]) == 0
     assert main(["evaluate", f"--weights={weights}", f"--out={out / 'evaluation'}"]) == 0
@@ -282,6 +290,7 @@ def test_from_photographs_to_proposals(voc, voc_flags, tmp_path, capsys):
     assert main(["propose", f"--workdir={workdir}", str(broken), *flags]) == 1
     error = capsys.readouterr().err
     assert "error: 2 of 4 images: " in error
+    assert error.endswith(f"; {out / 'broken'} has what was found in the other 2\n")
     assert f"{broken / 'folder.jpg'}: not a regular file" in error
     assert f"{broken / 'link.jpg'}: cannot be read" in error
     assert len(list((out / "broken").glob("*a*.npz"))) == 2

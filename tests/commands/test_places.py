@@ -132,10 +132,15 @@ def test_a_folder_is_no_model_file(tmp_path, capsys):
 
 def test_what_could_not_be_read_is_counted_by_its_kind():
     image, video = pathlib.Path("a.jpg"), pathlib.Path("b.mp4")
-    with pytest.raises(UserError, match="^1 of 2 images: a.jpg: broken"):
-        raise_failures(["a.jpg: broken"], [image, image])
-    with pytest.raises(UserError, match="^1 of 2 files: b.mp4: broken"):
-        raise_failures(["b.mp4: broken"], [image, video])
+    out = pathlib.Path("out")
+    others = "; out has what was found in the other 1$"
+    with pytest.raises(UserError, match=f"^1 of 2 images: a.jpg: broken{others}"):
+        raise_failures(["a.jpg: broken"], [image, image], out)
+    with pytest.raises(UserError, match=f"^1 of 2 files: b.mp4: broken{others}"):
+        raise_failures(["b.mp4: broken"], [image, video], out)
+    with pytest.raises(UserError, match="^1 of 1 images: a.jpg: broken$"):
+        raise_failures(["a.jpg: broken"], [image], out)
+    raise_failures([], [image], out)
 
 
 @pytest.mark.parametrize(

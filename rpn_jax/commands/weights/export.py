@@ -14,9 +14,10 @@ jax and its optional package flatbuffers read it:
 
 Resize an image as for training (config.data.shorter_side and longer_side) before it goes on the
 canvas. Boxes are x1, y1, x2, y2 in pixels of the canvas, best score first. A detector of classes
-gives "labels" too; FILE.classes.json has their names. One of masks gives "masks" too, of each box
-the probability in each of its 28 x 28 cells; rpn_jax.paste_masks, a function of NumPy, pastes
-them into the image, of any size to which the boxes are scaled before:
+gives "labels" too, 1 for the first class, as FILE.classes.json names them, and 0 for an empty slot
+(`detect --format=npz` and Model.detect, which have no empty slots, count from 0). One of masks
+gives "masks" too, of each box the probability in each of its 28 x 28 cells; rpn_jax.paste_masks, a
+function of NumPy, pastes them into the image, of any size to which the boxes are scaled before:
 
   how = json.load(open("FILE.pasting.json"))  # as this network is used: pasting and threshold
   pasted = rpn_jax.paste_masks(masks, boxes, height, width, **how)  # (n, height, width) bool

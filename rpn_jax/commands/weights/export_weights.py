@@ -2,6 +2,7 @@
 
   rpn-jax export-weights --workdir=runs/voc --out=model.safetensors
   rpn-jax export-weights --workdir=DIR --out=detector.safetensors --format=torchvision
+  rpn-jax export-weights --workdir=runs/voc --out=model.safetensors --upload=hf://OWNER/REPO
 
 --format=rpn_jax writes a model file, which holds the config too: `propose`, `detect`, `evaluate`
 and `export` take it as --weights=FILE, `train` as config.model.pretrained. --format=torchvision
@@ -39,11 +40,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="rpn_jax",
         help="whose names the arrays have (%(default)s)",
     )
+    parser.add_argument(
+        "--upload",
+        metavar="NAME",
+        help="puts the file into a repository on the Hugging Face Hub that is there already: "
+        "hf://OWNER/REPO[@BRANCH][/FILE]",
+    )
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Writes the file and says what is in it."""
+    """Writes the file and says what is in it, and its name on the Hub."""
+    from rpn_jax import hub
+
     check_out_file(arguments.out, arguments.weights)
+    name = hub.parse(arguments.upload) if arguments.upload else None
+    if name:
+        hub.load_client()
     from rpn_jax.trained.export import export_weights
 
     config, place = trained_place(arguments, overrides)
@@ -52,3 +64,5 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
             config, place, arguments.out, step=arguments.step, file_format=arguments.format
         )
     )
+    if name:
+        print(f"uploaded: {hub.upload(arguments.out, name)}")

@@ -3,6 +3,7 @@
 VOC, CVAT        Annotations/   JPEGImages/   ImageSets/Main/SPLIT.txt
 Label Studio     Annotations/   images/       no lists: all are the split `train`
 FiftyOne         labels/        data/         no lists: all are the split `train`
+FiftyOne         SPLIT/labels/  SPLIT/data/   or with the names above: a folder of each split
 Roboflow         SPLIT/NAME.xml beside SPLIT/NAME.jpg; or both in FOLDER, as the split `train`
 """
 
@@ -19,11 +20,22 @@ _IMAGES = ("JPEGImages", "images", "data")
 
 
 class VocLayout(NamedTuple):
-    """The folders of a dataset. Names of images are relative to them; `lists` may be absent."""
+    """The folders of a dataset. Names of images are relative to them; `lists` may be absent.
+
+    Where each split has a folder, `within` are the names of those of annotations and images in it.
+    """
 
     annotations: pathlib.Path
     images: pathlib.Path
     lists: pathlib.Path | None
+    within: tuple[str, str] | None = None
+
+    def image_name(self, name: str) -> str:
+        """Returns the name, without a suffix, of the image that the annotation of a name is of."""
+        split, *rest = pathlib.PurePath(name).parts
+        if self.within is None or rest[:1] != [self.within[0]]:
+            return name
+        return os.path.join(split, self.within[1], *rest[1:])
 
 
 def find_voc_layout(root: pathlib.Path) -> VocLayout:
@@ -36,6 +48,8 @@ def find_voc_layout(root: pathlib.Path) -> VocLayout:
         raise _missing(root)
     annotations = [root / name for name in _ANNOTATIONS if (root / name).is_dir()]
     if not annotations:
+        if splits := _folders_of_splits(root):
+            return VocLayout(root, root, None, splits)
         beside = any(root.glob("[!.]*.xml")) or any(root.glob("*/[!.]*.xml"))
         if (root / "ImageSets").exists() or not beside:
             raise _missing(root / "Annotations")
@@ -56,10 +70,27 @@ def find_voc_layout(root: pathlib.Path) -> VocLayout:
     return VocLayout(annotations[0], images[0], None)
 
 
+def _folders_of_splits(root: pathlib.Path) -> tuple[str, str] | None:
+    """Returns the names of the folders of annotations and images, if each split has such two."""
+    inner = {
+        (path.parent.parent, path.parent.name)
+        for name in _ANNOTATIONS
+        for path in root.glob(f"[!._]*/{name}/[!.]*.xml")
+    }
+    if any((folder / "ImageSets").exists() for folder in (root, *(split for split, _ in inner))):
+        return None  # several datasets, each with lists of its own
+    pairs = {(name, find_voc_layout(split).images.name) for split, name in inner}
+    if len(pairs) > 1:
+        what = list_some(sorted({"/".join(pair) for pair in pairs}))
+        raise UserError(f"{root}: its splits have folders of several names ({what}); rename them")
+    return pairs.pop() if pairs else None
+
+
 def listed_by_folder(layout: VocLayout, splits: Sequence[str] | None) -> dict[str, list[str]]:
     """Returns the names of each split of a layout without lists, in the order of the alphabet.
 
-    Folders of XML files beside their images are splits. Everything else is one split, `train`.
+    Folders of XML files beside their images, or with a folder of either, are splits. Everything
+    else is one split, `train`.
 
     Raises:
       UserError: there is none, or none of that name.

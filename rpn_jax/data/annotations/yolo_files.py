@@ -4,11 +4,18 @@
     train: images/train      a folder, a list of images (.txt), or several of them
     names: [dog, cat]        or {0: dog, 1: cat}
 
+Darknet's `obj.data` says the same, as CVAT exports it:
+
+    classes = 2
+    names = data/obj.names   the name of a class in each line
+    train = data/train.txt   a list of images
+
 A row is `class cx cy w h`, in fractions of the image's sides; a detector may add its score. One
 of `class x y x y x y …` is a polygon.
 """
 
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +23,9 @@ import numpy as np
 import yaml
 
 from rpn_jax.data.annotations.fields import FieldError, class_name, identifier, number, shown
+from rpn_jax.data.annotations.image_files import Files
 from rpn_jax.data.annotations.problems import Problems
+from rpn_jax.data.annotations.voc_lists import check_splits
 from rpn_jax.errors import UserError, first_line
 from rpn_jax.files import regular
 
@@ -45,7 +54,7 @@ class YoloObject(NamedTuple):
 
 
 class YoloConfig(NamedTuple):
-    """What `data.yaml` says: classes in the order of their numbers, and places by split."""
+    """What `data.yaml` or its like says: classes in the order of their numbers, places by split."""
 
     file: pathlib.Path
     digest: bytes
@@ -57,15 +66,17 @@ class YoloConfig(NamedTuple):
 def read_config(root: pathlib.Path) -> YoloConfig:
     """Returns what the `data.yaml` of a folder says, or its only YAML file of another name.
 
-    Without one, `classes.txt` has the name of a class in each line, and `images` is the split
-    `train`, as Label Studio exports it.
+    Without one, `obj.data` says it, as CVAT exports YOLO 1.1. Or `classes.txt` has the name of a
+    class in each line, and `images` is the split `train`, as Label Studio exports it.
 
     Raises:
       UserError: there is none, or it is not of the format.
     """
-    classes = root / "classes.txt"
-    if classes.is_file() and not any(path.suffix in _YAML for path in root.iterdir()):
-        return _of_classes(root, classes)
+    if not any(path.suffix in _YAML for path in root.iterdir()):
+        if (file := root / "obj.data").is_file():
+            return _of_darknet(root, file)
+        if (file := root / "classes.txt").is_file():
+            return YoloConfig(file, *_read_names(file), root, {"train": ["images"]})
     file = _config_file(root)
     data = regular(file).read_bytes()
     try:
@@ -92,19 +103,62 @@ def read_config(root: pathlib.Path) -> YoloConfig:
     return YoloConfig(file, data, names, base, places)
 
 
-def _of_classes(root: pathlib.Path, file: pathlib.Path) -> YoloConfig:
-    data = regular(file).read_bytes()
+def _of_darknet(root: pathlib.Path, file: pathlib.Path) -> YoloConfig:
+    """Returns what an `obj.data` says: each of its fields that names a list (.txt) is a split."""
+    lines = _read_lines(file, "a field = value in each line")
+    written = [re.split(r"\s#", f" {line}")[0].partition("=") for line in lines]
+    fields = {field.strip(): value.strip() for field, _, value in written}
+    named = fields.pop("names", "obj.names")
     try:
-        lines = data.decode("utf-8-sig").strip().splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: is not text in UTF-8; save it so, one name a line") from error
+        listed = find_listed(Files([root]), named)
+    except FieldError as error:
+        raise UserError(
+            f"{file}: names: {error}; put it there, with the name of a class in each line, in the "
+            "order of their numbers"
+        ) from error
+    digest, names = _read_names(listed)
+    if fields.get("classes", str(len(names))) != str(len(names)):
+        raise UserError(
+            f"{file}: classes={shown(fields['classes'])}, but {listed.name} has {len(names)}; "
+            "mend either"
+        )
+    places = {split: [place] for split, place in fields.items() if place.endswith(".txt")}
+    if not places:
+        raise UserError(f"{file}: names no split; give the list of its images: train = train.txt")
+    check_splits([*places], file)
+    return YoloConfig(file, regular(file).read_bytes() + digest, names, root, places)
+
+
+def find_listed(files: Files, name: str) -> pathlib.Path:
+    """Returns the file of a name; CVAT's `data/a.jpg` may be a.jpg beside `obj.data`.
+
+    Raises:
+      FieldError: it is not there, or it lies outside of the folders.
+    """
+    try:
+        return files.find(name)
+    except FieldError:
+        if not name.startswith("data/"):
+            raise
+        return files.find(name.removeprefix("data/"))
+
+
+def _read_names(file: pathlib.Path) -> tuple[bytes, tuple[str, ...]]:
+    """Returns the bytes of a file with the name of a class in each line, and the names."""
+    lines = _read_lines(file, "one name a line")
     if not lines:
         raise UserError(f"{file}: names no class; write the name of one in each line")
     try:
-        names = _class_names({"names": lines})
+        return regular(file).read_bytes(), _class_names({"names": lines})
     except FieldError as error:
         raise UserError(f"{file}: {error}") from error
-    return YoloConfig(file, data, names, root, {"train": ["images"]})
+
+
+def _read_lines(file: pathlib.Path, remedy: str) -> list[str]:
+    try:
+        return regular(file).read_bytes().decode("utf-8-sig").strip().splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: is not text in UTF-8; save it so, {remedy}") from error
 
 
 def _config_file(root: pathlib.Path) -> pathlib.Path:
@@ -149,7 +203,7 @@ def _text(value: Any, what: str) -> str:
 
 
 def read_rows(
-    data: bytes, file: pathlib.Path, class_names: Sequence[str], *, skip_bad: bool
+    data: bytes, file: pathlib.Path, config: YoloConfig, *, skip_bad: bool
 ) -> tuple[list[YoloObject], list[str]]:
     """Returns the objects of a label file, and what is wrong with its other rows.
 
@@ -165,13 +219,13 @@ def read_rows(
         if not line.strip():
             continue
         try:
-            objects.append(_read_row(i, line.split(), class_names))
+            objects.append(_read_row(i, line.split(), config))
         except FieldError as error:
             problems.add(f"line {i}: {error}")
     return objects, problems.found
 
 
-def _read_row(line: int, words: Sequence[str], class_names: Sequence[str]) -> YoloObject:
+def _read_row(line: int, words: Sequence[str], config: YoloConfig) -> YoloObject:
     has_score = len(words) == _BOX + 1
     is_polygon = len(words) >= _POLYGON and len(words) % 2 == 1
     if not (len(words) == _BOX or has_score or is_polygon):
@@ -179,9 +233,10 @@ def _read_row(line: int, words: Sequence[str], class_names: Sequence[str]) -> Yo
             f"has {len(words)} numbers; a box has 5 (class cx cy w h), a polygon 7, 9, 11, …"
         )
     label, *fractions = map(number, words)
-    if label != int(label) or not 0 <= label < len(class_names):
+    count = len(config.class_names)
+    if label != int(label) or not 0 <= label < count:
         raise FieldError(
-            f"class {words[0]} is not in data.yaml, whose names are 0 to {len(class_names) - 1}"
+            f"class {words[0]} is not in {config.file.name}, whose names are 0 to {count - 1}"
         )
     values = np.array(fractions[: 4 if has_score else None])
     wrong = (values < -_ROUNDING) | (values > 1 + _ROUNDING)

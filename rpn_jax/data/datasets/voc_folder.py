@@ -172,6 +172,7 @@ class _Reader:
 
     def _image(self, path: pathlib.Path, name: str) -> pathlib.Path:
         """Returns the image of a name: the one file called so, its suffix apart."""
+        name = self._layout.image_name(name)
         files = self._by_stem.get(unicodedata.normalize("NFC", name), [])
         exact = [file for file in files if os.path.splitext(file)[0] == name]
         files = exact or files

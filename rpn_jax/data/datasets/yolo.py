@@ -1,6 +1,7 @@
-"""Any folder in the layout of YOLO (Ultralytics, Roboflow), as a TFDS dataset.
+"""Any folder in the layout of YOLO (Ultralytics, Roboflow, Darknet), as a TFDS dataset.
 
     FOLDER/data.yaml   FOLDER/images/SPLIT/NAME.jpg   FOLDER/labels/SPLIT/NAME.txt
+    FOLDER/obj.data    FOLDER/obj_train_data/NAME.jpg FOLDER/obj_train_data/NAME.txt
 
 See `rpn_jax.data.annotations.yolo_files` for what these hold. The labels of an image lie where its
 path has `labels` for the last `images`, or else beside it. Without such a file it has no objects.
@@ -22,7 +23,13 @@ from rpn_jax.data.annotations.overlaps import shared_images
 from rpn_jax.data.annotations.problems import REMEDY
 from rpn_jax.data.annotations.segmentations import Mask, read_segmentation
 from rpn_jax.data.annotations.voc_lists import split_names
-from rpn_jax.data.annotations.yolo_files import YoloConfig, YoloObject, read_config, read_rows
+from rpn_jax.data.annotations.yolo_files import (
+    YoloConfig,
+    YoloObject,
+    find_listed,
+    read_config,
+    read_rows,
+)
 from rpn_jax.data.datasets.source import Example, Finding, Source
 from rpn_jax.data.images import SUFFIXES, read_header, read_image
 from rpn_jax.errors import UserError, list_some
@@ -45,7 +52,7 @@ def read_yolo(
     splits: Sequence[str] | str | None = None,
     outside: bool = False,
 ) -> Source:
-    """Returns the labelled images of a folder with a `data.yaml`.
+    """Returns the labelled images of a folder with a `data.yaml`, or what `read_config` takes.
 
     Args:
       folder: holds `data.yaml`.
@@ -116,15 +123,17 @@ class _Reader:
             ) from error
         labelled = [self._labelled(image) for image in images]
         if not any(each.file for each in labelled):
-            first = f", such as {_label_name(next(iter(images)))}" if images else ""
+            first = f", such as {self._label_name(next(iter(images)))}" if images else ""
             what = f"none of its {len(images)} images has a label file" if images else "no image"
             raise UserError(f"{self._config.file}: {split}: {what}{first}; the split is empty")
         return labelled
 
     def _images(self, place: str) -> Iterator[pathlib.Path]:
         base = self._config.base
-        # Roboflow's `../train/images` is meant to be train/images beside data.yaml.
-        choices = [base / place, base / place.removeprefix("../"), self._root / place]
+        # Roboflow's `../train/images` means train/images beside data.yaml, CVAT's `data/train.txt`
+        # train.txt beside obj.data.
+        spellings = (place, place.removeprefix("../"), place.removeprefix("data/"))
+        choices = [folder / each for folder in (base, self._root) for each in spellings]
         path = next((choice for choice in choices if choice.exists()), None)
         if path is None:
             raise FieldError(f"{place} is not in {base}")
@@ -147,12 +156,14 @@ class _Reader:
         for i, line in enumerate(lines, 1):
             if line.strip():
                 try:
-                    yield pathlib.Path(os.path.normpath(files.find(line.strip())))
+                    yield pathlib.Path(os.path.normpath(find_listed(files, line.strip())))
                 except FieldError as error:
-                    raise FieldError(f"{file.name} line {i}: {error}") from error
+                    raise FieldError(
+                        f"{file.name} line {i}: {error}; were the images exported too?"
+                    ) from error
 
     def _labelled(self, image: pathlib.Path) -> _Labelled:
-        path = _label_name(image)
+        path = self._label_name(image)
         name = os.path.relpath(path, self._root)
         try:
             file = self._files.find(name)
@@ -164,20 +175,23 @@ class _Reader:
         data = regular(file).read_bytes()
         self.digest.update(f"{name}\0".encode(errors="replace") + data)
         try:
-            read = read_rows(data, file, self._config.class_names, skip_bad=self._skip_bad)
+            read = read_rows(data, file, self._config, skip_bad=self._skip_bad)
         except UserError as error:
             if not self._skip_bad:
                 raise
             return _Labelled(image, file, problems=[str(error).removeprefix(f"{file}: ")])
         return _Labelled(image, file, *read)
 
-
-def _label_name(image: pathlib.Path) -> pathlib.Path:
-    parts = list(image.with_suffix(".txt").parts)
-    folders = [i for i, part in enumerate(parts[:-1]) if part == "images"]
-    for i in folders[-1:]:
-        parts[i] = "labels"
-    return pathlib.Path(*parts)
+    def _label_name(self, image: pathlib.Path) -> pathlib.Path:
+        path = pathlib.Path(os.path.normpath(image)).with_suffix(".txt")
+        root = pathlib.Path(os.path.normpath(self._root))
+        # A folder above may be called `images` too; its `labels` would be outside.
+        above = len(root.parts) if not self._outside and path.is_relative_to(root) else 0
+        parts = list(path.parts)
+        folders = [i for i in range(above, len(parts) - 1) if parts[i] == "images"]
+        for i in folders[-1:]:
+            parts[i] = "labels"
+        return pathlib.Path(*parts)
 
 
 def _scores(config: YoloConfig, split: str, labelled: Sequence[_Labelled]) -> list[Finding]:

@@ -4,6 +4,9 @@ The files have what the exporters of these tools write: ids that begin at 0, att
 the server, corners that count from 0.
 """
 
+import pathlib
+import textwrap
+
 import numpy as np
 import pytest
 from exports import BOX, CATEGORIES, Export
@@ -13,6 +16,8 @@ from rpn_jax.data.datasets.coco_json import read_coco_json
 from rpn_jax.data.datasets.voc_folder import read_voc_folder
 from rpn_jax.data.datasets.yolo import read_yolo
 from rpn_jax.errors import UserError
+from rpn_jax.trained.yolo import yolo_rows
+from rpn_jax.training.predict import PredictedImage
 
 
 @pytest.fixture
@@ -171,6 +176,48 @@ def test_voc_of_label_studio_and_fiftyone(export, annotations, images):
     assert names == {"train": [f"{images}/a.jpg", f"{images}/b.png"]}
 
 
+@pytest.mark.parametrize(("annotations", "images"), [("labels", "data"), ("Annotations", "images")])
+def test_voc_with_a_folder_of_each_split(export, annotations, images):
+    for split in ("train", "test"):
+        export.image(f"{split}/{images}/a.jpg", f"{split}/{images}/sub/b.png")
+        for name in ("a", "sub/b"):
+            export.voc(f"{split}/{annotations}/{name}.xml", (8, 8, 56, 48))
+        export.file(f"__MACOSX/{split}/{annotations}/._a.xml").write_bytes(b"\0\5\x16\7")
+    box = (8, 8, 56, 48)
+    source, names = read_voc(export, box, first_pixel=0)
+    assert names == {
+        s: [f"{s}/{images}/a.jpg", f"{s}/{images}/sub/b.png"] for s in ("test", "train")
+    }
+    assert source.class_names == ("dog",)
+    assert list(read_voc(export, box, first_pixel=0, splits="test")[1]) == ["test"]
+    with pytest.raises(UserError, match=r"no annotations of val .*there: test, train"):
+        read_voc(export, box, splits="val")
+    (export.root / f"test/{images}/a.jpg").unlink()
+    with pytest.raises(UserError, match=rf"test/{annotations}/a.xml: annotates an image that"):
+        read_voc(export, box)
+    # A stray file is named, not passed over.
+    export.image(f"test/{images}/a.jpg")
+    export.file("test/notes.xml").write_text("<notes/>")
+    with pytest.raises(UserError, match=r"test/notes.xml: "):
+        read_voc(export, box)
+
+
+def test_voc_whose_splits_cannot_be_told(export):
+    for split, annotations, images in (
+        ("train", "labels", "data"),
+        ("test", "Annotations", "data"),
+    ):
+        export.image(f"{split}/{images}/a.jpg")
+        export.voc(f"{split}/{annotations}/a.xml")
+    with pytest.raises(UserError, match=r"several names \(Annotations/data, labels/data\); rename"):
+        read_voc(export)
+    # Two data sets of VOC, each with its own lists, are not two splits.
+    for split in ("train", "test"):
+        export.file(f"{split}/ImageSets/Main/train.txt").write_text("a\n")
+    with pytest.raises(UserError, match=r"Annotations: no such folder"):
+        read_voc(export)
+
+
 def test_voc_of_roboflow(export):
     for split in ("train", "valid", "test"):
         export.image(f"{split}/a_jpg.rf.1.jpg")  # one name in all
@@ -231,6 +278,106 @@ def test_yolo(export, files, labels):
     source, names = _checked(read_yolo(str(export.root)), BOX)
     assert names == {"train": [image]}
     assert source.class_names == ("dog",)
+
+
+class OfCvat:
+    """CVAT's YOLO 1.1, with a photograph that has a box and one that has none."""
+
+    def __init__(self, export, prefix="data/"):
+        self.export, self.root = export, export.root
+        self.write(
+            "obj.data",
+            f"""\
+            classes = 2
+            train = {prefix}train.txt
+            valid = {prefix}valid.txt  # a comment
+            names = {prefix}obj.names
+            backup = backup/
+            """,
+        )
+        self.write("obj.names", "dog\ncat\n")
+        for split, names in (("train", ("a", "sub/b c")), ("valid", ("a",))):
+            folder = f"obj_{split}_data"
+            lines = [f"{prefix}{folder}/{name}.jpg\n" for name in names]
+            self.write(f"{split}.txt", "".join(lines))
+            for name in names:
+                export.image(f"{folder}/{name}.jpg")
+            export.yolo(f"{folder}/a.txt")
+        self.write("obj_train_data/sub/b c.txt", "")
+
+    def write(self, name, text):
+        self.export.file(name).write_text(textwrap.dedent(text))
+
+
+@pytest.mark.parametrize("prefix", ["data/", ""])
+@pytest.mark.parametrize("above", ["", "images"])
+def test_yolo_of_cvat(tmp_path, prefix, above):
+    """A folder above that is called `images` changes nothing."""
+    cvat = OfCvat(Export(tmp_path / above / "export"), prefix)
+    source = read_yolo(str(cvat.root))
+    examples = {split: [read() for read in readers] for split, readers in source.splits.items()}
+    names = {
+        split: [str(pathlib.Path(e.filename).relative_to(cvat.root)) for e in each]
+        for split, each in examples.items()
+    }
+    assert names == {
+        "train": ["obj_train_data/a.jpg", "obj_train_data/sub/b c.jpg"],
+        "valid": ["obj_valid_data/a.jpg"],
+    }
+    assert source.class_names == ("dog", "cat")
+    for example in (examples["train"][0], examples["valid"][0]):
+        np.testing.assert_allclose(example.boxes, [BOX], rtol=0, atol=0.01)
+    assert len(examples["train"][1].boxes) == 0
+    assert read_yolo(str(cvat.root), splits="valid").splits.keys() == {"valid"}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "what"),
+    [
+        ("obj.names", None, 'obj.data: names: "obj.names" is not in .*; put it there, with the'),
+        ("obj.names", "\n", "obj.names: names no class; write the name of one in each line"),
+        ("obj.names", "dog\n", 'obj.data: classes="2", but obj.names has 1; mend either'),
+        ("obj.names", "dog\ndog\n", 'obj.names: names: two classes are called "dog"'),
+        ("obj.data", "names = ../../names", 'obj.data: names: "../../names" is not in '),
+        ("obj.data", "names = obj.names", "obj.data: names no split; give the list of its images"),
+        ("obj.data", "my split = train.txt", "obj.data: 'my split' cannot be the name of a split"),
+        ("train.txt", None, "obj.data: train: data/train.txt is not in "),
+        (
+            "train.txt",
+            "data/obj_train_data/a.jpg\ndata/obj_train_data/gone.jpg\n",
+            'obj.data: train: train.txt line 2: "obj_train_data/gone.jpg" is not in .*; were the '
+            "images exported too",
+        ),
+        ("train.txt", "\n", "obj.data: train: no image; the split is empty"),
+        ("obj_train_data/a.txt", "2 0.5 0.5 0.1 0.1", "line 1: class 2 is not in obj.data, whose"),
+    ],
+)
+def test_yolo_of_cvat_that_is_damaged(export, file, text, what):
+    cvat = OfCvat(export)
+    if text is None:
+        (cvat.root / file).unlink()
+    else:
+        cvat.write(file, text)
+    with pytest.raises(UserError, match=what) as raised:
+        read_yolo(str(cvat.root))
+    assert "\n" not in str(raised.value)
+
+
+def test_yolo_of_cvat_from_prepare_to_prepared_and_out_again(export, tmp_path):
+    cvat = OfCvat(export)
+    place = {"data_dir": tmp_path / "prepared", "source": cvat.root}
+    prepare_dataset("yolo", **place)
+    train = open_dataset("yolo", "train", **place)
+    np.testing.assert_allclose(train[0].boxes, [BOX], rtol=0, atol=0.01)
+    assert prepare_dataset("yolo", **place).already_prepared
+    # What is found is written as YOLO 1.1 has it, and read again.
+    pixels, scores = np.zeros((64, 96, 3), np.uint8), np.float32([1])
+    found = PredictedImage(0, pixels, train[0].boxes, scores, train[0].labels)
+    cvat.write("obj_train_data/a.txt", yolo_rows(found))
+    (box,) = read_yolo(str(cvat.root)).splits["train"][0]().boxes
+    np.testing.assert_allclose(box, BOX, rtol=0, atol=0.01)
+    with pytest.raises(UserError, match="has changed since the dataset was prepared"):
+        prepare_dataset("yolo", **place)
 
 
 def test_classes_of_yolo_that_cannot_be_read(export):
