@@ -66,6 +66,8 @@ CAN_BE: dict[str, tuple] = {
     "detector": ("faster_rcnn", "mask_rcnn"),
     "data.shorter_sides": ([],),
     "data.jitter.scales": ([],),
+    "data.augmentations": ([],),
+    "data.repeat_threshold": (0.0,),
     "model.backbone": ("resnet18", "resnet34", "resnet50", "resnet101", "vgg16"),
     "model.neck": (None, "fpn"),
     "model.stem": (None, "imagenet"),

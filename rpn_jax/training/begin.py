@@ -12,6 +12,7 @@ from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
 from rpn_jax.runs import devices
 from rpn_jax.runs.fields import check_config
+from rpn_jax.training.augmentations import check_augmentations
 from rpn_jax.training.build import (
     build_detector,
     load_pretrained,
@@ -86,6 +87,7 @@ def check_run(config: ConfigDict, workdir: pathlib.Path) -> Run:
         eval_set = with_proposals(config, eval_set, "eval")
     for dataset in filter(None, (train_set, eval_set)):
         num_slots(dataset, config.data.max_objects)
+    check_augmentations(config, train_set)
     detector = build_detector(config)
     schedule, optimizer = build_optimizer(config)
     check_fork(config, workdir)

@@ -12,11 +12,14 @@ import time
 from collections.abc import Iterator, Sequence
 
 import jax
+import numpy as np
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from rpn_jax.data.datasets import Dataset
 from rpn_jax.data.loader import train_batches
 from rpn_jax.data.plan import BatchPlan, rescaled
+from rpn_jax.data.sampling import repeat_factors
 from rpn_jax.data.scales import Jitter, Scale, one_canvas
 from rpn_jax.errors import StoppedError, UserError, first_line
 from rpn_jax.evaluation.figures import Figures
@@ -29,6 +32,7 @@ from rpn_jax.runs.metrics import MetricsWriter, NonFiniteError, PendingMetrics, 
 from rpn_jax.runs.processes import StopRequest, is_first, on_first, together
 from rpn_jax.runs.profile import StepProfiler
 from rpn_jax.runs.workdir import claim_workdir
+from rpn_jax.training.augmentations import build_augmentations
 from rpn_jax.training.begin import check_run
 from rpn_jax.training.build import build_train_step
 from rpn_jax.training.checkpoint import Checkpoints, saved_steps
@@ -204,8 +208,15 @@ def training_plan(
         config.seed,
         flip_probability=config.data.flip_probability,
         num_scales=len(scales),
+        weights=sampling_weights(config, dataset),
     )
     return plan, scales
+
+
+def sampling_weights(config: ConfigDict, dataset: Dataset) -> Float[np.ndarray, " N"] | None:
+    """Returns how often each image is shown in an epoch; None: once."""
+    threshold = config.data.repeat_threshold
+    return repeat_factors(dataset.image_classes(), threshold) if threshold else None
 
 
 def training_scales(config: ConfigDict, dataset: Dataset) -> list[Scale] | list[Jitter]:
@@ -239,6 +250,7 @@ def batches(
         dataset,
         plan,
         scales,
+        augmentations=build_augmentations(config, dataset),
         start_step=start,
         num_steps=(config.steps if last is None else last) - start,
         **loader_fields(config),
