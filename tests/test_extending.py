@@ -20,7 +20,7 @@ from rpn_jax.parts import hash_part, import_path
 from rpn_jax.runs.config_files import load_config
 from rpn_jax.runs.workdir import load_workdir_config
 from rpn_jax.sweeps.launch import import_parts
-from rpn_jax.training.augmentations import build_augmentations
+from rpn_jax.training.begin import training_augmentations
 from rpn_jax.training.build import build_detector
 from rpn_jax.training.loop import training_plan
 from rpn_jax.training.optimizer import build_optimizer
@@ -226,7 +226,7 @@ WRONG = {
     "classes": "returns a Sample whose labels are not from 0 to 1, the places of the dataset's",
     "masks": "returns a Sample whose masks are new; keep them as they are given",
     "alone": "cannot be called with (sample, rng) (too many positional arguments)",
-    "size": "is no function",
+    "size": "cannot be called with (sample, rng) (3 is not a callable object)",
     "gone": "mypackage.wrong_augment has no gone; it has np, nothing, raises, floats, empty, boxes",
 }
 
@@ -286,7 +286,7 @@ def one_batch(config, augmentations):
     config.data.augmentations, config.data.flip_probability = augmentations, 0.0
     dataset = open_split(config, "train")
     plan, scales = training_plan(config, dataset)
-    chosen = build_augmentations(config, dataset)
+    chosen = training_augmentations(config, dataset)
     return next(train_batches(dataset, plan, scales, augmentations=chosen, num_steps=1))
 
 
@@ -314,7 +314,7 @@ def test_the_page_of_a_preview_shows_augmented_images(at_home, run):
     )
     assert np.abs(seen - plain).max() > 100
     text = (at_home / "seen" / "preview.md").read_text()
-    assert "mypackage.augment:upside_down" in text
+    assert "mypackage.augment:upside" in text
 
 
 EMPTY = "--config.data.augmentations=()"

@@ -6,8 +6,8 @@ image's place in the batch and the augmentation's place in the list, and from no
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from rpn_jax.data import images
 from rpn_jax.data.datasets import Record
 from rpn_jax.data.masks import Masks
-from rpn_jax.parts import running, wrong_part
+from rpn_jax.parts import check_call, import_part, is_import_path, running, wrong_part
 
 
 class Sample(NamedTuple):
@@ -40,8 +40,8 @@ class Sample(NamedTuple):
     proposals: Float[np.ndarray, "P 4"]
     proposal_scores: Float[np.ndarray, " P"]
 
-    def keep(self, kept: Bool[np.ndarray, " n"]) -> "Sample":
-        """Returns the sample with some of its objects."""
+    def keep(self, kept: Bool[np.ndarray, " n"] | Int[np.ndarray, " m"]) -> "Sample":
+        """Returns the sample with some of its objects: those that are True, or at these places."""
         return self._replace(
             boxes=self.boxes[kept],
             labels=self.labels[kept],
@@ -249,6 +249,35 @@ def _grey(pixels: Float32[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "H W"]:
     """Returns torchvision's grey of each pixel, a whole number."""
     grey = cv2.transform(pixels, np.float32([[0.2989, 0.587, 0.114]]))
     return np.floor(grey, out=grey)
+
+
+# By their names in a config.
+BUILT_IN = {"crop": Crop, "color": Color}
+
+
+def build_augmentations(
+    field: str, names: Sequence[str], fields: Mapping[str, Mapping[str, Any]], num_classes: int
+) -> list[Augmentation]:
+    """Returns augmentations by their names, in their order.
+
+    Args:
+      field: of the config that has the names, for messages.
+      names: of those built in, and import paths.
+      fields: those of each that is built in, by its name.
+      num_classes: of the dataset.
+
+    Raises:
+      UserError: an import path names nothing that can be called with a sample and a generator.
+    """
+    augmentations: list[Augmentation] = []
+    for name in names:
+        if is_import_path(name):
+            function = import_part(field, name)
+            check_call(field, name, function, "sample", "rng")
+            augmentations.append(Own(field, name, function, num_classes))
+        else:
+            augmentations.append(BUILT_IN[name](**fields[name]))
+    return augmentations
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ from rpn_jax.runs.config import random_key
 from rpn_jax.runs.fields import check_config
 from rpn_jax.tables import format_table
 from rpn_jax.text import printable
-from rpn_jax.training.augmentations import build_augmentations
+from rpn_jax.training.begin import training_augmentations
 from rpn_jax.training.build import build_detector
 from rpn_jax.training.evaluate import loader_fields
 from rpn_jax.training.loop import training_plan
@@ -116,7 +116,7 @@ def seen_images(
     if dataset.has_masks:
         fields["mask_size"] = fields["mask_size"] or _MASK_SIZE
     steps = math.ceil(images / config.batch_size)
-    fields |= {"augmentations": build_augmentations(config, dataset)}
+    fields |= {"augmentations": training_augmentations(config, dataset)}
     batches = train_batches(dataset, plan, scales, start_step=step - 1, num_steps=steps, **fields)
     left = images
     for number, batch in enumerate(batches, step):

@@ -32,8 +32,7 @@ from rpn_jax.runs.metrics import MetricsWriter, NonFiniteError, PendingMetrics, 
 from rpn_jax.runs.processes import StopRequest, is_first, on_first, together
 from rpn_jax.runs.profile import StepProfiler
 from rpn_jax.runs.workdir import claim_workdir
-from rpn_jax.training.augmentations import build_augmentations
-from rpn_jax.training.begin import check_run
+from rpn_jax.training.begin import check_run, training_augmentations
 from rpn_jax.training.build import build_train_step
 from rpn_jax.training.checkpoint import Checkpoints, saved_steps
 from rpn_jax.training.evaluate import (
@@ -250,7 +249,7 @@ def batches(
         dataset,
         plan,
         scales,
-        augmentations=build_augmentations(config, dataset),
+        augmentations=training_augmentations(config, dataset),
         start_step=start,
         num_steps=(config.steps if last is None else last) - start,
         **loader_fields(config),
