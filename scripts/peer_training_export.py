@@ -68,6 +68,7 @@ CAN_BE: dict[str, tuple] = {
     "data.jitter.scales": ([],),
     "data.augmentations": ([],),
     "data.repeat_threshold": (0.0,),
+    "data.more_sources": ([],),
     "model.backbone": ("resnet18", "resnet34", "resnet50", "resnet101", "vgg16"),
     "model.neck": (None, "fpn"),
     "model.stem": (None, "imagenet"),

@@ -30,7 +30,7 @@ from rpn_jax.training.begin import training_augmentations
 from rpn_jax.training.build import build_detector
 from rpn_jax.training.evaluate import loader_fields
 from rpn_jax.training.loop import training_plan
-from rpn_jax.training.splits import open_split, with_classes, with_proposals
+from rpn_jax.training.splits import open_training, with_classes, with_proposals
 from rpn_jax.training.step import image_keys
 from rpn_jax.typing import GroundTruth
 from rpn_jax.visualize.boxes import draw_matches, draw_proposals, write_image
@@ -86,7 +86,7 @@ def write_preview(config: ConfigDict, out: pathlib.Path, *, images: int = 12, st
             f"--step={step}: give a step from 1 to config.steps, which is {config.steps}"
         )
     check_out(out, folder=True)
-    dataset = open_split(config, config.data.train_split, needs_objects=True)
+    dataset = open_training(config)
     config = with_classes(config, dataset)
     dataset = with_proposals(config, dataset, "train")
     detector = build_detector(config)

@@ -101,6 +101,18 @@ FIELDS: Mapping[str, Field] = {
         "the folder that voc_folder, coco_json and yolo read; a relative one is looked for from "
         "where the command is given",
     ),
+    "data.more_sources": Field(
+        (),
+        several(NAME, "names of folders", range(1000)),
+        "further folders, which are read as source is, with the same options and classes; a "
+        "training shows the images of train_split of all, evaluations those of source alone",
+    ),
+    "data.source_weights": Field(
+        (),
+        several(POSITIVE, "numbers above 0, such as (2.0, 1.0)", range(1000)),
+        "of source and of each of more_sources: how much of what a training shows is of it, beside "
+        "the others; (): as much as it has images",
+    ),
     "data.options": Field(
         {}, Rule(dict, lambda x: True, "options"), "of the dataset, such as num_train of shapes"
     ),
@@ -607,8 +619,28 @@ def check_config(config: Any) -> None:
             f"{_MOST_SIDE / max(canvas):g}, which resize to {_MOST_SIDE} pixels a side on "
             f"config.data.jitter.canvas, which is {canvas}"
         )
+    _check_sources(config.detector, flat)
     if "box.class_names" in flat:
         _check_classes(flat["box.class_names"], flat["box.category_ids"])
+
+
+def _check_sources(detector: str, flat: Mapping[str, Any]) -> None:
+    """Raises a `UserError` unless each source of the training has one weight, or none has."""
+    more, weights = flat["data.more_sources"], flat["data.source_weights"]
+    if more and not flat["data.source"]:
+        raise UserError(
+            f"config.data.more_sources={more}: config.data.source has the first folder; give that"
+        )
+    if more and detector == "fast_rcnn":
+        raise UserError(
+            f"config.data.more_sources={more}: a fast_rcnn is given proposals of one folder; give "
+            "() here"
+        )
+    if weights and len(weights) != 1 + len(more):
+        raise UserError(
+            f"config.data.source_weights={weights}: give {1 + len(more)}, one for "
+            "config.data.source and one for each of config.data.more_sources; or ()"
+        )
 
 
 def _check_classes(names: tuple[str, ...], ids: tuple[int | str, ...]) -> None:

@@ -33,6 +33,7 @@ from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.splits import (
     check_batch_size,
     open_split,
+    open_training,
     with_classes,
     with_classes_of_run,
     with_proposals,
@@ -85,7 +86,7 @@ def check_run(config: ConfigDict, workdir: pathlib.Path) -> Run:
     check_validates(config)
     check_batch_size("config.batch_size", config.batch_size, config.accumulation)
     config = with_classes_of_run(config, workdir)
-    train_set = open_split(config, config.data.train_split, needs_objects=True)
+    train_set = open_training(config)
     config = with_classes(config, train_set)
     train_set = with_proposals(config, train_set, "train")
     eval_set = None

@@ -12,14 +12,11 @@ import time
 from collections.abc import Iterator, Sequence
 
 import jax
-import numpy as np
-from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from rpn_jax.data.datasets import Dataset
 from rpn_jax.data.loader import train_batches
 from rpn_jax.data.plan import BatchPlan, rescaled
-from rpn_jax.data.sampling import repeat_factors
 from rpn_jax.data.scales import Jitter, Scale, one_canvas
 from rpn_jax.errors import StoppedError, UserError, first_line
 from rpn_jax.evaluation.figures import Figures
@@ -44,7 +41,7 @@ from rpn_jax.training.evaluate import (
 from rpn_jax.training.features import FeatureCache
 from rpn_jax.training.pictures import draw_first
 from rpn_jax.training.predict_steps import make_eval_step
-from rpn_jax.training.splits import device_batch
+from rpn_jax.training.splits import device_batch, sampling_weights
 from rpn_jax.training.state import TrainState, evaluation_variables
 from rpn_jax.typing import Images
 
@@ -210,12 +207,6 @@ def training_plan(
         weights=sampling_weights(config, dataset),
     )
     return plan, scales
-
-
-def sampling_weights(config: ConfigDict, dataset: Dataset) -> Float[np.ndarray, " N"] | None:
-    """Returns how often each image is shown in an epoch; None: once."""
-    threshold = config.data.repeat_threshold
-    return repeat_factors(dataset.image_classes(), threshold) if threshold else None
 
 
 def training_scales(config: ConfigDict, dataset: Dataset) -> list[Scale] | list[Jitter]:
