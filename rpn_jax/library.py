@@ -11,12 +11,14 @@ from rpn_jax.runs.determinism import apply_determinism
 from rpn_jax.runs.fields import check_config
 from rpn_jax.trained.model import Model, load
 from rpn_jax.training import loop
+from rpn_jax.training.splits import sources_of
 
 
 def prepare(config: ConfigDict, *, skip_bad: bool = False, anew: bool = False) -> PreparationReport:
     """Reads, checks and stores the dataset of a config; returns a report, which can be printed.
 
-    What is prepared already is left alone, unless it is damaged.
+    Of several sources all are prepared, and the report is that of the first. What is prepared
+    already is left alone, unless it is damaged.
 
     Args:
       config: whose `data` names the dataset.
@@ -28,14 +30,18 @@ def prepare(config: ConfigDict, *, skip_bad: bool = False, anew: bool = False) -
     """
     check_config(config)
     data = config.data
-    return prepare_dataset(
-        data.dataset,
-        data_dir=data.data_dir,
-        source=data.source,
-        skip_bad=skip_bad,
-        anew=anew,
-        **data.options.to_dict(),
+    first, *_ = (
+        prepare_dataset(
+            data.dataset,
+            data_dir=data.data_dir,
+            source=source,
+            skip_bad=skip_bad,
+            anew=anew,
+            **data.options.to_dict(),
+        )
+        for source in sources_of(config)
     )
+    return first
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike) -> Model:

@@ -23,6 +23,7 @@ from torchvision.models.detection.roi_heads import (
 )
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.transforms.v2 import functional
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "helpers"))
@@ -341,6 +342,17 @@ def write_masks():
     write_answers("masks", arrays | {"pasted": np.packbits(pasted.numpy() > 0.5)})
 
 
+def write_colors():
+    """An image after each change of its colours."""
+    image = torch.from_numpy(peer_cases.color_image()).permute(2, 0, 1)
+    arrays = {}
+    for name, factors in peer_cases.COLOR_FACTORS.items():
+        for factor in factors:
+            changed = getattr(functional, name)(image, factor)
+            arrays[f"{name}/{factor}"] = changed.permute(1, 2, 0)
+    write_answers("colors", arrays)
+
+
 WRITERS = {
     "state_dicts": write_state_dicts,
     "features": write_features,
@@ -353,6 +365,7 @@ WRITERS = {
     "roi": write_roi,
     "stage": write_stage,
     "masks": write_masks,
+    "colors": write_colors,
     "proposals": write_proposals,
     "detectors": write_detectors,
 }

@@ -14,12 +14,15 @@ import pytest
 import rpn_jax
 from rpn_jax import parts
 from rpn_jax.__main__ import main
+from rpn_jax.data.loader import train_batches
 from rpn_jax.errors import UserError
 from rpn_jax.parts import hash_part, import_path
 from rpn_jax.runs.config_files import load_config
 from rpn_jax.runs.workdir import load_workdir_config
 from rpn_jax.sweeps.launch import import_parts
+from rpn_jax.training.begin import training_augmentations
 from rpn_jax.training.build import build_detector
+from rpn_jax.training.loop import training_plan
 from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.splits import open_split
 
@@ -31,6 +34,7 @@ PARTS = {
     "optimizer.name": "mypackage.rules:lion",
     "optimizer.schedule": "mypackage.rules:straight",
 }
+AUGMENTATION = "mypackage.augment:solarize"
 COMPILED = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, seconds, **_: "backend_compile" in event and COMPILED.append(event)
@@ -90,10 +94,12 @@ def test_a_run_of_own_parts_keeps_their_paths_and_records_their_source(run, at_h
     for field, path in PARTS.items():
         group, name = field.split(".")
         assert config[group][name] == path
+    assert config.data.augmentations == ("crop", AUGMENTATION)
     (row,) = map(json.loads, (run / "runs.jsonl").read_text().splitlines())
     import mypackage.nets  # noqa: F401
 
-    assert row["code"]["parts"] == dict.fromkeys(PARTS, hash_part(PARTS["model.backbone"]))
+    recorded = [*PARTS, "data.augmentations[1]"]
+    assert row["code"]["parts"] == dict.fromkeys(recorded, hash_part(PARTS["model.backbone"]))
     assert row["data"]["train"]["dataset"] == PARTS["data.dataset"]
     assert row["data"]["train"]["images"] == 8  # of 9, by the option
 
@@ -114,7 +120,8 @@ def test_a_run_goes_on_with_other_code_and_says_so(run, at_home, capsys):
         assert main(["train", "--config=small.py", f"--workdir={run}"]) == 0
     finally:
         nets.write_text(code)
-    assert "goes on with other parts than it began with: data.dataset is" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "goes on with other parts than it began with: data.augmentations[1] is" in said
 
 
 def test_an_object_has_an_import_path(at_home):
@@ -206,6 +213,111 @@ def test_a_part_that_does_not_fit_is_one_line_before_anything_is_compiled(
     assert line in said
     assert COMPILED == []
     assert not (at_home / "runs" / "other").exists()
+
+
+WRONG = {
+    "nothing": "returns no Sample, but NoneType; docs/extending.md has an example",
+    "raises": "wrong_augment.py, line 5: KeyError: 'size'; correct it",
+    "floats": "returns a Sample whose image is no uint8 array (H, W, 3), but float64 (32, 40, 3)",
+    "empty": "returns a Sample whose image has no pixel",
+    "boxes": "returns a Sample whose boxes are no array (n, 4), but float32 (4,)",
+    "nan": "returns a Sample whose boxes are not finite",
+    "fewer": "returns a Sample whose labels have the shape (1,), for 0 boxes",
+    "classes": "returns a Sample whose labels are not from 0 to 1, the places of the dataset's",
+    "masks": "returns a Sample whose masks are new; keep them as they are given",
+    "alone": "cannot be called with (sample, rng) (too many positional arguments)",
+    "size": "cannot be called with (sample, rng) (3 is not a callable object)",
+    "gone": "mypackage.wrong_augment has no gone; it has np, nothing, raises, floats, empty, boxes",
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_augmentation_is_one_line_before_anything_is_compiled(at_home, run, capsys, name):
+    (at_home / "mypackage" / "wrong_augment.py").write_text(
+        "import numpy as np\n"
+        "def nothing(sample, rng): pass\n"
+        "def raises(sample, rng):\n"
+        "    fields = {}\n"
+        "    return fields['size']\n"
+        "def floats(sample, rng): return sample._replace(image=sample.image / 2)\n"
+        "def empty(sample, rng): return sample._replace(image=sample.image[:0])\n"
+        "def boxes(sample, rng): return sample._replace(boxes=sample.boxes[0])\n"
+        "def nan(sample, rng): return sample._replace(boxes=sample.boxes * np.nan)\n"
+        "def fewer(sample, rng): return sample._replace(boxes=sample.boxes[:0])\n"
+        "def classes(sample, rng): return sample._replace(labels=sample.labels + 9)\n"
+        "def masks(sample, rng): return sample._replace(masks=sample.image[None, ..., 0] > 0)\n"
+        "def alone(sample): return sample\n"
+        "size = 3\n"
+    )
+    capsys.readouterr()
+    COMPILED.clear()
+    path = f"mypackage.wrong_augment:{name}"
+    argv = ["train", "--config=small.py", "--workdir=runs/other"]
+    assert main([*argv, f"--config.data.augmentations=('color', '{path}')"]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: config.data.augmentations={path}: {WRONG[name]}")
+    assert COMPILED == []
+    assert not (at_home / "runs" / "other").exists()
+
+
+def test_own_augmentations_show_what_they_should(at_home, run):
+    config = load_workdir_config(run)
+    plain, turned, solarized = (
+        one_batch(config, augmentations)
+        for augmentations in (
+            (),
+            ("mypackage.augment:upside_down",),
+            ("mypackage.augment:always",),
+        )
+    )
+    height, width = plain.image_hw[0].astype(int)
+    np.testing.assert_array_equal(plain.images[:, :height][:, ::-1], turned.images[:, :height])
+    x1, y1, x2, y2 = plain.gt_boxes[plain.gt_valid].T
+    expected = np.stack([x1, height - y2, x2, height - y1], axis=1)
+    np.testing.assert_allclose(turned.gt_boxes[turned.gt_valid], expected, atol=1e-4)
+    assert plain.images.max() == 230
+    assert (solarized.images[:, :height, :width] < plain.images[:, :height, :width]).any(
+        axis=(1, 2, 3)
+    ).sum() > 4
+
+
+def one_batch(config, augmentations):
+    config = config.copy_and_resolve_references()
+    config.data.augmentations, config.data.flip_probability = augmentations, 0.0
+    dataset = open_split(config, "train")
+    plan, scales = training_plan(config, dataset)
+    chosen = training_augmentations(config, dataset)
+    return next(train_batches(dataset, plan, scales, augmentations=chosen, num_steps=1))
+
+
+def test_more_boxes_than_there_are_slots_for_are_one_line(at_home, run, capsys):
+    (at_home / "mypackage" / "twice.py").write_text(
+        "import numpy as np\n"
+        "def copies(sample, rng):\n"
+        "    every = np.arange(9) % len(sample.boxes)\n"
+        "    return sample.keep(every)\n"
+    )
+    capsys.readouterr()
+    argv = ["train", "--config=small.py", "--workdir=runs/twice"]
+    assert main([*argv, "--config.data.augmentations=('mypackage.twice:copies',)"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "config.data.augmentations make 9 boxes of 1, and there is room for 8; give con" in said
+
+
+def test_the_page_of_a_preview_shows_augmented_images(at_home, run):
+    flags = ["--config.data.augmentations=('mypackage.augment:upside_down',)", "--images=1"]
+    assert main(["preview", "--config=small.py", "--out=seen", *flags]) == 0
+    assert main(["preview", "--config=small.py", "--out=plain", flags[1], EMPTY]) == 0
+    seen, plain = (
+        cv2.imread(str(at_home / folder / "pictures" / "000_objects.jpg")).astype(int)
+        for folder in ("seen", "plain")
+    )
+    assert np.abs(seen - plain).max() > 100
+    text = (at_home / "seen" / "preview.md").read_text()
+    assert "mypackage.augment:upside" in text
+
+
+EMPTY = "--config.data.augmentations=()"
 
 
 def test_alternate_refuses_a_backbone_that_has_layers_outside_its_stages(at_home, run, capsys):

@@ -57,6 +57,14 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         data.dataset, skip_bad=arguments.skip_bad, anew=arguments.anew, **place
     )
     print(report)
+    for source in data.more_sources:
+        flags = {"skip_bad": arguments.skip_bad, "anew": arguments.anew}
+        other = {**place, "source": source}
+        print(prepare_dataset(data.dataset, **other, **flags))
+        try:
+            open_dataset(data.dataset, data.train_split, **other)
+        except UserError as error:
+            raise UserError(f"config.data.more_sources: {source}: {error}") from error
     for field in ["train_split", *(["eval_split"] if config.evaluation.every else [])]:
         try:
             open_dataset(data.dataset, data[field], **place)

@@ -1,4 +1,4 @@
-"""Batches for the host: plan + dataset -> decoded, resized, mirrored, padded arrays.
+"""Batches for the host: plan + dataset -> decoded, augmented, mirrored, resized, padded arrays.
 
 Grain reads ahead in threads, one batch per thread; OpenCV releases the interpreter lock meanwhile.
 Each process gets a contiguous share of every global batch; all shares have the same canvas.
@@ -14,7 +14,8 @@ import grain
 import numpy as np
 from jaxtyping import Bool, Float, Int32, Int64, UInt8
 
-from rpn_jax.data import images, masks, transforms
+from rpn_jax.data import images, transforms
+from rpn_jax.data.augmentation import Augmentation, Sample, decoded
 from rpn_jax.data.datasets import Dataset, Record
 from rpn_jax.data.plan import BatchPlan, Buckets, PlannedBatch
 from rpn_jax.data.scales import Jitter, Scale
@@ -58,6 +59,7 @@ def train_batches(
     plan: BatchPlan,
     scales: Sequence[Scale | Jitter],
     *,
+    augmentations: Sequence[Augmentation] = (),
     start_step: int = 0,
     num_steps: int | None = None,
     process_index: int = 0,
@@ -73,6 +75,7 @@ def train_batches(
       dataset: dataset to read.
       plan: order of the images, made from the scales' `buckets.of_example`, which are equal.
       scales: the plan draws one of them in each step.
+      augmentations: of each image, in their order.
       start_step: first step; a resumed run gives its next one.
       num_steps: number of batches to yield.
       process_index: index of the share to load of each global batch.
@@ -89,6 +92,7 @@ def train_batches(
         _load_batch,
         dataset,
         scales,
+        augmentations,
         _share(plan.batch_size, process_index, process_count),
         num_slots=num_slots(dataset, max_objects),
         mask_size=mask_size,
@@ -119,6 +123,7 @@ def eval_batches(
         _load_batch,
         dataset,
         [scale],
+        (),
         _share(batch_size, process_index, process_count),
         num_slots=num_slots(dataset, max_objects),
         mask_size=mask_size,
@@ -182,6 +187,7 @@ def _read_ahead(
 def _load_batch(
     dataset: Dataset,
     scales: Sequence[Scale | Jitter],
+    augmentations: Sequence[Augmentation],
     share: slice,
     planned: PlannedBatch,
     *,
@@ -194,30 +200,50 @@ def _load_batch(
     examples, flips, draws = planned.examples[share], planned.flips[share], planned.draws[share]
     batch = _empty_batch(examples, canvas_hw, num_slots, dataset, mask_size)
     for i in np.flatnonzero(batch.image_valid):
-        record = dataset[int(examples[i])]
-        view = scale.view(record.height, record.width, canvas_hw, draws[i])
+        index, flip = int(examples[i]), bool(flips[i])
+        record = dataset[index]
+        sample = decoded(record, *_proposals_of(dataset, index), with_masks=bool(mask_size))
+        seed = *planned.seed, share.start + int(i)
+        sample = augmented(sample, augmentations, seed)
+        height, width = sample.image.shape[:2]
+        view = scale.view(height, width, canvas_hw, draws[i])
         batch.image_hw[i] = view.image_hw
-        given, scores = _proposals_of(dataset, int(examples[i]))
         # Proposals are scaled, mirrored and clipped as the annotated boxes are.
-        both = np.concatenate([record.boxes, given])
-        _, both = load_example(
-            record, view, flip=bool(flips[i]), canvas=batch.images[i], boxes=both
-        )
+        both = np.concatenate([sample.boxes, sample.proposals])
+        _, both = _placed(sample.image, both, view, flip=flip, canvas=batch.images[i])
         kept = view.keeps(both)
-        boxes, given = both[: len(record.boxes)], both[len(record.boxes) :]
-        is_object, is_proposal = kept[: len(boxes)], kept[len(boxes) :]
+        count = len(sample.boxes)
+        boxes, given = both[:count], both[count:]
+        is_object, is_proposal = kept[:count], kept[count:]
         count = int(is_object.sum())
+        if count > num_slots:
+            raise UserError(
+                f"{record.filename}: config.data.augmentations make {count} boxes of "
+                f"{len(record.boxes)}, and there is room for {num_slots}; give "
+                f"config.data.max_objects={count} or more"
+            )
         batch.gt_boxes[i, :count] = boxes[is_object]
         batch.gt_valid[i, :count] = True
-        batch.gt_ignore[i, :count] = record.ignore[is_object]
-        batch.gt_labels[i, :count] = record.labels[is_object] + 1
+        batch.gt_ignore[i, :count] = sample.ignore[is_object]
+        batch.gt_labels[i, :count] = sample.labels[is_object] + 1
         if batch.gt_masks is not None:
-            cut_masks(record, view, is_object, flip=bool(flips[i]), out=batch.gt_masks[i])
+            cut_masks(
+                sample, view, is_object, flip=flip, out=batch.gt_masks[i], filename=record.filename
+            )
         count = int(is_proposal.sum())
         batch.proposals[i, :count] = given[is_proposal]
-        batch.proposal_scores[i, :count] = scores[is_proposal]
+        batch.proposal_scores[i, :count] = sample.proposal_scores[is_proposal]
         batch.proposal_valid[i, :count] = True
     return batch
+
+
+def augmented(
+    sample: Sample, augmentations: Sequence[Augmentation], seed: tuple[int, ...]
+) -> Sample:
+    """Returns what the augmentations make of a sample, each with a generator of its own."""
+    for place, augmentation in enumerate(augmentations):
+        sample = augmentation(sample, np.random.default_rng([*seed, place]))
+    return sample
 
 
 def _empty_batch(
@@ -249,29 +275,30 @@ def _empty_batch(
 
 
 def cut_masks(
-    record: Record,
+    sample: Sample,
     view: transforms.View,
     kept: Bool[np.ndarray, " n"],
     *,
     flip: bool,
     out: UInt8[np.ndarray, "G S S"],
+    filename: str,
 ) -> None:
     """Writes the masks of the objects among the kept boxes, cut to what `view` shows of the boxes.
 
     Resizing changes nothing in a mask that is cut to its box; a crop moves the box.
     """
-    window = transforms.window(view, record.height, record.width)
+    height, width = sample.image.shape[:2]
+    window = transforms.window(view, height, width)
     if flip:
-        window[[0, 2]] = record.width - window[[2, 0]]
-    boxes = np.clip(record.boxes, np.tile(window[:2], 2), np.tile(window[2:], 2))
+        window[[0, 2]] = width - window[[2, 0]]
+    boxes = np.clip(sample.boxes, np.tile(window[:2], 2), np.tile(window[2:], 2))
     for slot, i in enumerate(np.flatnonzero(kept)):
-        if record.masks is not None and not record.ignore[i]:
-            hw = record.height, record.width
+        if sample.masks is not None and not sample.ignore[i]:
             try:
-                mask = masks.cut(record.masks[i], *hw, boxes[i], len(out[0]))
+                mask = sample.masks.cut(int(i), boxes[i], len(out[0]))
             except ValueError as error:
                 raise UserError(
-                    f"{record.filename}: its prepared mask {i + 1} runs over the image; prepare "
+                    f"{filename}: its prepared mask {i + 1} runs over the image; prepare "
                     "the dataset anew"
                 ) from error
             out[slot] = mask[:, ::-1] if flip else mask
@@ -289,15 +316,23 @@ def load_example(
     *,
     flip: bool = False,
     canvas: UInt8[np.ndarray, "H W 3"] | None = None,
-    boxes: Float[np.ndarray, "n 4"] | None = None,
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "n 4"]]:
     """Returns what `view` shows of a record's image, and of its boxes in those pixels.
 
-    With a canvas, the image is written to its top left; the canvas must be large enough. `boxes`
-    stand in place of the record's.
+    With a canvas, the image is written to its top left; the canvas must be large enough.
     """
     image = images.decode_image(record.image_bytes, record.filename, record.turn)
-    boxes = record.boxes if boxes is None else boxes
+    return _placed(image, record.boxes, view, flip=flip, canvas=canvas)
+
+
+def _placed(
+    image: UInt8[np.ndarray, "H W 3"],
+    boxes: Float[np.ndarray, "n 4"],
+    view: transforms.View,
+    *,
+    flip: bool,
+    canvas: UInt8[np.ndarray, "h w 3"] | None,
+) -> tuple[UInt8[np.ndarray, "r c 3"], Float[np.ndarray, "n 4"]]:
     if flip:
         image, boxes = transforms.flip_horizontally(image, boxes)
     rows, columns = view.image_hw

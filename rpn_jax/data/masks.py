@@ -4,6 +4,7 @@ A mask is kept as pycocotools' compressed counts, of an image whose height and w
 stands for an object without a mask.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,22 +22,56 @@ class Masks(Sequence):
 
     def __init__(self, counts: Sequence[bytes], height: int, width: int):
         """`counts` are those of each mask, see the top of this file."""
-        self.counts, self.height, self.width = tuple(counts), height, width
+        self._counts, self.height, self.width = tuple(counts), height, width
+        # Of the image that the counts are of, and where in it the first pixel of these masks is.
+        self._coded_hw, self._corner = (height, width), (0, 0)
+
+    @classmethod
+    def of(cls, bitmaps: Bool[np.ndarray, "n H W"]) -> "Masks":
+        """Returns the masks that these bitmaps show."""
+        return cls([encode(bitmap) for bitmap in bitmaps], *bitmaps.shape[1:])
+
+    @property
+    def counts(self) -> tuple[bytes, ...]:
+        """Those of each mask, see the top of this file."""
+        if (self.height, self.width) == self._coded_hw:
+            return self._counts
+        return tuple(counts and encode(self[i]) for i, counts in enumerate(self._counts))
 
     def __repr__(self) -> str:
         return f"<{len(self)} masks of {self.height} x {self.width} pixels>"
 
     def __len__(self) -> int:
-        return len(self.counts)
+        return len(self._counts)
 
     def __getitem__(self, index: Any) -> Any:
         chosen = np.arange(len(self))[index]
         if chosen.ndim:
-            return Masks([self.counts[i] for i in chosen], self.height, self.width)
-        counts = self.counts[chosen]
+            some = copy.copy(self)
+            some._counts = tuple(self._counts[i] for i in chosen)
+            return some
+        counts, (top, left) = self._counts[chosen], self._corner
         if not counts:
             return np.zeros((self.height, self.width), bool)
-        return decode(counts, self.height, self.width).astype(bool)
+        bitmap = decode(counts, *self._coded_hw)
+        return bitmap[top : top + self.height, left : left + self.width].astype(bool)
+
+    def window(self, top: int, left: int, height: int, width: int) -> "Masks":
+        """Returns the masks as a window inside the image shows them."""
+        moved = copy.copy(self)
+        moved._corner = self._corner[0] + top, self._corner[1] + left
+        moved.height, moved.width = height, width
+        return moved
+
+    def cut(
+        self, index: int, box: Float[np.ndarray, "4"], size: int
+    ) -> UInt8[np.ndarray, "{size} {size}"]:
+        """Returns a mask cut to a box inside the image, see the function `cut`."""
+        top, left = self._corner
+        height, width = self._coded_hw
+        border = np.array([width, height] * 2)
+        there = np.clip(box + np.array([left, top] * 2), 0, border)
+        return cut(self._counts[index], height, width, there, size)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Bool[np.ndarray, "n H W"]:
         """Returns all masks; `copy` is NumPy's, which always gets a new array."""

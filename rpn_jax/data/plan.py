@@ -13,7 +13,8 @@ from rpn_jax.data.canvases import rounded_up
 from rpn_jax.data.transforms import resized_hw
 
 # The purpose of a random stream, part of its seed.
-_OFFSETS, _SCHEDULE, _ORDER, _FLIPS, _SCALES, _VIEWS = range(6)
+_OFFSETS, _SCHEDULE, _ORDER, _FLIPS, _SCALES, _VIEWS, _AUGMENTATIONS, _PHASES = range(8)
+_UNIT = 2**20  # of a weight; whole numbers of it add up to the same everywhere
 
 
 class Buckets(NamedTuple):
@@ -116,6 +117,7 @@ class PlannedBatch(NamedTuple):
       bucket: of all of them.
       scale: index of it among the run's.
       draws: from [0, 1), by which a scale chooses what it shows of each, see `scales.Jitter`.
+      seed: of the augmentations, which they extend by the place in the batch; () in evaluations.
     """
 
     examples: Int[np.ndarray, " B"]
@@ -123,17 +125,22 @@ class PlannedBatch(NamedTuple):
     bucket: int
     scale: int
     draws: Float[np.ndarray, "B 3"]
+    seed: tuple[int, ...] = ()
 
 
 class BatchPlan:
     """The endless order of a training run: `batch(step)` depends on the arguments and `step` only.
 
     A batch has examples of one bucket. Within a bucket, batches read on from one shuffled pass to
-    the next, so counts of how often its images are shown differ by at most one. In epoch e, bucket
-    b has `floor((e+1) n_b/B + u_b) - floor(e n_b/B + u_b)` batches (u_b in [0, 1) from the seed),
-    and the epoch's batches are shuffled. Over many epochs each bucket, however small, gets exactly
-    its share; rounding up in every epoch would favour rare shapes. Epochs therefore differ by a few
-    steps; their mean length is N / B.
+    the next. Pass p has an example of weight w `floor((p+1) w + v) - floor(p w + v)` times (v in
+    [0, 1) from the seed, for each example): over many passes exactly w times in the mean, and of
+    examples of weight 1 counts of how often they are shown differ by at most one.
+
+    In epoch e, bucket b has `floor((e+1) W_b/B + u_b) - floor(e W_b/B + u_b)` batches (W_b the sum
+    of its weights, u_b in [0, 1) from the seed), and the epoch's batches are shuffled. Over many
+    epochs each bucket, however small, gets exactly its share; rounding up in every epoch would
+    favour rare shapes. Epochs therefore differ by a few steps; their mean length is the sum of all
+    weights over B, N / B without weights.
 
     Only a cache is kept between calls: to resume at a step, ask for that step.
     """
@@ -146,8 +153,12 @@ class BatchPlan:
         *,
         flip_probability: float = 0.5,
         num_scales: int = 1,
+        weights: Float[np.ndarray, " N"] | None = None,
     ):
-        """`num_scales` is how many sizes of images there are, one of which each step draws."""
+        """`num_scales` is how many sizes of images there are, one of which each step draws.
+
+        `weights` are how often each example is shown in an epoch, in the mean; None: once.
+        """
         if len(bucket_of_example) == 0:
             raise ValueError("a BatchPlan needs at least one example")
         self.batch_size = batch_size
@@ -156,16 +167,25 @@ class BatchPlan:
         self._num_scales = num_scales
         self._buckets = np.unique(bucket_of_example)
         self._members = [np.flatnonzero(bucket_of_example == b) for b in self._buckets]
-        self._sizes = [len(members) for members in self._members]
-        self._offsets = self._rng(_OFFSETS).integers(batch_size, size=len(self._sizes)).tolist()
+        weights = np.ones(len(bucket_of_example)) if weights is None else weights
+        units = np.maximum(np.rint(weights * _UNIT), 1).astype(np.int64)
+        self._units = [units[members] for members in self._members]
+        self._totals = [sum(of_bucket.tolist()) for of_bucket in self._units]  # W_b
+        self._phases = [
+            self._rng(_PHASES, b).integers(_UNIT, size=len(members))
+            for b, members in enumerate(self._members)
+        ]
+        self._offsets = self._rng(_OFFSETS).integers(batch_size, size=len(self._totals)).tolist()
         # Steps come in order, so only the last few passes and epochs are needed again.
-        self._pass = functools.lru_cache(maxsize=2 * len(self._sizes) + 2)(self._shuffled_pass)
+        passes = 2 * len(self._totals) + 2
+        self._pass = functools.lru_cache(maxsize=passes)(self._shuffled_pass)
+        self._shown_before = functools.lru_cache(maxsize=16 * passes)(self._count_before)
         self._schedule = functools.lru_cache(maxsize=4)(self._shuffled_schedule)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of images over batch size, rounded up."""
-        return -(-sum(self._sizes) // self.batch_size)
+        """Sum of the weights (the number of images) over batch size, rounded up."""
+        return -(-sum(self._totals) // (self.batch_size * _UNIT))
 
     def batch(self, step: int) -> PlannedBatch:
         """Returns the global batch of a step (0, 1, …)."""
@@ -174,39 +194,66 @@ class BatchPlan:
         schedule = self._schedule(epoch)
         b = int(schedule[slot])
         earlier = self._batches_before(b, epoch) + int(np.sum(schedule[:slot] == b))
-        positions = earlier * self.batch_size + np.arange(self.batch_size)
-        passes, within = np.divmod(positions, self._sizes[b])
-        examples = np.array(
-            [self._pass(b, int(p))[i] for p, i in zip(passes, within, strict=True)], np.int64
-        )
+        examples = self._examples(b, earlier * self.batch_size)
         draws = self._rng(_FLIPS, step).random(self.batch_size)
         scale = self._rng(_SCALES, step).integers(self._num_scales) if self._num_scales > 1 else 0
         flips = draws < self._flip_probability
         views = self._rng(_VIEWS, step).random((self.batch_size, 3))
-        return PlannedBatch(examples, flips, int(self._buckets[b]), int(scale), views)
+        seed = self._seed, _AUGMENTATIONS, step
+        return PlannedBatch(examples, flips, int(self._buckets[b]), int(scale), views, seed)
+
+    def _examples(self, b: int, start: int) -> Int[np.ndarray, " B"]:
+        """Returns a batch of a bucket, after so many examples of its passes."""
+        number = self._pass_with(b, start)
+        start -= self._shown_before(b, number)
+        examples: list[int] = []
+        while len(examples) < self.batch_size:
+            end = start + self.batch_size - len(examples)
+            examples += self._pass(b, number)[start:end].tolist()
+            number, start = number + 1, 0
+        return np.array(examples, np.int64)
+
+    def _pass_with(self, b: int, position: int) -> int:
+        """Returns the pass that has the example at a position of a bucket's passes."""
+        # Each example was shown within once of its mean, so that all were within len(units).
+        guess, slack = (
+            count * _UNIT // self._totals[b] for count in (position, len(self._units[b]))
+        )
+        low, high = max(0, guess - slack - 2), guess + slack + 3
+        before = functools.partial(self._shown_before, b)
+        return low + bisect.bisect_right(range(low, high), position, key=before) - 1
+
+    def _count_before(self, b: int, number: int) -> int:
+        """Returns how many examples the passes of a bucket before one have."""
+        return int(((number * self._units[b] + self._phases[b]) // _UNIT).sum())
 
     def _batches_before(self, b: int, epoch: int) -> int:
-        return (epoch * self._sizes[b] + self._offsets[b]) // self.batch_size
+        batch = self.batch_size * _UNIT
+        return (epoch * self._totals[b] + self._offsets[b] * _UNIT) // batch
 
     def _steps_before(self, epoch: int) -> int:
-        return sum(self._batches_before(b, epoch) for b in range(len(self._sizes)))
+        return sum(self._batches_before(b, epoch) for b in range(len(self._totals)))
 
     def _epoch_of(self, step: int) -> int:
-        # An epoch's first step is within one batch per bucket of its mean, epoch * N / B.
-        total, slack = sum(self._sizes), len(self._sizes) + 1
-        low = max(0, (step - slack) * self.batch_size // total)
-        high = (step + slack) * self.batch_size // total + 2
+        # An epoch's first step is within one batch per bucket of its mean, epoch * W / B.
+        total, slack = sum(self._totals), len(self._totals) + 1
+        batch = self.batch_size * _UNIT
+        low = max(0, (step - slack) * batch // total)
+        high = (step + slack) * batch // total + 2
         return low + bisect.bisect_right(range(low, high), step, key=self._steps_before) - 1
 
     def _shuffled_schedule(self, epoch: int) -> Int[np.ndarray, " S"]:
         batches = [
             self._batches_before(b, epoch + 1) - self._batches_before(b, epoch)
-            for b in range(len(self._sizes))
+            for b in range(len(self._totals))
         ]
         return self._rng(_SCHEDULE, epoch).permutation(np.repeat(np.arange(len(batches)), batches))
 
     def _shuffled_pass(self, b: int, number: int) -> Int[np.ndarray, " n"]:
-        return self._rng(_ORDER, b, number).permutation(self._members[b])
+        first, last = (
+            (n * self._units[b] + self._phases[b]) // _UNIT for n in (number, number + 1)
+        )
+        return self._rng(_ORDER, b, number).permutation(np.repeat(self._members[b], last - first))
 
     def _rng(self, *what: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, *what])

@@ -19,10 +19,14 @@ class Scale(NamedTuple):
     def view(
         self, height: int, width: int, canvas_hw: tuple[int, int], draws: Float[np.ndarray, "3"]
     ) -> View:
-        """Returns the whole of an image of that size."""
-        del canvas_hw, draws
+        """Returns the whole of an image of that size, no larger than the canvas."""
+        del draws
         return whole_view(
-            height, width, shorter_side=self.shorter_side, longer_side=self.longer_side
+            height,
+            width,
+            shorter_side=self.shorter_side,
+            longer_side=self.longer_side,
+            canvas_hw=canvas_hw,
         )
 
 

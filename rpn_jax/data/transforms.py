@@ -56,9 +56,22 @@ def window(view: View, height: int, width: int) -> Float[np.ndarray, "4"]:
     return np.array([x1, y1, x2, y2])
 
 
-def whole_view(height: int, width: int, *, shorter_side: int, longer_side: int) -> View:
-    """Returns the whole of an image of that size, see `resized_hw`."""
+def whole_view(
+    height: int,
+    width: int,
+    *,
+    shorter_side: int,
+    longer_side: int,
+    canvas_hw: tuple[int, int] | None = None,
+) -> View:
+    """Returns the whole of an image of that size, see `resized_hw`.
+
+    A canvas is chosen by an image's size in the dataset. An augmentation may have given it another
+    shape since; it is resized to what the canvas holds.
+    """
     new_hw = resized_hw(height, width, shorter_side=shorter_side, longer_side=longer_side)
+    if canvas_hw and (new_hw[0] > canvas_hw[0] or new_hw[1] > canvas_hw[1]):
+        new_hw = resized_by(height, width, min(canvas_hw[0] / height, canvas_hw[1] / width))
     return View(new_hw, (0, 0), new_hw, 0.0)
 
 

@@ -26,10 +26,11 @@ from rpn_jax.runs.config import random_key
 from rpn_jax.runs.fields import check_config
 from rpn_jax.tables import format_table
 from rpn_jax.text import printable
+from rpn_jax.training.begin import training_augmentations
 from rpn_jax.training.build import build_detector
 from rpn_jax.training.evaluate import loader_fields
 from rpn_jax.training.loop import training_plan
-from rpn_jax.training.splits import open_split, with_classes, with_proposals
+from rpn_jax.training.splits import open_training, with_classes, with_proposals
 from rpn_jax.training.step import image_keys
 from rpn_jax.typing import GroundTruth
 from rpn_jax.visualize.boxes import draw_matches, draw_proposals, write_image
@@ -85,12 +86,12 @@ def write_preview(config: ConfigDict, out: pathlib.Path, *, images: int = 12, st
             f"--step={step}: give a step from 1 to config.steps, which is {config.steps}"
         )
     check_out(out, folder=True)
-    dataset = open_split(config, config.data.train_split, needs_objects=True)
+    dataset = open_training(config)
     config = with_classes(config, dataset)
     dataset = with_proposals(config, dataset, "train")
     detector = build_detector(config)
     seen = list(seen_images(config, detector, dataset, images, step))
-    table = _table(dataset, seen)
+    table = _table(config, dataset, seen)
     pictures = [
         picture
         for number, one in enumerate(seen)
@@ -115,6 +116,7 @@ def seen_images(
     if dataset.has_masks:
         fields["mask_size"] = fields["mask_size"] or _MASK_SIZE
     steps = math.ceil(images / config.batch_size)
+    fields |= {"augmentations": training_augmentations(config, dataset)}
     batches = train_batches(dataset, plan, scales, start_step=step - 1, num_steps=steps, **fields)
     left = images
     for number, batch in enumerate(batches, step):
@@ -153,7 +155,7 @@ def _targets(keys, anchors, ground_truth: GroundTruth, image_hw, *, fields: Froz
     return jax.vmap(of_image)(keys, ground_truth, image_hw)
 
 
-def _table(dataset: Dataset, seen: Sequence[Seen]) -> Table:
+def _table(config: ConfigDict, dataset: Dataset, seen: Sequence[Seen]) -> Table:
     objects = [int(one.is_object.sum()) for one in seen]
     ignored = sum(int(one.batch.gt_ignore[one.place].sum()) for one in seen)
     annotated = sum(int(dataset.num_objects[one.batch.image_index[one.place]]) for one in seen)
@@ -164,6 +166,7 @@ def _table(dataset: Dataset, seen: Sequence[Seen]) -> Table:
     rows = [
         ["images", str(len(seen))],
         ["of the steps", f"{steps[0]} to {steps[1]}"],
+        ["augmentations", ", ".join(config.data.augmentations) or "none"],
         ["canvases (height x width)", ", ".join(f"{h} x {w}" for h, w in sorted(canvases))],
         ["padding", f"{100 * padding:.0f} %"],
         ["objects", str(sum(objects))],

@@ -222,8 +222,13 @@ def located(config: ConfigDict) -> ConfigDict:
     )
     for group, name in files:
         if group and group[name]:
-            group[name] = os.path.abspath(os.path.expanduser(group[name]))
+            group[name] = _absolute(group[name])
+    config.data.more_sources = tuple(map(_absolute, config.data.more_sources))
     return config
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def to_json(config: ConfigDict) -> str:

@@ -101,6 +101,18 @@ FIELDS: Mapping[str, Field] = {
         "the folder that voc_folder, coco_json and yolo read; a relative one is looked for from "
         "where the command is given",
     ),
+    "data.more_sources": Field(
+        (),
+        several(NAME, "names of folders", range(1000)),
+        "further folders, which are read as source is, with the same options and classes; a "
+        "training shows the images of train_split of all, evaluations those of source alone",
+    ),
+    "data.source_weights": Field(
+        (),
+        several(POSITIVE, "numbers above 0, such as (2.0, 1.0)", range(1000)),
+        "of source and of each of more_sources: how much of what a training shows is of it, beside "
+        "the others; (): as much as it has images",
+    ),
     "data.options": Field(
         {}, Rule(dict, lambda x: True, "options"), "of the dataset, such as num_train of shapes"
     ),
@@ -142,6 +154,57 @@ FIELDS: Mapping[str, Field] = {
         4, whole(1), "canvas shapes that images are padded to; each is compiled once"
     ),
     "data.flip_probability": Field(0.5, PART, "that an image of a step is mirrored"),
+    "data.repeat_threshold": Field(
+        0.0,
+        PART,
+        "repeat-factor sampling: of an image whose rarest class is in a part f of the images, a "
+        "training shows max(1, sqrt(this / f)) for one of the others, 0.001 in LVIS; 0: all "
+        "equally often",
+    ),
+    "data.augmentations": Field(
+        (),
+        several(
+            one_of_or_own("crop", "color"),
+            "names of crop and color, and import paths MODULE:NAME",
+            range(100),
+        ),
+        "of each image of a step, before it is mirrored and resized, in this order: crop, color, "
+        "or the import path of one's own, see docs/extending.md",
+    ),
+    "data.crop.min_overlaps": Field(
+        (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0),
+        several(PART, "numbers from 0 to 1"),
+        "of which a crop draws one: the IoU that some object whose centre it keeps has with it at "
+        "least; 1: the whole image",
+    ),
+    "data.crop.scales": Field(
+        (0.3, 1.0),
+        Rule(
+            tuple,
+            lambda x: RANGE.accepts(x) and x != () and x[1] <= 1,
+            "two numbers above 0 and to 1, the smaller first",
+        ),
+        "range of a crop's sides, each drawn by itself, in parts of the image's",
+    ),
+    "data.crop.aspect_ratios": Field(
+        (0.5, 2.0),
+        Rule(
+            tuple,
+            lambda x: RANGE.accepts(x) and x != (),
+            "two numbers above 0, the smaller first, such as (0.5, 2.0)",
+        ),
+        "range of a crop's width / height",
+    ),
+    "data.color.brightness": Field(
+        0.125, NOT_NEGATIVE, "color draws a factor from 1 less this, but at least 0, to 1 plus this"
+    ),
+    "data.color.contrast": Field(0.5, NOT_NEGATIVE, "the same"),
+    "data.color.saturation": Field(0.5, NOT_NEGATIVE, "the same"),
+    "data.color.hue": Field(
+        0.05,
+        number(lambda x: 0 <= x <= 0.5, "a number from 0 to 0.5"),
+        "turns of the circle of hues, in either direction",
+    ),
     "data.max_objects": Field(None, whole(1), "ground-truth slots; None: what the data needs"),
     "data.cache_features": Field(
         False,
@@ -506,6 +569,7 @@ _OPTIONAL = {group for groups in STAGES.values() for group in groups}
 # The fields that may name a part of one's own.
 PARTS = (
     "data.dataset",
+    "data.augmentations",
     "model.backbone",
     "model.neck",
     "optimizer.name",
@@ -557,8 +621,28 @@ def check_config(config: Any) -> None:
             f"{_MOST_SIDE / max(canvas):g}, which resize to {_MOST_SIDE} pixels a side on "
             f"config.data.jitter.canvas, which is {canvas}"
         )
+    _check_sources(config.detector, flat)
     if "box.class_names" in flat:
         _check_classes(flat["box.class_names"], flat["box.category_ids"])
+
+
+def _check_sources(detector: str, flat: Mapping[str, Any]) -> None:
+    """Raises a `UserError` unless each source of the training has one weight, or none has."""
+    more, weights = flat["data.more_sources"], flat["data.source_weights"]
+    if more and not flat["data.source"]:
+        raise UserError(
+            f"config.data.more_sources={more}: config.data.source has the first folder; give that"
+        )
+    if more and detector == "fast_rcnn":
+        raise UserError(
+            f"config.data.more_sources={more}: a fast_rcnn is given proposals of one folder; give "
+            "() here"
+        )
+    if weights and len(weights) != 1 + len(more):
+        raise UserError(
+            f"config.data.source_weights={weights}: give {1 + len(more)}, one for "
+            "config.data.source and one for each of config.data.more_sources; or ()"
+        )
 
 
 def _check_classes(names: tuple[str, ...], ids: tuple[int | str, ...]) -> None:
@@ -597,9 +681,18 @@ def flatten(config: Any) -> dict[str, Any]:
 
 
 def own_parts(config: Any) -> dict[str, str]:
-    """Returns the import path of each part of one's own that a config names, by field."""
-    flat = flatten(config)
-    return {field: flat[field] for field in PARTS if is_import_path(flat[field])}
+    """Returns the import path of each part of one's own that a config names, by field.
+
+    Of a field with several names, each has its place behind it, such as `data.augmentations[0]`.
+    """
+    named = {}
+    for field in PARTS:
+        value = flatten(config)[field]
+        several = isinstance(value, tuple)
+        named |= (
+            {f"{field}[{i}]": name for i, name in enumerate(value)} if several else ({field: value})
+        )
+    return {field: name for field, name in named.items() if is_import_path(name)}
 
 
 def no_such_field(

@@ -15,6 +15,8 @@ GROUPS: Mapping[str, str] = {
     "": "the run: what is trained, for how long, from which seed",
     "fork": "the run that this one goes on from",
     "data": "the dataset, its splits, and how images are resized, mirrored and loaded",
+    "data.crop": "the augmentation crop",
+    "data.color": "the augmentation color",
     "data.jitter": "large-scale jitter",
     "data.proposals": "stored proposals, for a detector without an RPN",
     "model": "backbone, neck, frozen stages, and the weights to begin with",
@@ -46,6 +48,8 @@ PAPERS = {
     "FPN": "1612.03144",
     "Mask R-CNN": "1703.06870",
     "Simple copy-paste": "2012.07177",
+    "SSD": "1512.02325",
+    "LVIS": "1908.03195",
 }
 
 
@@ -67,6 +71,8 @@ _SOURCES = {
     "data.longer_side": Source("Fast R-CNN", "5.2"),
     "data.flip_probability": Source("Fast R-CNN", "2.3"),
     "data.jitter": Source("Simple copy-paste", "3"),
+    "data.repeat_threshold": Source("LVIS", "4"),
+    "data.crop": Source("SSD", "2.2"),
     "data.proposals": Source("Fast R-CNN", "2"),
     "model.backbone": Source("Faster R-CNN", "3.1"),
     "model.output_stage": Source("Faster R-CNN", "3.1"),

@@ -116,15 +116,16 @@ def prepare_data(configs: Sequence[ConfigDict]) -> None:
         UserError: as `prepare_dataset` and `open_dataset`.
     """
     for data in {json.dumps(config.data.to_dict()): config.data for config in configs}.values():
-        place = {"data_dir": data.data_dir, "source": data.source, **data.options.to_dict()}
-        splits = (data.train_split, data.eval_split)
-        try:
-            for split in splits:
-                open_dataset(data.dataset, split, **place)
-        except UserError:
-            print(prepare_dataset(data.dataset, **place))
-            for split in splits:
-                open_dataset(data.dataset, split, **place)
+        for source in (data.source, *data.more_sources):
+            place = {"data_dir": data.data_dir, "source": source, **data.options.to_dict()}
+            splits = [data.train_split, *([data.eval_split] if source == data.source else [])]
+            try:
+                for split in splits:
+                    open_dataset(data.dataset, split, **place)
+            except UserError:
+                print(prepare_dataset(data.dataset, **place))
+                for split in splits:
+                    open_dataset(data.dataset, split, **place)
 
 
 class _Launch:

@@ -3,9 +3,17 @@
 import pathlib
 from typing import NamedTuple
 
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from rpn_jax.data.augmentation import (
+    BUILT_IN,
+    Augmentation,
+    Own,
+    build_augmentations,
+    decoded,
+)
 from rpn_jax.data.datasets import Dataset
 from rpn_jax.data.loader import num_slots
 from rpn_jax.detectors.detector import Detector
@@ -25,6 +33,7 @@ from rpn_jax.training.optimizer import build_optimizer
 from rpn_jax.training.splits import (
     check_batch_size,
     open_split,
+    open_training,
     with_classes,
     with_classes_of_run,
     with_proposals,
@@ -77,7 +86,7 @@ def check_run(config: ConfigDict, workdir: pathlib.Path) -> Run:
     check_validates(config)
     check_batch_size("config.batch_size", config.batch_size, config.accumulation)
     config = with_classes_of_run(config, workdir)
-    train_set = open_split(config, config.data.train_split, needs_objects=True)
+    train_set = open_training(config)
     config = with_classes(config, train_set)
     train_set = with_proposals(config, train_set, "train")
     eval_set = None
@@ -86,12 +95,30 @@ def check_run(config: ConfigDict, workdir: pathlib.Path) -> Run:
         eval_set = with_proposals(config, eval_set, "eval")
     for dataset in filter(None, (train_set, eval_set)):
         num_slots(dataset, config.data.max_objects)
+    _try_augmentations(config, train_set)
     detector = build_detector(config)
     schedule, optimizer = build_optimizer(config)
     check_fork(config, workdir)
     pretrained = None if config.fork.run else load_pretrained(config, detector.network)
     check_features(config, detector.network)
     return Run(config, train_set, eval_set, detector, schedule, optimizer, pretrained)
+
+
+def training_augmentations(config: ConfigDict, dataset: Dataset) -> list[Augmentation]:
+    """Returns what is done to each image of a training on `dataset`, in this order."""
+    data = config.data
+    fields = {name: data[name].to_dict() for name in BUILT_IN}
+    classes = len(dataset.class_names)
+    return build_augmentations("config.data.augmentations", data.augmentations, fields, classes)
+
+
+def _try_augmentations(config: ConfigDict, dataset: Dataset) -> None:
+    """Raises a `UserError` unless those of one's own do with the first image what they should."""
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
+    for augmentation in training_augmentations(config, dataset):
+        if isinstance(augmentation, Own):
+            sample = decoded(dataset[0], *nothing, with_masks="mask" in config)
+            augmentation(sample, np.random.default_rng(config.seed))
 
 
 def check_validates(config: ConfigDict) -> None:

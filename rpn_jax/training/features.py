@@ -41,11 +41,15 @@ def check_features(config: ConfigDict, network: RCNN) -> None:
             f"config.data.cache_features: {config.model.frozen_stages} stages of the backbone are "
             f"frozen and the others change; freeze all: --config.model.frozen_stages={stages}"
         )
-    if config.data.jitter.scales:
-        raise UserError(
-            "config.data.cache_features: with config.data.jitter.scales no image looks the same "
-            "twice; leave out one of the two"
-        )
+    for field, value in (
+        ("data.jitter.scales", config.data.jitter.scales),
+        ("data.augmentations", config.data.augmentations),
+    ):
+        if value:
+            raise UserError(
+                f"config.data.cache_features: with config.{field} no image looks the same twice; "
+                "leave out one of the two"
+            )
     if config.model.norm == "sync_batch_norm":
         raise UserError(
             "config.data.cache_features: the statistics of sync_batch_norm are those of each "

@@ -29,7 +29,7 @@ from rpn_jax.runs.metrics import MetricsWriter, NonFiniteError, PendingMetrics, 
 from rpn_jax.runs.processes import StopRequest, is_first, on_first, together
 from rpn_jax.runs.profile import StepProfiler
 from rpn_jax.runs.workdir import claim_workdir
-from rpn_jax.training.begin import check_run
+from rpn_jax.training.begin import check_run, training_augmentations
 from rpn_jax.training.build import build_train_step
 from rpn_jax.training.checkpoint import Checkpoints, saved_steps
 from rpn_jax.training.evaluate import (
@@ -41,7 +41,7 @@ from rpn_jax.training.evaluate import (
 from rpn_jax.training.features import FeatureCache
 from rpn_jax.training.pictures import draw_first
 from rpn_jax.training.predict_steps import make_eval_step
-from rpn_jax.training.splits import device_batch
+from rpn_jax.training.splits import device_batch, sampling_weights
 from rpn_jax.training.state import TrainState, evaluation_variables
 from rpn_jax.typing import Images
 
@@ -204,6 +204,7 @@ def training_plan(
         config.seed,
         flip_probability=config.data.flip_probability,
         num_scales=len(scales),
+        weights=sampling_weights(config, dataset),
     )
     return plan, scales
 
@@ -239,6 +240,7 @@ def batches(
         dataset,
         plan,
         scales,
+        augmentations=training_augmentations(config, dataset),
         start_step=start,
         num_steps=(config.steps if last is None else last) - start,
         **loader_fields(config),

@@ -4,11 +4,14 @@ import pathlib
 
 import jax
 import numpy as np
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from rpn_jax.data.datasets import Dataset, open_dataset
+from rpn_jax.data.datasets.joined import Joined
 from rpn_jax.data.loader import Batch
 from rpn_jax.data.proposals import read_proposals
+from rpn_jax.data.sampling import repeat_factors, share_factors
 from rpn_jax.errors import UserError
 from rpn_jax.runs.workdir import load_workdir_config
 from rpn_jax.typing import GroundTruth, Images, Proposals
@@ -109,6 +112,41 @@ def open_split(
     if "box" in config and config.box.class_names:
         return dataset.with_classes(config.box.class_names, to_train=needs_objects)
     return dataset
+
+
+def open_training(config: ConfigDict) -> Dataset:
+    """Returns the images that a training shows: those of `train_split` of all sources.
+
+    Raises:
+        UserError: as `open_split`; or the sources have other classes.
+    """
+    split, sources = config.data.train_split, sources_of(config)
+    if len(sources) == 1:
+        return open_split(config, split, needs_objects=True)
+    parts = []
+    for source in sources:
+        part = config.copy_and_resolve_references()
+        part.data.source = source
+        parts.append(open_split(part, split, needs_objects=True))
+    return Joined(parts, sources)
+
+
+def sources_of(config: ConfigDict) -> list[str | None]:
+    """Returns the folders that a training reads, `data.source` first; [None] without any."""
+    return [config.data.source, *config.data.more_sources]
+
+
+def sampling_weights(config: ConfigDict, dataset: Dataset) -> Float[np.ndarray, " N"] | None:
+    """Returns how often a training shows each image in an epoch; None: once."""
+    threshold, shares = config.data.repeat_threshold, config.data.source_weights
+    if not threshold and not shares:
+        return None
+    weights = np.ones(len(dataset))
+    if threshold:
+        weights = repeat_factors(dataset.image_classes(), threshold)
+    if shares and isinstance(dataset, Joined):
+        weights = share_factors(weights, dataset.part_of, np.array(shares, np.float64))
+    return weights
 
 
 def with_proposals(config: ConfigDict, dataset: Dataset, role: str) -> Dataset:

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from references import cut_mask
 
-from rpn_jax.data.datasets import Record, open_dataset, prepare_dataset
+from rpn_jax.data.augmentation import Sample
+from rpn_jax.data.datasets import open_dataset, prepare_dataset
 from rpn_jax.data.loader import cut_masks, eval_batches, train_batches
 from rpn_jax.data.masks import Masks, cut, decode, encode, extent, fills
 from rpn_jax.data.plan import BatchPlan
@@ -71,15 +72,24 @@ def test_masks_of_an_image_are_decoded_when_asked_for():
 def test_a_prepared_mask_that_runs_over_the_image_is_named():
     counts = encode(np.ones((60, 80), bool))
     boxes, one = np.float32([[0, 0, 40, 30]]), np.zeros(1, int)
-    record = Record(b"", "a.jpg", 1, 30, 40, boxes, one, one > 0, one, masks=[counts])
+    sample = Sample(
+        np.zeros((30, 40, 3), np.uint8),
+        boxes,
+        one,
+        one > 0,
+        Masks([counts], 30, 40),
+        boxes[:0],
+        one[:0],
+    )
     out = np.zeros((1, SIZE, SIZE), np.uint8)
     with pytest.raises(UserError, match="a.jpg: its prepared mask 1 runs over the image"):
         cut_masks(
-            record,
+            sample,
             whole_view(30, 40, shorter_side=30, longer_side=40),
             one == 0,
             flip=False,
             out=out,
+            filename="a.jpg",
         )
 
 

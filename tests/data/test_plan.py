@@ -155,3 +155,69 @@ def test_flips_follow_their_probability():
 def test_no_examples_make_no_plan():
     with pytest.raises(ValueError, match="at least one example"):
         BatchPlan(np.zeros(0, int), 4, seed=0)
+
+
+def test_weights_of_one_change_nothing():
+    plain, weighted = BatchPlan(BUCKETS, 4, seed=3), BatchPlan(BUCKETS, 4, 3, weights=np.ones(19))
+    for step in range(60):
+        for one, other in zip(plain.batch(step), weighted.batch(step), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+WEIGHTS = np.array([1.0, 2.0, 0.25, 1.5, 3.7] * 3 + [1.0] * 4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_an_example_is_shown_in_proportion_to_its_weight(batch_size):
+    """After so many examples of its bucket, within one of its share, and a pass at most."""
+    plan = BatchPlan(BUCKETS, batch_size, seed=7, weights=WEIGHTS)
+    counts = np.zeros(len(BUCKETS), int)
+    for step in range(600):
+        batch = plan.batch(step)
+        assert (BUCKETS[batch.examples] == batch.bucket).all()
+        np.add.at(counts, batch.examples, 1)
+    for bucket in range(3):
+        members = bucket == BUCKETS
+        passes = counts[members].sum() / WEIGHTS[members].sum()
+        assert (np.abs(counts[members] - passes * WEIGHTS[members]) < WEIGHTS[members] + 2).all()
+    shares = [WEIGHTS[bucket == BUCKETS].sum() / WEIGHTS.sum() for bucket in range(3)]
+    found = [counts[bucket == BUCKETS].sum() / counts.sum() for bucket in range(3)]
+    np.testing.assert_allclose(found, shares, atol=0.03)
+    assert plan.steps_per_epoch == np.ceil(WEIGHTS.sum() / batch_size)
+
+
+def slow_passes(plan, bucket, weights, count):
+    """The first examples of a bucket's passes, pass by pass: the definition of the class."""
+    members, examples, number = np.flatnonzero(bucket == BUCKETS), [], 0
+    phases = plan._phases[bucket] / 2**20
+    while len(examples) < count:
+        times = [
+            int((number + 1) * w + v) - int(number * w + v)
+            for w, v in zip(weights[members], phases, strict=True)
+        ]
+        every = np.array([m for m, t in zip(members, times, strict=True) for _ in range(t)], int)
+        examples += plan._rng(2, bucket, number).permutation(every).tolist()
+        number += 1
+    return examples[:count]
+
+
+def test_passes_with_weights_are_those_of_the_definition():
+    weights = np.round(WEIGHTS * 2**20) / 2**20
+    plan = BatchPlan(BUCKETS, 4, seed=2, weights=weights)
+    read = {0: [], 1: [], 2: []}
+    for step in range(120):
+        batch = plan.batch(step)
+        read[batch.bucket] += batch.examples.tolist()
+    for bucket, examples in read.items():
+        assert len(examples) > 8
+        assert examples == slow_passes(plan, bucket, weights, len(examples))
+    again = BatchPlan(BUCKETS, 4, seed=2, weights=weights)
+    for step in (119, 3, 77):  # whatever was asked for before
+        np.testing.assert_array_equal(again.batch(step).examples, plan.batch(step).examples)
+    assert plan.batch(10**9).examples.shape == (4,)
+
+
+def test_small_weights_leave_whole_passes_empty():
+    plan = BatchPlan(np.zeros(3, int), 2, seed=0, weights=np.array([0.01, 0.01, 0.02]))
+    counts = np.bincount(shown(plan, range(200)), minlength=3)
+    np.testing.assert_allclose(counts, [100, 100, 200], atol=2)

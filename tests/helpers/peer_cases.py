@@ -387,3 +387,23 @@ def pasted_masks() -> tuple[np.ndarray, np.ndarray]:
         [10.9, 10.1, 13.2, 100.7],
     ]
     return masks.astype(np.float32), boxes.astype(np.float32)
+
+
+# Functions of torchvision's `transforms.v2.functional`, and what they are called with.
+COLOR_FACTORS = {
+    "adjust_brightness": (0.0, 0.6, 1.0, 1.3, 2.7),
+    "adjust_contrast": (0.0, 0.5, 1.0, 1.45),
+    "adjust_saturation": (0.0, 0.7, 1.0, 1.5),
+    "adjust_hue": (-0.5, -0.2, 0.0, 0.05, 0.37),
+}
+
+
+def color_image():
+    """Returns an image of 48 x 64 pixels: smooth colours, greys, noise, black and white."""
+    y, x = np.mgrid[:48, :64]
+    x, y = x / 64, y / 48
+    image = 255 * np.stack([x, y, 1 - x * y], axis=2)
+    image[:12] = np.random.default_rng(29).integers(0, 256, (12, 64, 3))
+    image[12:24] = 255 * x[12:24, :, None]
+    image[-4:, :8], image[-4:, 8:16] = 0, 255
+    return image.astype(np.uint8)

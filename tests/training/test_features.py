@@ -98,6 +98,7 @@ def test_a_folder_that_cannot_be_written_is_named(cache_of, tmp_path):
         ),
         ("--config.model.norm=sync_batch_norm", "statistics of sync_batch_norm"),
         ("--config.data.jitter.scales=(0.1,2.0)", "no image looks the same twice"),
+        ("--config.data.augmentations=('color',)", "with config.data.augmentations no image looks"),
     ],
 )
 def test_a_backbone_that_changes_is_refused(flag, message):

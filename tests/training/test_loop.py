@@ -333,8 +333,9 @@ def two_shapes(tmp_path_factory):
     return root
 
 
+@pytest.mark.parametrize("augmentations", [(), ("crop", "color")])
 def test_nothing_compiles_after_the_first_step_of_each_bucket(
-    two_shapes, tmp_path, caplog, monkeypatch
+    two_shapes, tmp_path, caplog, monkeypatch, augmentations
 ):
     # 24 images in batches of 8: two epochs, with a validation and a checkpoint at every step.
     config = small_config(
@@ -342,6 +343,7 @@ def test_nothing_compiles_after_the_first_step_of_each_bucket(
         f"--config.data.source={two_shapes}",
         f"--config.data.data_dir={two_shapes / 'prepared'}",
         "--config.data.eval_split=train",
+        f"--config.data.augmentations={augmentations}",
         "--config.batch_size=8",
         "--config.steps=7",
         "--config.log_every=1",

@@ -21,7 +21,13 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from rpn_jax.data.datasets.report import PreparationReport, tally
-from rpn_jax.data.datasets.source import CheckedExample, Finding, Source, read_checked
+from rpn_jax.data.datasets.source import (
+    CheckedExample,
+    Finding,
+    Source,
+    present_classes,
+    read_checked,
+)
 from rpn_jax.errors import UserError
 from rpn_jax.progress import progress_bar
 
@@ -192,6 +198,7 @@ class Audit:
             "heights": [s.height for s in summaries],
             "widths": [s.width for s in summaries],
             "num_objects": [len(s.example.boxes) for s in summaries],
+            "classes": [present_classes(s.example) for s in summaries],
             "turns": [s.frame.turn if s.frame else 1 for s in summaries],
             "fingerprint": digest.hexdigest(),
             "pixels": pixels.hexdigest(),

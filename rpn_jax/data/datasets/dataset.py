@@ -94,6 +94,7 @@ class Dataset:
             self.pixels = known.get("pixels")
             self.masks = known.get("masks")
             self.has_masks = bool(known.get("has_masks"))
+            self._classes = known.get("classes")
             # Data that version 0.1 prepared have boxes in what OpenCV decodes.
             turns = known.get("turns", [1] * len(self.heights))
             self._turns = np.array(turns, np.int64)
@@ -146,6 +147,22 @@ class Dataset:
             Image(record.image_id if i is None else i, record.filename, record.height, record.width)
             for i, record in zip(ids, map(self.__getitem__, range(len(self))), strict=True)
         ]
+
+    def image_classes(self) -> Bool[np.ndarray, "N C"]:
+        """Returns which classes have an object in each image; ignore regions do not count.
+
+        Reads every record of data that were prepared before their index had it.
+        """
+        listed = self._classes
+        if listed is None:
+            records = map(self.__getitem__, range(len(self)))
+            listed = [np.unique(record.labels[~record.ignore]) for record in records]
+        else:
+            listed = [self._label_of[classes] for classes in listed]
+        present = np.zeros((len(self), len(self.class_names)), bool)
+        for row, classes in zip(present, listed, strict=True):
+            row[classes] = True
+        return present
 
     def __len__(self) -> int:
         return len(self.heights)

@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -52,6 +52,11 @@ class Example(NamedTuple):
     original_id: int | str | None = None
     read_masks: Callable[[int, int], Sequence[Mask]] | None = None
     masks: Sequence[bytes] | None = None
+
+
+def present_classes(example: Any) -> list[int]:
+    """Returns the labels that an image's objects have, each once; ignore regions do not count."""
+    return np.unique(example.labels[~example.ignore]).tolist()
 
 
 class Source(NamedTuple):
