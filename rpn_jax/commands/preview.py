@@ -5,10 +5,11 @@
   rpn-jax preview --config=bccd "--config.data.augmentations=('color','crop')"
 
 Nothing is trained. OUT/preview.html has, for each image of the steps: what is annotated in it after
-the augmentations, resizing, mirroring and cropping, with masks where the dataset has them, and the anchors that the
-objectness would be trained on (for a Fast R-CNN, the proposals that it is given). Padding is grey.
-A table counts the objects that have no positive anchor, or that a crop removes. It is a function of
-the config: a training from the same config and seed sees these images, and samples these anchors.
+the augmentations, resizing, mirroring and cropping, with masks where the dataset has them, and the
+anchors that the objectness would be trained on (for a Fast R-CNN, the proposals that it is given).
+Padding is grey. A table counts the objects that have no positive anchor, or that a crop removes. It
+is a function of the config: a training from the same config and seed sees these images, and samples
+these anchors.
 """
 
 import argparse
