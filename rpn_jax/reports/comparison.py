@@ -181,7 +181,7 @@ def compute_figures(study: Study) -> Figures:
         np.concatenate([of_detections, of_recall], axis=1),
         np.concatenate(resampled, axis=2),
         settings,
-        np.count_nonzero(objects),
+        int(np.count_nonzero(objects)),
     )
 
 
