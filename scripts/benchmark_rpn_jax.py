@@ -268,7 +268,7 @@ def train(network: str, hw, batch: int, precision: str, frozen: int, objects: in
 
     def call():
         nonlocal state
-        state, metrics = update(state, devices.shard(on_host), key)
+        state, metrics = update(state, devices.shard(on_host), key, None)
         jax.block_until_ready((state, metrics))
 
     return Timed(call, work, flops)

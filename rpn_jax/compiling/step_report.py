@@ -13,6 +13,7 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -28,7 +29,7 @@ from rpn_jax.models.rcnn import trainable_mask
 from rpn_jax.runs.config import random_key
 from rpn_jax.runs.devices import parallel_update
 from rpn_jax.training.build import build_detector, build_train_step, frozen_paths, state_shapes
-from rpn_jax.training.optimizer import build_optimizer
+from rpn_jax.training.optimizer import build_optimizer, optimizer_numbers
 from rpn_jax.training.splits import with_known_classes
 from rpn_jax.training.state import partition
 from rpn_jax.typing import GroundTruth, Images, Proposals
@@ -113,6 +114,8 @@ class StepCompiler:
         self.state = state_shapes(config, detector.network, optimizer)
         mask = trainable_mask(self.state.params, frozen_paths(config))
         self._key = jax.eval_shape(lambda: random_key(config))
+        numbers = {"learning_rate": 0.0, **optimizer_numbers(config)}
+        self._numbers = dict.fromkeys(numbers, jax.ShapeDtypeStruct((), jnp.float32))
         self.trainable = jax.tree.leaves(partition(self.state.params, mask)[0])
         self._topology = topology
         self._accumulation = config.accumulation
@@ -132,7 +135,7 @@ class StepCompiler:
             file=sys.stderr,
             flush=True,
         )
-        lowered = self._update.lower(self.state, self._batch(per_chip), self._key)
+        lowered = self._update.lower(self.state, self._batch(per_chip), self._key, self._numbers)
         start = time.perf_counter()
         try:
             compiled = lowered.compile()

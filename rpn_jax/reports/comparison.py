@@ -1,6 +1,5 @@
 """The figures of a study's runs, and the significance of their differences."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,7 +12,6 @@ from rpn_jax.reports.evaluations import PRECISIONS, Measure, Precision, image_hi
 from rpn_jax.reports.results import Result, Study
 from rpn_jax.reports.statistics import (
     PRECISION_REPLICATES,
-    REPLICATES,
     Difference,
     holm,
     paired_difference,
@@ -27,8 +25,8 @@ SIGNIFICANT = 0.05
 class Comparison(NamedTuple):
     """The difference of a setting to another, on the seeds that both have.
 
-    `p` is the difference's p-value, corrected for the number of comparisons; NaN where only one
-    seed is shared but the study has several seeds elsewhere.
+    `p` is the difference's p-value, corrected for all comparisons and figures together; NaN where
+    only one seed is shared, so that nothing is known of the noise over seeds.
     """
 
     seeds: int
@@ -52,6 +50,7 @@ class Figures(NamedTuple):
       values: figures of each run.
       replicates: figures of each run on resampled images, see `statistics`; NaN where unknown.
       settings: indices of each setting's runs in `runs`; settings without runs are left out.
+      images: number of images with an object.
     """
 
     names: list[str]
@@ -61,6 +60,7 @@ class Figures(NamedTuple):
     values: Float[np.ndarray, "R M"]
     replicates: Float[np.ndarray, "B R M"]
     settings: dict[str, list[int]]
+    images: int
 
     @property
     def most(self) -> int:
@@ -83,10 +83,13 @@ class Figures(NamedTuple):
         compared = self.compare_pairs(list(pairs.values()))
         return {other: compared[pair] for other, pair in pairs.items() if pair in compared}
 
-    def compare_pairs(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Comparison]:
+    def compare_pairs(
+        self, pairs: Sequence[tuple[str, str]], figure: int | None = None
+    ) -> dict[tuple[str, str], Comparison]:
         """Returns the first setting of each pair less the second.
 
-        Pairs without a common seed are left out.
+        Pairs without a common seed are left out. Of a single `figure`, p is corrected for the pairs
+        alone, and NaN for the others.
         """
         differences = {}
         for pair in pairs:
@@ -96,20 +99,16 @@ class Figures(NamedTuple):
                     paired_difference(
                         *(self.values[runs] for runs in places),
                         *(self.replicates[:, runs] for runs in places),
+                        self.images,
                     ),
                 )
-        has_seeds = any(len(places) > 1 for places in self.settings.values())
-        tested = {
-            pair: difference.p
-            for pair, (seeds, difference) in differences.items()
-            if seeds > 1 or not has_seeds
-        }
-        corrected = holm(np.array(list(tested.values()))) if tested else []
-        p = dict(zip(tested, corrected, strict=True))
-        unknown = np.full(len(self.names), np.nan)
+        tested = np.array([difference.p for _, difference in differences.values()])
+        tested = tested.reshape(len(differences), len(self.names))
+        if figure is not None:
+            tested = np.where(np.arange(len(self.names)) == figure, tested, np.nan)
         return {
-            pair: Comparison(*difference, p.get(pair, unknown))
-            for pair, difference in differences.items()
+            pair: Comparison(*difference, p)
+            for (pair, difference), p in zip(differences.items(), holm(tested), strict=True)
         }
 
     def _shared(self, *names: str) -> list[list[int]]:
@@ -124,9 +123,11 @@ class Figures(NamedTuple):
         if len(names) < 2:
             return [None] * len(self.names)
         means = np.stack([self.values[runs].mean(axis=0) for runs in self.settings.values()])
+        highest = means.argmax(axis=0)
+        compared = {place: self.compare(names[place], against_it=False) for place in set(highest)}
         best = []
-        for m, place in enumerate(means.argmax(axis=0)):
-            others = self.compare(names[place], against_it=False)
+        for m, place in enumerate(highest):
+            others = compared[place]
             is_clear = all(comparison.p[m] < SIGNIFICANT for comparison in others.values())
             best.append(names[place] if is_clear and len(others) == len(names) - 1 else None)
         return best
@@ -165,9 +166,8 @@ def compute_figures(study: Study) -> Figures:
     precise = [name for kind in kinds for name in kind.scalars]
     of_detections = np.array([[named[name] for name in precise] for named in scalars])
     resampled = []
-    draws = _precision_draws(len(study.published_pairs))
     for kind in kinds:
-        of_runs = [_resampled_precision(run, kind, objects, draws, len(replicates)) for run in runs]
+        of_runs = [_resampled_precision(run, kind, objects, len(replicates)) for run in runs]
         resampled.append(np.stack(of_runs, axis=1))
     resampled.append(replicates)
     return Figures(
@@ -181,29 +181,22 @@ def compute_figures(study: Study) -> Figures:
         np.concatenate([of_detections, of_recall], axis=1),
         np.concatenate(resampled, axis=2),
         settings,
+        int(np.count_nonzero(objects)),
     )
 
 
-def _precision_draws(pairs: int) -> int:
-    """Returns how many resamples leave a p-value, corrected for so many pairs, well below 5 %.
-
-    The least p-value of B replicates is 2 / (B + 1); the correction multiplies it by the pairs.
-    """
-    return min(max(PRECISION_REPLICATES, math.ceil(4 * pairs / SIGNIFICANT)), REPLICATES)
-
-
 def _resampled_precision(
-    run: Result, kind: Precision, objects: Float[np.ndarray, " I"], draws: int, replicates: int
+    run: Result, kind: Precision, objects: Float[np.ndarray, " I"], replicates: int
 ) -> Float[np.ndarray, "B 3"]:
-    """Returns a run's AP, AP50 and AP75 on the first `draws` resamples of `resample_images`.
+    """Returns a run's AP, AP50 and AP75 on resamples of `resample_images`.
 
-    They are NaN on the others, and without matches.
+    They are NaN on those after the first `PRECISION_REPLICATES`, and without matches.
     """
     resampled = np.full((replicates, len(kind.scalars)), np.nan)
     matches = run.evaluation.matches.get(kind.prefix)
     if matches:
         image_id = run.evaluation.objects.image_id
-        drawn = resamples(len(image_id), draws)
+        drawn = resamples(len(image_id), PRECISION_REPLICATES)
         rows = [matches.precision(image_id, times[times @ objects > 0]) for times in drawn]
         by_iou = np.concatenate(rows)
         of_rows = [by_iou.mean(axis=1), by_iou[:, 0], by_iou[:, IOU_75]]

@@ -98,7 +98,7 @@ def _pairs(
     published: Published, figures: Figures, pairs: list[tuple[str, str]], m: int
 ) -> list[_Pair]:
     found = []
-    for (one, other), here in figures.compare_pairs(pairs).items():
+    for (one, other), here in figures.compare_pairs(pairs, m).items():
         there = (published.values[one] - published.values[other]) / 100
         pair = _Pair(one, other, here, there)
         if here.difference.mean[m] < 0:

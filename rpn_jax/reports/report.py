@@ -186,10 +186,11 @@ def _differences(study: Study, figures: Figures, of_base: dict[str, Comparison])
         rows.append([*study.labels(name), str(seeds), *cells])
     note = (
         "In percentage points: the mean difference over the seeds that both have, its 95 % "
-        "interval, and p of there being none. Bootstrap over the images, the same draw for both "
-        "settings, and over the paired seeds; with a single seed the interval lacks the noise over "
-        "seeds, and there is no p if other settings have more. p is corrected for the number of "
-        f"settings (Holm), the interval is not. Bold: p < {SIGNIFICANT}."
+        "interval, and p of there being none. Both hold the noise of the images, by a bootstrap "
+        "with the same draw for both settings, and that of the seeds, by Student's t. A row of "
+        "one seed has no p and no mark: the noise over seeds is unknown, and the interval is of "
+        "the images alone. p is corrected for all settings and figures of this table (Holm), the "
+        f"interval is not. Bold: p < {SIGNIFICANT}."
     )
     header = [*study.label_names, "seeds", *figures.names]
     table = Table(header, rows, names=len(study.label_names), note=note)

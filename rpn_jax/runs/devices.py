@@ -39,16 +39,17 @@ def unshard(tree):
 
 
 def parallel_update(step: Callable, devices: Sequence[jax.Device] | None = None) -> Callable:
-    """Returns `step(state, batch, key) -> (state, metrics)` run on all devices, the state donated.
+    """Returns `step(state, batch, …) -> (state, metrics)` run on all devices, the state donated.
 
-    `step` gets one device's share of the batch and averages over the axis `AXIS` itself. State, key
-    and metrics are replicated, without a device axis. `devices` that are not local serve to compile
-    ahead of time.
+    `step` gets one device's share of the batch and averages over the axis `AXIS` itself. State,
+    metrics and the other arguments, such as a key, are replicated, without a device axis. `devices`
+    that are not local serve to compile ahead of time.
     """
+    others = len(inspect.signature(step).parameters) - 2
     return jax.pmap(
         step,
         AXIS,
-        in_axes=(None, 0, None),
+        in_axes=(None, 0, *[None] * others),
         out_axes=(None, None),
         donate_argnums=0,
         devices=devices,
@@ -84,14 +85,14 @@ def compiled_first(update: Callable) -> Callable:
         return update
     compiled = set()
 
-    def compile_and_update(state, batch, key):
+    def compile_and_update(state, batch, *others):
         canvas = batch.images.shape
         if canvas not in compiled:
             compiled.add(canvas)
-            update.lower(state, batch, key).compile()  # the call below reuses it
+            update.lower(state, batch, *others).compile()  # the call below reuses it
             with contextlib.suppress(OSError, AttributeError):  # without glibc
                 ctypes.CDLL(None).malloc_trim(0)
-        return update(state, batch, key)
+        return update(state, batch, *others)
 
     return compile_and_update
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from rpn_jax.data.datasets import Dataset
@@ -39,6 +40,7 @@ from rpn_jax.training.evaluate import (
     split_results,
 )
 from rpn_jax.training.features import FeatureCache
+from rpn_jax.training.optimizer import optimizer_numbers
 from rpn_jax.training.pictures import draw_first
 from rpn_jax.training.predict_steps import make_eval_step
 from rpn_jax.training.splits import device_batch, sampling_weights
@@ -71,7 +73,11 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
         plan, scales = training_plan(config, run.train_set)
         at_end.enter_context(_explained(config, workdir, checkpoints, plan))
         at_end.callback(checkpoints.close)
-        state, key = run.state(checkpoints, forked), devices.replicate(random_key(config))
+        state = run.state(checkpoints, forked)
+        # All that differs between the runs of a sweep is an argument of the step, so that they
+        # share its program. The rate of a step is computed by a small one of its own.
+        key, numbers = devices.replicate((random_key(config), optimizer_numbers(config)))
+        rate_of = jax.jit(lambda step: jnp.float32(run.schedule(step)))
         # Of a copy: newer JAX versions do not donate what the host has read, on a CPU.
         start = int(state.step.copy())
         features = FeatureCache(config, detector.network, evaluation_variables(state))
@@ -107,7 +113,8 @@ def train(config: ConfigDict, workdir: pathlib.Path, profile_steps: range = rang
         steps = progress.watch(batches(config, run.train_set, plan, scales, features, start, last))
         for step, on_device in enumerate(steps, start + 1):
             # The host runs ahead of the devices and waits for them only to log and to save.
-            state, metrics = profiler.run(step, train_step, state, on_device, key)
+            numbers["learning_rate"] = rate_of(state.step)
+            state, metrics = profiler.run(step, train_step, state, on_device, key, numbers)
             progress.add(step, metrics)
             is_stop = stop.reached(step)
             is_save = is_stop or ends.saves(step)

@@ -1,5 +1,7 @@
 """The paper's stochastic gradient descent; AdamW and Muon for networks that start from scratch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -9,17 +11,23 @@ from optax import contrib
 
 from rpn_jax.errors import UserError, first_line
 from rpn_jax.parts import check_call, import_part, is_import_path, running, wrong_part
+from rpn_jax.typing import Array
 
 # Optax's 1e-8 would amplify the rounding of tiny gradients to whole steps, and runs on different
 # numbers of devices would diverge within 50 steps.
 _EPSILON = 1e-6
+Scalar = float | Array  # a constant of a program, or its argument
 _NAME, _SCHEDULE = "config.optimizer.name", "config.optimizer.schedule"
 
 
 def build_optimizer(
     config: ConfigDict,
-) -> tuple[optax.Schedule, optax.GradientTransformation]:
+) -> tuple[optax.Schedule, optax.GradientTransformationExtraArgs]:
     """Returns the learning-rate schedule and the optimiser of `config.optimizer`.
+
+    Its `update` takes the learning rate and `optimizer_numbers` as further arguments, so that one
+    compiled program serves all of them. Without the rate they are constants of the program. An
+    optimiser of one's own has its rate and weight decay as constants always.
 
     "muon" is Optax's Muon: it makes the momentum of a hidden layer's kernel orthogonal before the
     step; all other parameters use Adam. On `configs/shapes.py`, 300 steps of Muon reach the result
@@ -40,37 +48,90 @@ def build_optimizer(
         decay_factor=fields.decay_factor,
         warmup_steps=fields.warmup_steps,
     )
-    clip = optax.clip_by_global_norm(fields.clip_norm) if fields.clip_norm else optax.identity()
+    constants = optimizer_numbers(config)
+    build = functools.partial(_build_chain, fields.name, fields.momentum)
     if is_import_path(fields.name):
-        rule = _own_rule(
+        own = _own_rule(
             fields.name, schedule, momentum=fields.momentum, weight_decay=fields.weight_decay
         )
-    elif fields.name == "sgd":
-        rule = sgd(schedule, momentum=fields.momentum, weight_decay=fields.weight_decay)
-    elif fields.name == "adamw":
+        build = functools.partial(_own_chain, own)
+    chain = build(schedule, **constants)
+
+    # Two constant factors are multiplied first by XLA, and rounded otherwise than one after the
+    # other. Such a program stays as it is, for the same bits as before.
+    is_constant = fields.schedule == "step" and not fields.decay_at and not fields.warmup_steps
+    is_folded = is_constant and "backbone_factor" in constants
+
+    def update(grads, state, params=None, *, learning_rate=None, **numbers):
+        if learning_rate is None or is_folded:
+            return chain.update(grads, state, params)
+        return build(lambda _: learning_rate, **constants | numbers).update(grads, state, params)
+
+    return schedule, optax.GradientTransformationExtraArgs(chain.init, update)
+
+
+def optimizer_numbers(config: ConfigDict) -> dict[str, float]:
+    """Returns the optimiser's numbers that need no program of their own, for its `update`.
+
+    The learning rate of a step is another. Beta1 of Adam is none: as an argument, 1 - beta1 would
+    be rounded otherwise, and no run of before would have the same bits.
+    """
+    fields = config.optimizer
+    numbers = {"weight_decay": fields.weight_decay}
+    if fields.name == "sgd":
+        numbers["momentum"] = fields.momentum
+    if fields.clip_norm:
+        numbers["clip_norm"] = fields.clip_norm
+    if fields.backbone_factor != 1:
+        numbers["backbone_factor"] = fields.backbone_factor
+    return numbers
+
+
+def _build_chain(
+    name: str, beta: float, schedule: optax.Schedule, *, weight_decay: Scalar, momentum=None, **ends
+) -> optax.GradientTransformation:
+    if name == "sgd":
+        rule = sgd(schedule, momentum=momentum, weight_decay=weight_decay)
+    elif name == "adamw":
         rule = optax.adamw(
             schedule,
-            b1=fields.momentum,
+            b1=beta,
             eps=_EPSILON,
-            weight_decay=fields.weight_decay,
+            weight_decay=weight_decay,
             mask=_is_kernel,
         )
-    elif fields.name == "muon":
+    elif name == "muon":
         rule = contrib.muon(
             schedule,
-            beta=fields.momentum,
-            adam_b1=fields.momentum,
+            beta=beta,
+            adam_b1=beta,
             eps=_EPSILON,
-            weight_decay=fields.weight_decay,
+            weight_decay=weight_decay,
             weight_decay_mask=_is_kernel,
             muon_weight_dimension_numbers=_hidden_kernels,
             consistent_rms=0.2,  # gives the learning rate the same meaning as with adamw
         )
     else:
-        raise UserError(
-            f"config.optimizer.name={fields.name}: give sgd, adamw or muon, or an import path"
-        )
-    return schedule, optax.chain(clip, rule, scale_backbone(fields.backbone_factor))
+        raise UserError(f"config.optimizer.name={name}: give sgd, adamw or muon, or an import path")
+    return _with_ends(rule, **ends)
+
+
+def _own_chain(
+    rule: optax.GradientTransformation, schedule: optax.Schedule, *, weight_decay: Scalar, **ends
+) -> optax.GradientTransformation:
+    del schedule, weight_decay  # it was made with its own
+    return _with_ends(rule, **ends)
+
+
+def _with_ends(
+    rule: optax.GradientTransformation, *, clip_norm=None, backbone_factor=None
+) -> optax.GradientTransformation:
+    """Returns the rule on the clipped gradient, with its updates of the backbone scaled."""
+    return optax.chain(
+        optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm),
+        rule,
+        optax.identity() if backbone_factor is None else scale_backbone(backbone_factor),
+    )
 
 
 def _own_rule(path: str, schedule: optax.Schedule, **fields: float) -> optax.GradientTransformation:
@@ -151,7 +212,7 @@ def _own_schedule(path: str, learning_rate: float, steps: int) -> optax.Schedule
 
 
 def sgd(
-    schedule: optax.Schedule, *, momentum: float, weight_decay: float
+    schedule: optax.Schedule, *, momentum: Scalar, weight_decay: Scalar
 ) -> optax.GradientTransformation:
     """Returns SGD with momentum; weight decay is added to the gradient, as in Caffe and torch.
 
@@ -163,14 +224,12 @@ def sgd(
     )
 
 
-def scale_backbone(factor: float) -> optax.GradientTransformation:
+def scale_backbone(factor: Scalar) -> optax.GradientTransformation:
     """Returns a transformation that multiplies the backbone's learning rate by `factor`.
 
     It comes last and scales updates. Pretrained weights need smaller steps than layers drawn from a
     seed; DETR (Carion et al., arXiv 2005.12872) uses 0.1.
     """
-    if factor == 1:
-        return optax.identity()
 
     def scale(updates, params):
         del params

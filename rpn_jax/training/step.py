@@ -14,6 +14,8 @@ from rpn_jax.runs.devices import AXIS
 from rpn_jax.training.state import TrainState, averaged, merge, partition
 from rpn_jax.typing import Array, Images
 
+Numbers = dict[str, Array] | None
+
 
 def image_keys(key: jax.Array, step: int | Array, first: int | Array, count: int) -> jax.Array:
     """Returns a random key for each image, from (run, step, index in the global batch) alone."""
@@ -33,30 +35,32 @@ def micro_batches(count: int, share):
 
 def make_train_step(
     detector: Detector,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     schedule: optax.Schedule,
     *,
     frozen: Collection[tuple[str, ...]] = (),
     accumulation: int = 1,
     ema_decay: float = 0.0,
-) -> Callable[[TrainState, Images, jax.Array], tuple[TrainState, dict[str, Array]]]:
-    """Returns `(state, batch, key) -> (state, metrics)`, to be mapped over the axis "data".
+) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    """Returns `(state, batch, key, numbers) -> (state, metrics)`, for a map over the axis "data".
 
     It takes the whole state and one device's share of the batch. It returns, on every device, the
     same new state and the metrics of the global batch. The run's key is an argument so that one
-    program serves all seeds.
+    program serves all seeds, and so are the numbers of its optimiser: the step's learning rate and
+    `optimizer.optimizer_numbers`. Without them, they are constants of the program.
 
     Args:
         detector: detector to train; the step uses its losses alone.
         optimizer: optimiser of the trainable parameters.
-        schedule: function from a step to its learning rate, to be logged.
+        schedule: function from a step to its learning rate, where that is not given.
         frozen: path prefixes of parameters that are not trained.
         accumulation: number of micro-batches of a share. Their gradients are summed before the sum
             over devices.
         ema_decay: see `state.averaged`; 0 keeps no averages.
     """
 
-    def train_step(state: TrainState, batch: Images, key: jax.Array):
+    def train_step(state: TrainState, batch: Images, key: jax.Array, numbers: Numbers = None):
+        numbers = numbers or {"learning_rate": schedule(state.step)}
         count = batch.images.shape[0]
         keys = image_keys(key, state.step, lax.axis_index(AXIS) * count, count)
         trainable, kept = partition(state.params, trainable_mask(state.params, frozen))
@@ -79,11 +83,11 @@ def make_train_step(
         parts = jax.tree.map(lambda values: values.astype(jnp.float32).mean(), parts)
         # Synchronised batch statistics already cover the global batch.
         grads, parts = lax.pmean((grads, parts), AXIS)
-        updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trainable, **numbers)
         metrics = {
             **parts,
             "grad_norm": optax.global_norm(grads),
-            "learning_rate": schedule(state.step),
+            "learning_rate": numbers["learning_rate"],
         }
         trainable = optax.apply_updates(trainable, updates)
         ema = state.ema

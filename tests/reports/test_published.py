@@ -3,11 +3,10 @@
 import json
 import re
 
-import numpy as np
 from studies import a_sweep, rows_of
 
 from rpn_jax.files import write_text
-from rpn_jax.reports.comparison import SIGNIFICANT, compute_figures
+from rpn_jax.reports.comparison import compute_figures
 from rpn_jax.reports.published import agreement, published_header
 from rpn_jax.reports.results import gather
 from rpn_jax.sweeps.published import Published
@@ -97,14 +96,3 @@ def test_the_column_has_its_place(sweep):
     assert header[:2] == ["AR@100", "published mAP"]
     header = published_header(study._replace(published=published("AP50")), compute_figures(study))
     assert header[-2:] == ["recall@0.7", "published mAP"]
-
-
-def test_detections_of_many_settings_have_enough_resamples(source, dataset, tmp_path):
-    """Nine settings are 36 pairs: corrected for so many, no p of 1000 resamples is below 5 %."""
-    numbers = [str(number) for number in range(1, 10)]
-    beside = published("AP50", **{number: float(number) for number in numbers})
-    shares = dict.fromkeys(numbers, 0.72)
-    a_sweep(tmp_path, source, dataset, shares, seeds=1, published=beside, detects=True)
-    figures = compute_figures(gather([tmp_path]))
-    drawn = np.isfinite(figures.replicates[:, 0, figures.names.index("AP50")]).sum()
-    assert 36 * 2 / (drawn + 1) < SIGNIFICANT

@@ -1,5 +1,7 @@
+import calibrate_statistics
 import numpy as np
 import pytest
+from scipy import stats
 
 from rpn_jax.reports.statistics import (
     holm,
@@ -68,65 +70,95 @@ def test_draws_without_an_object_are_left_out():
 def difference(hits, objects, ours, theirs):
     values = hits.sum(axis=1) / objects.sum()
     ratios = resample_images(hits, objects, 2000)
-    return paired_difference(values[ours], values[theirs], ratios[:, ours], ratios[:, theirs])
+    replicates = ratios[:, ours], ratios[:, theirs]
+    return paired_difference(values[ours], values[theirs], *replicates, len(objects))
 
 
 def test_what_all_images_share_is_no_noise(counts):
     hits, objects = counts
-    alike = difference(hits, objects, [0], [0])
+    alike = difference(hits, objects, [0, 0], [0, 0])
     assert [array.tolist() for array in alike] == [[0.0], [0.0], [0.0], [1.0]]
     # Alone, each run is known to about 1.5 points; their difference, of 2, much better.
-    better = difference(hits, objects, [1], [0])
+    better = difference(hits, objects, [1, 1], [0, 0])
     assert 0.01 < better.low[0] < better.mean[0] < better.high[0] < 0.04
-    assert better.p[0] == pytest.approx(2 / 2001)
-    worse = difference(hits, objects, [0], [1])
+    assert better.p[0] < 1e-4
+    worse = difference(hits, objects, [0, 0], [1, 1])
     np.testing.assert_allclose(worse.low, -better.high)
-    assert worse.p == better.p
+    np.testing.assert_allclose(worse.p, better.p)
 
 
-def test_seeds_that_disagree_are_noise():
-    # Every image has one object; a hit in each or in none, so that images make no noise.
-    def seeds(*hits):
-        return np.array(hits, float)[:, None, None].repeat(50, axis=1)
-
-    objects = np.ones(50)
-    agree = difference(seeds(0.5, 0.5, 0.6, 0.6), objects, [2, 3], [0, 1])
-    np.testing.assert_allclose([agree.low, agree.high], 0.1)
-    assert agree.p[0] < 0.01
-    disagree = difference(seeds(0.5, 0.5, 0.4, 0.8), objects, [2, 3], [0, 1])
-    assert disagree.mean[0] == pytest.approx(0.1)
-    assert disagree.low[0] < 0 < disagree.high[0]
-    assert disagree.p[0] > 0.2
+def test_one_seed_has_an_interval_of_the_images_and_no_p(counts):
+    hits, objects = counts
+    better = difference(hits, objects, [1], [0])
+    gaps = np.subtract(*resample_images(hits, objects, 2000)[:, ::-1, 0].T)
+    np.testing.assert_allclose([better.low[0], better.high[0]], np.quantile(gaps, [0.025, 0.975]))
+    assert np.isnan(better.p).all()
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 5])
-def test_resampled_seeds_vary_as_the_mean_of_seeds_does(seeds):
-    gaps = np.random.default_rng(0).normal(size=(seeds, 1))
-    ratios = np.broadcast_to(gaps, (20_000, seeds, 1))
-    result = paired_difference(gaps, 0 * gaps, ratios, 0 * ratios)
-    # The ends of the interval of a mean known to sd / sqrt(S), roughly: it takes few values.
-    error = gaps.std(ddof=1) / np.sqrt(seeds)
-    assert 1.1 * error < (result.high[0] - result.low[0]) / 2 < 2.3 * error
+def figures_of_seeds(*hits):
+    """Hits (runs, 50 images, 1): so many in each image, so that images make no noise."""
+    return np.array(hits, float)[:, None, None].repeat(50, axis=1)
 
 
-def test_p_is_right_when_nothing_differs():
-    """Of 300 pairs that differ by chance about a twentieth has p < 0.05."""
-    random = np.random.default_rng(7)
-    hits = random.binomial(3, 0.5, size=(600, 120, 1)).astype(float)
-    objects = np.full(120, 3.0)
-    values, ratios = hits.sum(axis=1) / objects.sum(), resample_images(hits, objects, 400)
-    p = [
-        paired_difference(values[[i]], values[[i + 1]], ratios[:, [i]], ratios[:, [i + 1]]).p[0]
-        for i in range(0, 600, 2)
-    ]
-    assert 0.02 < np.mean(np.array(p) < 0.05) < 0.09
+def test_noise_of_seeds_alone_is_that_of_the_t_test():
+    ours, theirs = [0.5, 0.62, 0.55], [0.41, 0.52, 0.5]
+    hits = figures_of_seeds(*ours, *theirs)
+    found = difference(hits, np.ones(50), [0, 1, 2], [3, 4, 5])
+    expected = stats.ttest_ind(ours, theirs)
+    interval = expected.confidence_interval(0.95)
+    np.testing.assert_allclose(found.p, expected.pvalue)
+    np.testing.assert_allclose([found.low[0], found.high[0]], [interval.low, interval.high])
+
+
+def test_the_p_value_belongs_to_the_interval():
+    random = np.random.default_rng(5)
+    hits = random.binomial(5, 0.5, size=(6, 80, 1)) + np.zeros((6, 1, 1))
+    found = difference(hits, np.full(80, 5.0), [0, 1, 2], [3, 4, 5])
+    shift = 5.0 * found.high  # hits per image, after which one end of the interval is at 0
+    hits[:3] -= shift
+    moved = difference(hits, np.full(80, 5.0), [0, 1, 2], [3, 4, 5])
+    assert moved.high[0] == pytest.approx(0.0, abs=1e-12)
+    assert moved.p[0] == pytest.approx(0.05)
+
+
+def test_settings_that_differ_on_each_image_vary_with_the_images():
+    """Seeds agree bit for bit; a setting is better on half of the images, the other on the rest."""
+    hits = np.zeros((4, 100, 1))
+    hits[:2, :50] = hits[2:, 50:] = 1.0
+    found = difference(hits, np.ones(100), [0, 1], [2, 3])
+    # A difference of ±1 in each image: 1 / sqrt(100), and no degree of freedom is lost to seeds.
+    np.testing.assert_allclose([found.low[0], found.high[0]], [-0.196, 0.196], rtol=0.06)
+    assert found.p[0] == 1.0
+
+
+# Settings that are the same, of one column: few seeds that vary much, and images alone.
+@pytest.mark.parametrize(("seeds", "ratio"), [(2, 1.0), (3, 0.0)])
+def test_equal_settings_are_called_different_in_a_twentieth_of_trials(seeds, ratio):
+    called, found = calibrate_statistics.calibrate(
+        seeds, 50, ratio, trials=300, studies=[(2, 1)], difference=0.3, replicates=50
+    )
+    assert 0.03 <= called[0] <= 0.07  # 0.06 is the limit; the error is ±0.013
+    assert found[0] > 3 * called[0]
+
+
+def test_many_settings_and_columns_are_one_family(capsys):
+    called, _ = calibrate_statistics.calibrate(
+        3, 50, 1.0, trials=40, studies=[(6, 5)], replicates=30
+    )
+    assert called[0] <= 0.1  # any of 25 cells; without correction a third of the studies
+    calibrate_statistics.main(["--quick", "--trials=2", "--replicates=20"])
+    header, first, *_ = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ["seeds", "images", "ratio"]
+    assert first.split() == ["1", "50", "0", "0.00", *(8 * ["0.0"])]  # one seed marks nothing
 
 
 def test_holm():
-    # 0.01 * 3, then 0.03 * 2, and 0.04 not below that of the one before; in columns.
-    p = np.array([[0.01, 0.9], [0.04, 0.8], [0.03, 0.7]])
-    np.testing.assert_allclose(holm(p), [[0.03, 1.0], [0.06, 1.0], [0.06, 1.0]])
-    np.testing.assert_allclose(holm(np.array([[0.2]])), [[0.2]])
+    # 0.01 * 3, then 0.03 * 2, and 0.04 not below that of the one before.
+    np.testing.assert_allclose(holm(np.array([[0.01], [0.04], [0.03]])), [[0.03], [0.06], [0.06]])
+    # All columns are one family; what was not tested does not count.
+    p = np.array([[0.01, np.nan], [0.04, 0.001]])
+    np.testing.assert_allclose(holm(p), [[0.02, np.nan], [0.04, 0.003]])
+    assert holm(np.full((2, 1), np.nan)).shape == (2, 1)
 
 
 def test_unknown_replicates_are_left_out(counts):
@@ -136,10 +168,10 @@ def test_unknown_replicates_are_left_out(counts):
     for ours, theirs in zip(interval(some[:, 0]), interval(ratios[:1000, 0]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     values = ratios.mean(axis=0)
-    difference = paired_difference(values[:1], values[1:], some[:, :1], some[:, 1:])
-    fewer = paired_difference(values[:1], values[1:], ratios[:1000, :1], ratios[:1000, 1:])
+    difference = paired_difference(values[:1], values[1:], some[:, :1], some[:, 1:], 400)
+    fewer = paired_difference(values[:1], values[1:], ratios[:1000, :1], ratios[:1000, 1:], 400)
     for ours, theirs in zip(difference, fewer, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     some[:] = np.nan
-    _, *unknown = paired_difference(values[:1], values[1:], some[:, :1], some[:, 1:])
+    _, *unknown = paired_difference(values[:1], values[1:], some[:, :1], some[:, 1:], 400)
     assert np.isnan(unknown).all()

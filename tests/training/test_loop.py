@@ -128,6 +128,27 @@ def test_the_same_config_and_seed_give_the_same_bits_and_another_seed_does_not(
     assert not np.array_equal(kernel, jax.tree.leaves(state.params)[-1])
 
 
+def test_runs_that_differ_by_numbers_of_the_optimiser_share_one_program(data_dir, tmp_path, caplog):
+    common = ("evaluation.every=0", "steps=2", "optimizer.clip_norm=3.5", "rpn.loss.balance=7.5")
+    runs = [[f"optimizer.learning_rate={rate}"] for rate in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)]
+    runs += [
+        ["optimizer.weight_decay=0.01", "optimizer.momentum=0.5", "seed=3"],
+        ['optimizer.schedule="cosine"', "optimizer.warmup_steps=2", "optimizer.clip_norm=9.0"],
+    ]
+    states = []
+    with caplog.at_level(logging.DEBUG, logger="jax._src.compiler"):
+        for number, fields in enumerate(runs):
+            config = shapes_config(data_dir, *common, *fields)
+            states.append(jax.device_get(loop.train(config, tmp_path / f"{number}").params))
+    messages = [record.getMessage().lower() for record in caplog.records]
+    # Each run has a step of its own, as in a process of its own; the largest program is the step's.
+    keys = [m.split()[-1] for m in messages if "compilation cache" in m and "'jit__fun'" in m]
+    assert len(keys) == len(runs)
+    assert len(set(keys)) == 1
+    kernels = [jax.tree.leaves(state)[-1].tobytes() for state in states]
+    assert len(set(kernels)) == len(runs)
+
+
 def test_evaluation_agrees_with_pycocotools_and_writes_its_files(finished):
     config, workdir, _ = finished
     table = evaluate_trained(config, workdir)

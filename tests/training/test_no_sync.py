@@ -31,7 +31,7 @@ class Devices:
         self._changed = threading.Condition()
         self._patience = patience
 
-    def train_step(self, state, batch, key):
+    def train_step(self, state, batch, key, numbers):
         # On the first device, which alone holds up the metrics. JAX begins a step on all devices
         # at once, for which a thread of its pool must be free: not all may be kept waiting here.
         loss = lax.cond(

@@ -8,7 +8,12 @@ import pytest
 from rpn_jax.errors import UserError
 from rpn_jax.runs.config import default_config
 from rpn_jax.runs.config_files import apply_overrides
-from rpn_jax.training.optimizer import build_optimizer, learning_rate_schedule, sgd
+from rpn_jax.training.optimizer import (
+    build_optimizer,
+    learning_rate_schedule,
+    optimizer_numbers,
+    sgd,
+)
 
 
 def rates(steps, **fields):
@@ -164,3 +169,43 @@ def test_clipping_is_of_the_whole_gradient():
     grads = {"a": jnp.array([30.0]), "b": jnp.array([40.0])}
     updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
     np.testing.assert_allclose([updates["a"][0], updates["b"][0]], [-3, -4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+def test_numbers_as_arguments_do_what_they_do_as_constants(name):
+    overrides = [
+        f"--config.optimizer.name={name}",
+        "--config.optimizer.weight_decay=0.1",
+        "--config.optimizer.clip_norm=0.5",
+        "--config.optimizer.backbone_factor=0.3",
+        "--config.optimizer.schedule=cosine",
+        "--config.optimizer.warmup_steps=3",
+    ]
+    config = apply_overrides(default_config(), overrides)
+    other = apply_overrides(
+        default_config(),
+        [
+            *overrides[:1],
+            "--config.optimizer.weight_decay=0.7",
+            "--config.optimizer.clip_norm=9.0",
+            "--config.optimizer.backbone_factor=0.9",
+        ],
+    )
+    schedule, optimizer = build_optimizer(config)
+    _, of_other = build_optimizer(other)
+    key = jax.random.key(0)
+    params = {
+        part: {"kernel": jax.random.normal(key, (3, 4)), "bias": jnp.ones(4)}
+        for part in ("backbone", "rpn")
+    }
+    grads = jax.tree.map(jnp.cos, params)
+    ours = theirs = optimizer.init(params)
+    assert jax.tree.structure(of_other.init(params)) == jax.tree.structure(ours)
+    numbers = optimizer_numbers(config)
+    for step in range(3):
+        expected, ours = jax.jit(optimizer.update)(grads, ours, params)
+        # Nothing of the other config but what was given is in its program.
+        given = {**numbers, "learning_rate": schedule(step)}
+        updates, theirs = jax.jit(of_other.update)(grads, theirs, params, **given)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), updates, expected)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), theirs, ours)
