@@ -259,9 +259,11 @@ def test_a_mask_outside_of_its_box_is_left_out(coco, tmp_path):
     assert left_out.what.endswith("mask lies in (30, 24, 38, 29), outside of the box")
 
 
-def test_a_mask_of_no_pixel_is_left_out(coco, tmp_path):
+@pytest.mark.parametrize("runs_of_no_pixel", [[], [5, 0]])
+def test_a_mask_of_no_pixel_is_left_out(coco, tmp_path, runs_of_no_pixel):
     height, width = (coco.content["images"][0][side] for side in ("height", "width"))
-    runs = {"size": [height, width], "counts": [height * width]}
+    counts = [*runs_of_no_pixel, height * width - sum(runs_of_no_pixel)]
+    runs = {"size": [height, width], "counts": counts}
     coco.content["annotations"][0]["segmentation"] = runs
     coco.content["annotations"][2]["segmentation"] = [[1, 1, 6, 1, 6, 6, 1, 6]]
     coco.write()

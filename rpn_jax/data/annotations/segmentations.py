@@ -68,14 +68,16 @@ def _of_runs(value: dict, height: int, width: int) -> bytes:
     counts = value.get("counts")
     if isinstance(counts, str) and counts.isascii():
         given = counts.encode()
-        if "\0" not in counts and counts and masks.fills(given, height, width):
-            return masks.encode(masks.decode(given, height, width))
+        fits = "\0" not in counts and counts and masks.fills(given, height, width)
     elif isinstance(counts, list) and all(type(n) is int and n >= 0 for n in counts):
-        if sum(counts) == height * width:
-            return pycocotools.mask.frPyObjects(value, height, width)["counts"]
+        fits = sum(counts) == height * width
+        given = pycocotools.mask.frPyObjects(value, height, width)["counts"] if fits else b""
     else:
         raise FieldError(f"counts={shown(counts)} are no runs")
-    raise FieldError(f"counts={shown(counts)} are not of {height * width} pixels")
+    if not fits:
+        raise FieldError(f"counts={shown(counts)} are not of {height * width} pixels")
+    # Runs of no pixel go: of a mask that has only such, pycocotools' box is not empty.
+    return masks.encode(masks.decode(given, height, width))
 
 
 def _of_polygons(value: Any, height: int, width: int) -> Mask:
