@@ -44,8 +44,8 @@ PACKAGES = (
     "nvidia-cublas", "nvidia-cublas-cu12", "nvidia-cuda-nvcc", "nvidia-cuda-nvcc-cu12",
     "nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-nccl-cu12", "nvidia-nccl-cu13",
     "opencv-python-headless", "optax", "orbax-checkpoint", "pillow", "pycocotools", "pyyaml",
-    "rich", "rpn-jax", "safetensors", "submitit", "tensorboardX", "tensorflow-datasets",
-    "tensorstore", "tqdm",
+    "rich", "rpn-jax", "safetensors", "scipy", "submitit", "tensorboardX",
+    "tensorflow-datasets", "tensorstore", "tqdm",
 )  # fmt: skip
 # Environment variables that affect compilation or the order of sums, ...
 _VARIABLES = re.compile(
