@@ -233,7 +233,8 @@ def test_a_program_that_the_compiler_makes_but_the_card_cannot_hold(capsys):
         return step_report.Measured(per_chip, seconds, memory, 1.0, None, 1, {}, {}, [])
 
     step = object.__new__(step_report.StepCompiler)
-    step._topology, step.state, step._key = parse_topology("h100:1"), None, None
+    step._topology = parse_topology("h100:1")
+    step.state = step._key = step._numbers = None
     step._batch = lambda per_chip: None
     step._update = SimpleNamespace(lower=lambda *_: SimpleNamespace(compile=lambda: None))
     step._analysis = analysis
