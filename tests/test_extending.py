@@ -102,6 +102,9 @@ def test_a_run_of_own_parts_keeps_their_paths_and_records_their_source(run, at_h
     assert row["code"]["parts"] == dict.fromkeys(recorded, hash_part(PARTS["model.backbone"]))
     assert row["data"]["train"]["dataset"] == PARTS["data.dataset"]
     assert row["data"]["train"]["images"] == 8  # of 9, by the option
+    (metrics,) = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    line = f"mypackage.nets:Small step {metrics.pop('step')}: {json.dumps(metrics)}\n"
+    assert (run / "lines.txt").read_text() == line
 
 
 def test_what_uses_a_run_finds_its_parts_again(run, at_home):

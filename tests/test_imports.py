@@ -14,7 +14,7 @@ FLOORS = {
     "evaluation": 2,
     "visualize": 3, "models": 3,
     "detectors": 4, "runs": 4,
-    "weights": 5,
+    "weights": 5, "loggers": 5,
     "training": 6,
     "trained": 7,
     "compiling": 8,

@@ -89,6 +89,12 @@ FIELDS: Mapping[str, Field] = {
     ),
     "fork.step": Field(None, whole(0), "the step of that run after which this one begins"),
     "log_every": Field(20, whole(1), "steps from one line of metrics to the next"),
+    "loggers": Field(
+        (),
+        several(one_of_or_own("wandb", "mlflow"), "wandb, mlflow or import paths", range(10)),
+        "where the metrics go beside metrics.jsonl and TensorBoard: wandb, mlflow, or import paths "
+        "of one's own, such as ('wandb',); see docs/training.md",
+    ),
     "data.dataset": Field(
         "voc/2007",
         NAME,

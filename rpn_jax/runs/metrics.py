@@ -48,12 +48,13 @@ class MetricsWriter:
             for row in self._kept
         )
 
-    def write(self, step: int, values: dict[str, float], prefix: str = "train") -> None:
-        """Writes a row `{"step": …, "train/loss": …}`."""
+    def write(self, step: int, values: dict[str, float], prefix: str = "train") -> dict[str, float]:
+        """Writes a row `{"step": …, "train/loss": …}`; returns it without the step."""
         row = {f"{prefix}/{name}": float(value) for name, value in values.items()}
         self._file.write(json.dumps({"step": step, **row}) + "\n")
         scalars = [summary.scalar(name, value).value[0] for name, value in row.items()]
         self._show(step, summary=Summary(value=scalars))
+        return row
 
     def write_image(self, step: int, name: str, image: np.ndarray) -> None:
         """Adds an RGB picture (H, W, 3) to TensorBoard."""

@@ -18,6 +18,7 @@ from rpn_jax.data.datasets import Dataset
 from rpn_jax.data.loader import num_slots
 from rpn_jax.detectors.detector import Detector
 from rpn_jax.errors import UserError
+from rpn_jax.loggers import find_logger
 from rpn_jax.runs import devices
 from rpn_jax.runs.fields import check_config
 from rpn_jax.training.build import (
@@ -84,6 +85,8 @@ def check_run(config: ConfigDict, workdir: pathlib.Path) -> Run:
     checkpoints_folder(workdir)
     check_config(config)
     check_validates(config)
+    for name in config.loggers:
+        find_logger(name)
     check_batch_size("config.batch_size", config.batch_size, config.accumulation)
     config = with_classes_of_run(config, workdir)
     train_set = open_training(config)

@@ -21,6 +21,7 @@ from rpn_jax.data.plan import BatchPlan, rescaled
 from rpn_jax.data.scales import Jitter, Scale, one_canvas
 from rpn_jax.errors import StoppedError, UserError, first_line
 from rpn_jax.evaluation.figures import Figures
+from rpn_jax.loggers import Loggers
 from rpn_jax.progress import progress_bar
 from rpn_jax.runs import devices
 from rpn_jax.runs.best import Validations, read_validations
@@ -265,6 +266,7 @@ class Progress:
 
     def __init__(self, config: ConfigDict, workdir: pathlib.Path, start: int):
         self.writer = MetricsWriter(workdir, start) if is_first() else None
+        self._loggers = Loggers(config, workdir) if is_first() else None
         self._batch_size = config.batch_size
         self._pending = PendingMetrics()
         self._bar = progress_bar(
@@ -310,18 +312,22 @@ class Progress:
             values["input_wait"] = self._waited / seconds
         values["seconds"] = time.perf_counter() - self._start
         values["peak_memory_bytes"] = devices.peak_memory_bytes()
-        if self.writer:
-            self.writer.write(step, values)
+        self._write(step, values, "train")
         self._bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
         self._restart_clock()
 
     def validated(self, step: int, figures: Figures, losses: dict[str, float]) -> None:
         """Writes a validation's figures; the rate does not count its time."""
+        self._write(step, {**losses, **figures.scalars}, "validation")
         if self.writer:
-            self.writer.write(step, {**losses, **figures.scalars}, prefix="validation")
             loss = losses["loss"]
             self._bar.write(f"step {step}: validation loss {loss:.3f}  {figures.line()}")
         self._restart_clock()
+
+    def _write(self, step: int, values: dict[str, float], prefix: str) -> None:
+        """Writes a row `{"step": …, "train/loss": …}` everywhere."""
+        if self.writer:
+            self._loggers.log(step, self.writer.write(step, values, prefix))
 
     def ended(self, step: int, best: int | None) -> None:
         """Says that the run stops early."""
@@ -342,3 +348,4 @@ class Progress:
         self._bar.close()
         if self.writer:
             self.writer.close()
+            self._loggers.close()
