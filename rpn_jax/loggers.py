@@ -11,6 +11,7 @@ in `metrics.jsonl` all the same.
 import contextlib
 import functools
 import importlib
+import logging
 import os
 import pathlib
 import queue
@@ -79,6 +80,8 @@ class MlflowLogger:
     def __init__(self, workdir: pathlib.Path, config: Mapping[str, Any]):
         import mlflow
 
+        # A line for each retry; what fails in the end is said once.
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
         self._client = mlflow.MlflowClient()
         file = _folder(workdir) / "mlflow.id"
         is_new = not file.exists()
