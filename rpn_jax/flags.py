@@ -196,21 +196,22 @@ def _check_apart(out: pathlib.Path, paths: Sequence[pathlib.Path]) -> None:
                 )
 
 
-def raise_failures(
-    failures: Sequence[str], paths: Sequence[pathlib.Path], out: pathlib.Path
-) -> None:
-    """Raises a `UserError` that names the files that could not be read, if there are any.
+def tell_written(failures: Sequence[str], paths: Sequence[pathlib.Path], out: pathlib.Path) -> None:
+    """Says of how many files `out` has what was found; without `paths` it was a split.
 
-    It says that what was found in the others is in `out`.
+    Raises:
+        UserError: some files could not be read, which it names.
     """
     from rpn_jax.data.videos import is_video
     from rpn_jax.errors import UserError
+    from rpn_jax.text import printable
 
+    what = "files" if any(map(is_video, paths)) else "images"
     if failures:
-        what = "files" if any(map(is_video, paths)) else "images"
         others = len(paths) - len(failures)
         written = f"; {out} has what was found in the other {others}" if others else ""
         raise UserError(f"{len(failures)} of {len(paths)} {what}: {'; '.join(failures)}{written}")
+    print(printable(f"{out}: what was found in {f'{len(paths)} {what}' if paths else 'the split'}"))
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:

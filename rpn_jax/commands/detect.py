@@ -24,8 +24,8 @@ from rpn_jax.flags import (
     add_image_flags,
     add_trained_flags,
     given_images,
-    raise_failures,
     tell_left_out,
+    tell_written,
     trained_place,
 )
 
@@ -64,4 +64,4 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         file_format=arguments.format,
         draw_above=arguments.draw_above,
     )
-    raise_failures(failures, paths, arguments.out)
+    tell_written(failures, paths, arguments.out)

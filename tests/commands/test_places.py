@@ -9,7 +9,7 @@ import pytest
 from rpn_jax.__main__ import main
 from rpn_jax.errors import UserError
 from rpn_jax.files import check_out
-from rpn_jax.flags import add_image_flags, given_images, raise_failures, tell_left_out
+from rpn_jax.flags import add_image_flags, given_images, tell_left_out, tell_written
 
 
 @pytest.fixture
@@ -130,17 +130,22 @@ def test_a_folder_is_no_model_file(tmp_path, capsys):
     assert capsys.readouterr().err == f"{said}folder of a run as --workdir\n"
 
 
-def test_what_could_not_be_read_is_counted_by_its_kind():
+def test_what_could_not_be_read_is_counted_by_its_kind(capsys):
     image, video = pathlib.Path("a.jpg"), pathlib.Path("b.mp4")
     out = pathlib.Path("out")
     others = "; out has what was found in the other 1$"
     with pytest.raises(UserError, match=f"^1 of 2 images: a.jpg: broken{others}"):
-        raise_failures(["a.jpg: broken"], [image, image], out)
+        tell_written(["a.jpg: broken"], [image, image], out)
     with pytest.raises(UserError, match=f"^1 of 2 files: b.mp4: broken{others}"):
-        raise_failures(["b.mp4: broken"], [image, video], out)
+        tell_written(["b.mp4: broken"], [image, video], out)
     with pytest.raises(UserError, match="^1 of 1 images: a.jpg: broken$"):
-        raise_failures(["a.jpg: broken"], [image], out)
-    raise_failures([], [image], out)
+        tell_written(["a.jpg: broken"], [image], out)
+    assert capsys.readouterr().out == ""
+    tell_written([], [image, video], out)
+    tell_written([], [], out)
+    assert capsys.readouterr().out == (
+        "out: what was found in 2 files\nout: what was found in the split\n"
+    )
 
 
 @pytest.mark.parametrize(
