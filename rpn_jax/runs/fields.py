@@ -46,6 +46,11 @@ class Field(NamedTuple):
 # Parts of a trained network that an evaluation can go without, as in the paper's Table 2.
 LEFT_OUT = ("nms", "ranking", "regression")
 _MOST_SIDE = 2**14  # pixels of a side of a resized image; a square one takes 800 MB
+# Beyond these no network can be built, or only in hours, which is to be said before it is tried.
+_CHANNELS = whole(1, 2**16)
+_CONVOLUTIONS = 100
+_CELLS = whole(1, 256)  # rows and columns of a pooled region
+_SAMPLES = whole(0, 100)  # of a bin, along each side
 
 FIELDS: Mapping[str, Field] = {
     "version": Field(VERSION, whole(VERSION, VERSION), "of these fields; not to be changed"),
@@ -211,7 +216,9 @@ FIELDS: Mapping[str, Field] = {
         number(lambda x: 0 <= x <= 0.5, "a number from 0 to 0.5"),
         "turns of the circle of hues, in either direction",
     ),
-    "data.max_objects": Field(None, whole(1), "ground-truth slots; None: what the data needs"),
+    "data.max_objects": Field(
+        None, whole(1, 100_000), "ground-truth slots; None: what the data needs"
+    ),
     "data.cache_features": Field(
         False,
         FLAG,
@@ -248,7 +255,7 @@ FIELDS: Mapping[str, Field] = {
         one_of_or_own("fpn"),
         "fpn has levels p2 to p6 from c2 to c5; or the import path of one's own",
     ),
-    "model.fpn_channels": Field(256, whole(1), "of each of the neck's levels"),
+    "model.fpn_channels": Field(256, _CHANNELS, "of each of the neck's levels"),
     "model.fpn_norm": Field(
         None,
         one_of("frozen_batch_norm", "group_norm"),
@@ -295,8 +302,10 @@ FIELDS: Mapping[str, Field] = {
         "whether to take of a second or third stage its last layers too, if they are of the same "
         "classes; False draws them from the seed, as py-faster-rcnn does in its fourth step",
     ),
-    "rpn.channels": Field(512, whole(1), "section 3.1: 512 for VGG-16, 256 for ZF (and for FPN)"),
-    "rpn.convolutions": Field(1, whole(1), "3x3 convolutions of the head; 2 of torchvision's v2"),
+    "rpn.channels": Field(512, _CHANNELS, "section 3.1: 512 for VGG-16, 256 for ZF (and for FPN)"),
+    "rpn.convolutions": Field(
+        1, whole(1, _CONVOLUTIONS), "3x3 convolutions of the head; 2 of torchvision's v2"
+    ),
     "rpn.objectness": Field(
         "sigmoid",
         one_of("sigmoid", "softmax"),
@@ -381,7 +390,7 @@ FIELDS: Mapping[str, Field] = {
         one_of("fc", "conv", "c5"),
         "fc6 and fc7; four 3x3 convolutions and fc6; or stage c5 of a ResNet whose output is c4",
     ),
-    "box.channels": Field(4096, whole(1), "of fc6 and fc7: 4096 of VGG-16, 1024 of an FPN"),
+    "box.channels": Field(4096, _CHANNELS, "of fc6 and fc7: 4096 of VGG-16, 1024 of an FPN"),
     "box.dropout": Field(0.5, DECAY, "part of the units of fc6 and fc7 that a step drops"),
     "box.norm": Field(
         None,
@@ -392,9 +401,9 @@ FIELDS: Mapping[str, Field] = {
     "box.pooling.kind": Field(
         "pool", one_of("pool", "align"), "Fast R-CNN's RoIPool, or RoIAlign; an FPN needs align"
     ),
-    "box.pooling.size": Field(7, whole(1), "rows and columns of a region; 6 of ZF, 14 of c5"),
+    "box.pooling.size": Field(7, _CELLS, "rows and columns of a region; 6 of ZF, 14 of c5"),
     "box.pooling.sampling_ratio": Field(
-        2, whole(0), "of align: samples of a bin along each side; 0: as many as it has cells"
+        2, _SAMPLES, "of align: samples of a bin along each side; 0: as many as it has cells"
     ),
     "box.pooling.aligned": Field(
         False, FLAG, "of align: shift by half a cell, as detectron2 does and torchvision does not"
@@ -453,12 +462,14 @@ FIELDS: Mapping[str, Field] = {
     ),
     # The third stage.
     "mask.cut_size": Field(
-        112, whole(1), "rows and columns of an object's mask, cut to its box, that is trained on"
+        112,
+        whole(1, 1024),
+        "rows and columns of an object's mask, cut to its box, that is trained on",
     ),
-    "mask.channels": Field(256, whole(1), "of the head's convolutions"),
+    "mask.channels": Field(256, _CHANNELS, "of the head's convolutions"),
     "mask.convolutions": Field(
         4,
-        whole(0),
+        whole(0, _CONVOLUTIONS),
         "3x3 convolutions of the head; 0 with box.head c5, whose stage the two heads share",
     ),
     "mask.norm": Field(
@@ -467,10 +478,10 @@ FIELDS: Mapping[str, Field] = {
         "of these convolutions; None: no norm",
     ),
     "mask.pooling.size": Field(
-        14, whole(1), "rows and columns of a region; a mask has twice as many, or as many with c5"
+        14, _CELLS, "rows and columns of a region; a mask has twice as many, or as many with c5"
     ),
     "mask.pooling.sampling_ratio": Field(
-        2, whole(0), "samples of a bin along each side; 0: as many as it has cells"
+        2, _SAMPLES, "samples of a bin along each side; 0: as many as it has cells"
     ),
     "mask.pooling.aligned": Field(
         False, FLAG, "shift by half a cell, as detectron2 does and torchvision does not"

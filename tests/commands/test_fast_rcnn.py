@@ -246,7 +246,10 @@ def test_what_is_missing_is_done_again_with_the_same_bits(flags, four, monkeypat
     [
         ("--config.seed=1", "1_rpn: was begun with another config (seed: 1 here, 0 there)"),
         ("--3_rpn.steps=9", "3_rpn: was begun with another config (steps: 9 here, 2 there)"),
-        ("--fast_rcnn.box.channels=0", "config.box.channels=0: give a whole number from 1 up"),
+        (
+            "--fast_rcnn.box.channels=0",
+            "config.box.channels=0: give a whole number from 1 to 65536",
+        ),
         ("--config.joint.box_gradient=true", "config.joint.box_gradient: is of joint training"),
         ("--rpn.stepz=9", "--rpn.stepz: there is no such field; did you mean --rpn.steps"),
         ("--3_rpn.deterministic=true", "--3_rpn.deterministic: is of the whole process"),

@@ -47,7 +47,7 @@ def test_every_field_has_an_entry_whose_default_it_accepts():
         ("data.color.hue=0.6", "give a number from 0 to 0.5"),
         ("data.repeat_threshold=1.5", "give a number from 0 to 1"),
         ("data.num_buckets=0", "give a whole number from 1 up"),
-        ("data.max_objects=0", "give a whole number from 1 up, or None"),
+        ("data.max_objects=0", "give a whole number from 1 to 100000, or None"),
         ("data.num_threads=-1", "give a whole number from 1 up, or None"),
         ("evaluation.batch_size=0", "give a whole number from 1 up, or None"),
         ("evaluation.every=-1", "give a whole number from 0 up"),
@@ -55,7 +55,7 @@ def test_every_field_has_an_entry_whose_default_it_accepts():
         ("evaluation.top_ns=(50,10)", "the smaller first"),
         ("evaluation.top_ns=(10,10)", "the smaller first"),
         ("evaluation.top_ns=(10.5,)", "whole number"),
-        ("model.fpn_channels=0", "give a whole number from 1 up"),
+        ("model.fpn_channels=0", "give a whole number from 1 to 65536"),
         ("model.norm=batch_norm", "give frozen_batch_norm, sync_batch_norm or group_norm, or None"),
         ("optimizer.backbone_factor=0.0", "give a number above 0"),
         ("optimizer.batch_size_rule=cubic", "give linear or sqrt"),
@@ -89,6 +89,28 @@ def test_a_value_out_of_range_is_one_line_before_anything_is_built(override, rem
     with pytest.raises(UserError, match=r"^config\.[^\n]*: give [^\n]*$") as caught:
         apply_overrides(default_config(), [f"--config.{override}"])
     assert remedy in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "data.max_objects",
+        "model.fpn_channels",
+        "rpn.channels",
+        "rpn.convolutions",
+        "box.channels",
+        "box.pooling.size",
+        "box.pooling.sampling_ratio",
+        "mask.channels",
+        "mask.convolutions",
+        "mask.cut_size",
+        "mask.pooling.size",
+        "mask.pooling.sampling_ratio",
+    ],
+)
+def test_a_network_that_no_machine_can_build_is_refused(field):
+    with pytest.raises(UserError, match=rf"^config.{field}=1000000000: give a whole number from "):
+        apply_overrides(default_config("mask_rcnn"), [f"--config.{field}=1000000000"])
 
 
 def test_jitter_and_sides_to_draw_from_exclude_each_other():
