@@ -128,14 +128,7 @@ def recall_figures(hits: np.ndarray, objects: np.ndarray, replicates: int):
 
 
 def precision_figures(
-    random: np.random.Generator,
-    trials: int,
-    shape: tuple[int, int, int],
-    *,
-    images: int,
-    seed: float,
-    setting: float,
-    replicates: int,
+    random: np.random.Generator, trials: int, shape: tuple[int, int, int], replicates: int, **drawn
 ):
     """Returns the same of AP, of detections that are right as `draw_recalls` has them.
 
@@ -143,9 +136,8 @@ def precision_figures(
     ones as objects; right ones score higher in the mean.
     """
     settings, seeds, _ = shape
-    shape = (settings, seeds, 1)
-    hits, objects = draw_recalls(random, trials, shape, images=images, seed=seed, setting=setting)
-    counts = objects.astype(int)
+    hits, objects = draw_recalls(random, trials, (settings, seeds, 1), **drawn)
+    images, counts = len(objects), objects.astype(int)
     image_id = np.arange(images)
     draws = list(resamples(images, replicates))
     runs = hits.reshape(-1, images).astype(int)
@@ -205,9 +197,7 @@ def calibrate(
     for start in range(0, trials, at_once):
         count = min(at_once, trials - start)
         if precision:
-            values, resampled = precision_figures(
-                random, count, shape, replicates=replicates, **drawn
-            )
+            values, resampled = precision_figures(random, count, shape, replicates, **drawn)
         else:
             hits, objects = draw_recalls(random, count, shape, **drawn)
             values, resampled = recall_figures(hits, objects, replicates)

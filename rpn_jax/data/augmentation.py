@@ -347,12 +347,9 @@ def _wrong(found: Sample, given: Sample, num_classes: int) -> str | None:
     if (found.masks is None) != (given.masks is None):
         return f"masks are {'none' if found.masks is None else 'new'}; keep them as they are given"
     if found.masks is not None:
-        masks = found.masks
-        shape = (
-            (len(masks), masks.height, masks.width)
-            if isinstance(masks, Masks)
-            else (np.shape(masks))
-        )
+        shape = np.shape(masks := found.masks)
+        if isinstance(masks, Masks):
+            shape = len(masks), masks.height, masks.width
         expected = (len(found.boxes), *image.shape[:2])
         if shape != expected:
             return f"masks have the shape {shape}, and boxes and image are of {expected}"

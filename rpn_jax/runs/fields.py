@@ -702,13 +702,12 @@ def own_parts(config: Any) -> dict[str, str]:
 
     Of a field with several names, each has its place behind it, such as `data.augmentations[0]`.
     """
-    named = {}
+    named, flat = {}, flatten(config)
     for field in PARTS:
-        value = flatten(config)[field]
-        several = isinstance(value, tuple)
-        named |= (
-            {f"{field}[{i}]": name for i, name in enumerate(value)} if several else ({field: value})
-        )
+        if isinstance(value := flat[field], tuple):
+            named |= {f"{field}[{i}]": name for i, name in enumerate(value)}
+        else:
+            named[field] = value
     return {field: name for field, name in named.items() if is_import_path(name)}
 
 

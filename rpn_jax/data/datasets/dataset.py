@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from rpn_jax.data.datasets.source import Example
+from rpn_jax.data.datasets.source import Example, present_classes
 from rpn_jax.data.datasets.stored import DamagedError, Records
 from rpn_jax.data.proposals import Image, StoredProposals
 from rpn_jax.errors import UserError, list_some
@@ -153,12 +153,10 @@ class Dataset:
 
         Reads every record of data that were prepared before their index had it.
         """
-        listed = self._classes
-        if listed is None:
-            records = map(self.__getitem__, range(len(self)))
-            listed = [np.unique(record.labels[~record.ignore]) for record in records]
+        if self._classes is None:
+            listed = [present_classes(self[i]) for i in range(len(self))]
         else:
-            listed = [self._label_of[classes] for classes in listed]
+            listed = [self._label_of[classes] for classes in self._classes]
         present = np.zeros((len(self), len(self.class_names)), bool)
         for row, classes in zip(present, listed, strict=True):
             row[classes] = True
