@@ -50,7 +50,8 @@ def draw_detections(
 
     With ground truth, each object is outlined with dashes in the colour of its class, and ignore
     regions in grey: along its mask, or its box where it has none. `labels` are places in
-    `class_names`. Masks are of the image, at its size or another.
+    `class_names`. Masks are of the image, at its size or another. Where there is one class alone,
+    the legend names it and the boxes have their scores.
     """
     canvas = Canvas(image, long_side)
     order = np.argsort(-scores, kind="stable")
@@ -64,9 +65,10 @@ def draw_detections(
         legend += _draw_ground_truth(canvas, gt_boxes, gt_labels, ignore, gt_masks)
     for i in reversed(order.tolist()):
         canvas.draw(boxes[i : i + 1], Stroke(class_color(int(labels[i])), width, halo=True))
+    names = [f"{name} " for name in class_names] if len(class_names) > 1 else [""]
     canvas.labels(
         [
-            (boxes[i], f"{class_names[labels[i]]} {scores[i]:.2f}", class_color(int(labels[i])))
+            (boxes[i], f"{names[labels[i]]}{scores[i]:.2f}", class_color(int(labels[i])))
             for i in order.tolist()
         ],
         most_covered=1 if masks is None else _MOST_COVERED,
@@ -87,7 +89,8 @@ def draw_annotations(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Draws annotated objects in the colours of their classes, and ignore regions in grey.
 
-    `labels` are places in `class_names`. A mask without a pixel is left out.
+    `labels` are places in `class_names`. A mask without a pixel is left out. Where there is one
+    class alone, the legend names it, and no name hides an object.
     """
     canvas = Canvas(image, long_side)
     objects = np.flatnonzero(~ignore).tolist()
@@ -97,10 +100,11 @@ def draw_annotations(
             canvas.draw_mask(masks[i], _of_mask(int(labels[i])))
     for i in objects:
         canvas.draw(boxes[i : i + 1], Stroke(class_color(int(labels[i])), 1.6, halo=True))
-    canvas.labels(
-        [(boxes[i], class_names[labels[i]], class_color(int(labels[i]))) for i in objects],
-        most_covered=_MOST_COVERED,
-    )
+    if len(class_names) > 1:
+        canvas.labels(
+            [(boxes[i], class_names[labels[i]], class_color(int(labels[i]))) for i in objects],
+            most_covered=_MOST_COVERED,
+        )
     legend = _legend_of_classes(labels[~ignore], class_names, _of_box)
     if ignore.any():
         legend.append((_IGNORED, f"difficult or crowd ({ignore.sum()})"))

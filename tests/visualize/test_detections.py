@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rpn_jax.data.masks import Masks, encode
-from rpn_jax.visualize.detections import class_color, draw_detections
+from rpn_jax.visualize.detections import class_color, draw_annotations, draw_detections
 
 IMAGE = np.full((60, 90, 3), 100, np.uint8)
 BOXES = np.float32([[10, 10, 40, 40], [50, 20, 80, 50]])
@@ -61,3 +61,14 @@ def test_nothing_found_has_no_masks():
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, int), FOUND[3]
     drawn = draw_detections(IMAGE, *nothing, masks=Masks([], 60, 90), long_side=90)
     assert (drawn[:60] == IMAGE).all()
+
+
+def test_the_name_of_the_only_class_hides_nothing():
+    boxes, labels, ignore = BOXES[:1], np.array([0]), np.zeros(1, bool)
+
+    def beside_the_box(*class_names):
+        drawn = draw_annotations(IMAGE, boxes, labels, ignore, class_names, long_side=900)
+        return near(drawn[:600], class_color(0))[:95].any()
+
+    assert beside_the_box("cat", "dog")
+    assert not beside_the_box("cat")
