@@ -382,6 +382,9 @@ def main() -> None:
     arguments, more = parser.parse_known_args()
     if unknown := [flag for flag in more if not flag.startswith("--config.")]:
         parser.error(f"{unknown[0]}: unknown; fields are given as --config.FIELD=VALUE")
+    for field in ("steps", "evaluation.every", "checkpoint.every"):
+        if any(flag.split("=")[0] == f"--config.{field}" for flag in more):
+            parser.error(f"--config.{field}: is {OVERRIDES[field]} in these runs; leave it out")
     if arguments.command == "alternate" and arguments.processes > 1:
         parser.error("alternate has one process")
     defaults = {"train": "shapes", "alternate": "shapes_faster_rcnn"}
