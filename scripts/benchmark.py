@@ -203,7 +203,7 @@ def run(arguments: argparse.Namespace, folder: pathlib.Path) -> None:
         )
         for number, case in enumerate(chosen, 1):
             print(f"{number}/{len(chosen)} {case.name}", file=sys.stderr, flush=True)
-            if case.kind == "images":
+            if "count" in case.options:
                 case = with_images(case, arguments.images, folder)
             results[case.name] = sides.measure(case) if case.alone else sides.time(case, rounds)
             if arguments.json:

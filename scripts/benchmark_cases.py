@@ -160,6 +160,7 @@ def cases(platform: str) -> list[Case]:
         *cost_cases(platform),
         Case("input/600x800", "images", {"count": 64, "masks": 0}),
         Case("input/600x800/64_masks", "images", {"count": 16, "masks": 64}),
+        Case("input/augmented", "augmented", {"count": 64}, peer=False, alone=True),
         *(
             Case(f"start/{name}", "start", {"network": name}, peer=False, alone=True)
             for name in ("quickstart", "vgg16")
@@ -281,11 +282,13 @@ def choose(known: list[Case], pattern: str) -> list[Case]:
 
 def with_images(case: Case, images: pathlib.Path | None, folder: pathlib.Path) -> Case:
     """Returns the case with the folder of JPEGs to load, written if there is none."""
+    options = dict(case.options)
+    count = options.pop("count")
     if images is None:
-        images = folder / "images"
-        images.mkdir()
-        write_jpegs(images, case.options["count"])
-    return case._replace(options={"folder": str(images), "masks": case.options["masks"]})
+        images = folder / case.name
+        images.mkdir(parents=True)
+        write_jpegs(images, count)
+    return case._replace(options={"folder": str(images), **options})
 
 
 # Inputs, the same on both sides: NumPy alone, drawn from a seed.

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 import benchmark_cases
 import jax
@@ -31,8 +32,6 @@ from rpn_jax.compiling.flops import step_flops
 from rpn_jax.data.datasets import Record, prepare_dataset
 from rpn_jax.data.loader import train_batches
 from rpn_jax.data.masks import encode
-from rpn_jax.data.plan import BatchPlan, choose_buckets
-from rpn_jax.data.scales import Scale
 from rpn_jax.detectors.proposals import propose
 from rpn_jax.detectors.targets import assign_targets
 from rpn_jax.evaluation.masks import paste_masks
@@ -48,6 +47,7 @@ from rpn_jax.runs.config_files import load_config
 from rpn_jax.runs.fingerprint import cpu_model
 from rpn_jax.runs.metrics import read_metrics
 from rpn_jax.training import loop
+from rpn_jax.training.begin import training_augmentations
 from rpn_jax.training.build import (
     build_detector,
     build_train_step,
@@ -362,6 +362,7 @@ class JpegFolder:
     """JPEGs with a box each, or with objects that have masks, as the loader reads a dataset."""
 
     proposals = None  # no given ones
+    class_names = ("object",)
 
     def __init__(self, folder: pathlib.Path, masks: int = 0):
         self._files = sorted(folder.glob("*.jpg"))
@@ -404,16 +405,53 @@ def images(folder: str, masks: int) -> Timed:
     return Timed(call, {"images": len(dataset)})
 
 
+# What a training may show of an image, each beside what it shows by default: mirrored, or not.
+AUGMENTED = {
+    "large-scale jitter": ("data.jitter.scales=(0.1,2.0)", "data.jitter.canvas=(600,800)"),
+    "crop": ("data.augmentations=('crop',)",),
+    "color": ("data.augmentations=('color',)",),
+}
+
+
+def augmented(folder: str) -> dict[str, float]:
+    """The loader on one core, of eight objects an image: what augmentations leave of its speed."""
+    dataset = JpegFolder(pathlib.Path(folder), masks=8)  # of which only the boxes are loaded
+    seconds = {"mirrored": [], **{name: [] for name in AUGMENTED}}
+    for _ in range(7):
+        for name, of_name in seconds.items():
+            begun = time.perf_counter()
+            with one_core():
+                for _ in batches_of(dataset, 1, num_threads=1, fields=AUGMENTED.get(name, ())):
+                    pass
+            of_name.append(time.perf_counter() - begun)
+    mirrored, *others = map(statistics.median, seconds.values())
+    ratios = {name: mirrored / other for name, other in zip(AUGMENTED, others, strict=True)}
+    return {
+        "mirrored, images/s": len(dataset) / mirrored,
+        **{f"{name}, of that": ratio for name, ratio in ratios.items()},
+    }
+
+
 def batches_of(
-    dataset: JpegFolder, batch: int, num_threads: int | None, mask_size: int | None = None
+    dataset: JpegFolder,
+    batch: int,
+    num_threads: int | None,
+    mask_size: int | None = None,
+    fields: Sequence[str] = (),
 ):
-    """Returns the loader of `train` over a dataset, once, for 600 x 800 pixels."""
-    sides = dataset.heights, dataset.widths
-    canvases = choose_buckets(*sides, shorter_side=600, longer_side=1000)
-    plan = BatchPlan(canvases.of_example, batch, seed=0)
-    scales = [Scale(600, 1000, canvases)]
-    options = {"num_threads": num_threads, "mask_size": mask_size}
-    return train_batches(dataset, plan, scales, num_steps=len(dataset) // batch, **options)
+    """Returns the loader of `train` over a dataset, once, by default for 600 x 800 pixels."""
+    flags = [f"--config.{field}" for field in (f"batch_size={batch}", *fields)]
+    config = load_config(str(ROOT / "configs/voc07_vgg16.py"), flags)
+    plan, scales = loop.training_plan(config, dataset)
+    return train_batches(
+        dataset,
+        plan,
+        scales,
+        augmentations=training_augmentations(config, dataset),
+        num_steps=len(dataset) // batch,
+        num_threads=num_threads,
+        mask_size=mask_size,
+    )
 
 
 def _prepared(network: str, folder: pathlib.Path, *overrides: str) -> list[str]:
@@ -476,6 +514,7 @@ KINDS = {
     "rest": rest,
     "memory": memory,
     "images": images,
+    "augmented": augmented,
     "start": start,
     "loop": training,
 }

@@ -55,15 +55,19 @@ def coco_recall(images: Sequence[ImageProposals], top_ns: Sequence[int] = TOP_NS
 
 
 def to_coco_results(
-    image_id: int | np.integer | str, boxes: Float[Array, "P 4"], scores: Float[Array, " P"]
+    image_id: int | np.integer | str,
+    boxes: Float[Array, "P 4"],
+    scores: Float[Array, " P"],
+    category_id: int | str = 1,
 ) -> list[dict]:
     """Returns one image's proposals as entries of COCO's list of results, for `json.dump`.
 
-    Every category is 1: proposals have no classes. `bbox` is x, y, width, height in the pixels of
-    `boxes`; COCO wants those of the original image.
+    All are of one category, because proposals have no classes. Give one that the data have:
+    pycocotools leaves out results of any other, with `useCats=0` too. `bbox` is x, y, width, height
+    in the pixels of `boxes`; COCO wants those of the original image.
     """
     labels = np.zeros(len(scores), np.int64)
-    return to_coco_detections(image_id, boxes, scores, labels, category_ids=(1,))
+    return to_coco_detections(image_id, boxes, scores, labels, category_ids=(category_id,))
 
 
 def to_coco_detections(

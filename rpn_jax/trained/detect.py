@@ -74,9 +74,10 @@ def write_proposals(
         UserError: the network has no RPN, or the split is not prepared.
     """
     check_proposes(config, place)
-    images = _of_files(paths)
+    images, category_id = _of_files(paths), 1
     if split:
-        images = _of_split(open_split(config, split, needs_masks=False))
+        dataset = open_split(config, split, needs_masks=False)
+        images, category_id = _of_split(dataset), next(iter(dataset.category_ids), 1)
     detector, variables, _ = load_trained(config, place, step)
     predictor = Predictor(config, detector.rpn().with_counts(settings), variables)
 
@@ -86,7 +87,7 @@ def write_proposals(
         return draw_proposals(image.pixels, image.boxes, image.scores, top_n=draw)
 
     def rows(image_id: int | str, image: PredictedImage) -> list[dict]:
-        return to_coco_results(image_id, image.boxes, image.scores)
+        return to_coco_results(image_id, image.boxes, image.scores, category_id)
 
     output = _Output(out, "proposals", file_format, rows, picture, ("object",))
     return _write(predictor, images, paths, output)

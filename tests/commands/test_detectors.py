@@ -63,6 +63,9 @@ def data(coco):
     coco.content["categories"].append({"id": 7, "name": "cat"})
     coco.content["images"].append({"id": 60, "file_name": "r.jpg", "height": 30, "width": 40})
     coco.image("r.jpg").write_bytes(coco.image("p.jpg").read_bytes())
+    for row in coco.content["annotations"]:  # as in every file of COCO
+        row.setdefault("iscrowd", 0)
+        row.setdefault("area", row["bbox"][2] * row["bbox"][3])
     coco.write()
     return coco
 
@@ -101,19 +104,25 @@ def model_file(config, path):
 
 def coco_evaluation(data, results, **params):
     """pycocotools' counts of a file of results, against the annotations of the data's own file."""
-    content = json.loads(data.file.read_text())
-    for row in content["annotations"]:  # which it wants to be given
-        row.setdefault("iscrowd", 0)
-        row.setdefault("area", row["bbox"][2] * row["bbox"][3])
-    annotated = COCO()
-    annotated.dataset = content
-    annotated.createIndex()
+    annotated = COCO(str(data.file))
     evaluation = COCOeval(annotated, annotated.loadRes(str(results)), "bbox")
     for name, value in params.items():
         setattr(evaluation.params, name, value)
     evaluation.evaluate()
     evaluation.accumulate()
     return evaluation
+
+
+def recall_by_pycocotools(data, proposals):
+    """Its average recall of a file of proposals, by the names that `evaluate` gives it."""
+    evaluation = coco_evaluation(data, proposals, useCats=0, maxDets=[10, 50])
+    recall = evaluation.eval["recall"][:, 0].mean(axis=0)  # of each size and number, or -1
+    return {
+        f"AR{size}@{n}": recall[s, i]
+        for s, size in enumerate(("", "_small", "_medium", "_large"))
+        for i, n in enumerate((10, 50))
+        if recall[s, i] >= 0
+    }
 
 
 def run_shown_blocks(model, photo, folder, monkeypatch):
@@ -201,9 +210,10 @@ def test_from_annotations_to_detections(data, flags, tmp_path, capsys, monkeypat
     # The ids are those of the split's data, also for a network that was trained with others.
     assert main(["detect", *split, "--config.box.category_ids=(7, 18, 3)"]) == 0
     proposals, detections = (out / "val" / f"{kind}s.json" for kind in ("proposal", "detection"))
-    evaluation = coco_evaluation(data, proposals, useCats=0, maxDets=[10, 50])
-    recall = evaluation.eval["recall"][:, 0, 0].mean(axis=0)
-    assert recall == pytest.approx([figures["scalars"][f"proposals_AR@{n}"] for n in (10, 50)])
+    recall = recall_by_pycocotools(data, proposals)
+    assert recall == pytest.approx(
+        {name: figures["scalars"][f"proposals_{name}"] for name in recall}
+    )
     precision = coco_evaluation(data, detections).eval["precision"][..., 0, -1]
     assert precision[precision >= 0].mean() == pytest.approx(figures["scalars"]["AP"])
 
@@ -217,6 +227,34 @@ def test_from_annotations_to_detections(data, flags, tmp_path, capsys, monkeypat
     found = function.call(canvas, image_hw)
     assert set(found["labels"][found["valid"]].tolist()) <= {1, 2, 3}
     assert found["boxes"].shape == (1, 10, 4)
+
+
+@pytest.mark.compiles
+def test_pycocotools_counts_the_proposals_of_a_split_as_evaluate_does(data, tmp_path, capsys):
+    anchors = "model.output_stage=c3", "rpn.anchors.sizes=(6.0,17.0)", "data.longer_side=48"
+    best = "rpn.proposals.test.post_nms_top_n=50"
+    config = small_config(*(f"--config.{field}" for field in (*anchors, best)))
+    weights = model_file(config, tmp_path / "rpn.safetensors")  # proposes its anchors
+    of_data = (
+        "--config.data.dataset=coco_json",
+        f"--config.data.source={data.root}",
+        f"--config.data.data_dir={tmp_path / 'prepared'}",
+        "--config.data.train_split=val",
+        "--config.data.eval_split=val",
+    )
+    place = f"--weights={weights}", "--split=val", *of_data
+    assert main(["prepare", "--config=voc07_vgg16", *of_data]) == 0
+    assert main(["propose", *place, f"--out={tmp_path / 'out'}"]) == 0
+    recall = recall_by_pycocotools(data, tmp_path / "out" / "proposals.json")
+    assert 0 < recall["AR@50"] < 1
+
+    capsys.readouterr()
+    assert main(["evaluate", *place, f"--out={tmp_path / 'evaluation'}"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for name in ("AR@10", "AR@50"):
+        assert [name, *2 * [f"{100 * recall[name]:.3f}"]] in rows
+    figures = json.loads((tmp_path / "evaluation" / "figures.json").read_text())
+    assert recall == pytest.approx(figures["scalars"])
 
 
 @pytest.mark.parametrize(
