@@ -8,8 +8,9 @@ The network is "C4": up to c4 at stride 16, with anchors of five sizes there. `r
 holds torchvision's weights (docs/weights.md). What differs from detectron2's `rpn_R_50_C4_1x` is at
 the head of coco_rpn_resnet50_fpn.py.
 
-Expected time and score: not run in full. detectron2 reaches an AR@1000 of 51.6 % by the whole
-recipe.
+Expected time and score: not run in full. Run were 20 steps, as at the head of that file: the loss
+is 0.66 in the mean of the first five and 0.12 of the last five. detectron2 reaches an AR@1000 of
+51.6 % by the whole recipe.
 """
 
 from rpn_jax.configs import coco_rpn_resnet50_fpn

@@ -12,8 +12,13 @@ convolutions, MSRA's in 1x1; biases have no weight decay; anchors inside a crowd
 there they are background; images without objects are trained on; AR matches by falling score, as
 COCO's does, there by falling IoU.
 
-Expected time and score: not run in full. detectron2 reaches an AR@1000 of 58.0 % by the whole
-recipe.
+Expected time and score: not run in full. Run were 20 steps of two photographs of COCO at 128x171,
+from random weights with group norm (no ResNet's were at hand), all of them trained, a learning rate
+of 0.005 and gradients clipped at 10: the loss is 0.68 in the mean of the first five steps and 0.26
+of the last five. detectron2 reaches an AR@1000 of 58.0 % by the whole recipe.
+
+Compiled for v5e:4x4 with 16 images: 1.5 GiB a chip, 1177 GFLOP an image, 1569 images/s at best, of
+which the memory is the bound.
 """
 
 from rpn_jax.runs.config import default_config
