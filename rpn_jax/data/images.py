@@ -9,6 +9,7 @@ import os
 import pathlib
 import stat
 import struct
+import zlib
 import warnings
 from collections.abc import Collection
 from typing import NamedTuple
@@ -158,15 +159,23 @@ def _what_else(data: bytes) -> str:
 
 
 def _is_whole_png(data: bytes) -> bool:
-    """Returns whether a PNG's chunks lie within it, the last one included.
+    """Returns whether a PNG's chunks lie within it, the last one included, and are as written.
 
     OpenCV 5 allocates what a chunk's length says, up to 4 GB, before it looks for the content.
+    Pillow decodes pixels whose checksum is wrong. Nobody's picture depends on chunks whose kind
+    begins with a small letter.
     """
     position, kind = len(_PNG_START), b""
     while kind != b"IEND" and position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
-        position += 12 + length  # length, kind, content and checksum
-    return kind == b"IEND" and position <= len(data)
+        end = position + 8 + length  # after its length, kind and content; the checksum follows
+        if end + 4 > len(data):
+            return False
+        (checksum,) = struct.unpack_from(">I", data, end)
+        if kind[:1].isupper() and checksum != zlib.crc32(memoryview(data)[position + 4 : end]):
+            return False
+        position = end + 4
+    return kind == b"IEND"
 
 
 def _exif_orientation(image: Image.Image) -> int:

@@ -146,8 +146,13 @@ def as_runs(counts: bytes, height: int, width: int) -> dict:
 def fills(counts: bytes, height: int, width: int) -> bool:
     """Returns whether counts of any origin are of exactly as many pixels as the image has.
 
-    Where they are of fewer, pycocotools' bitmap ends in whatever the memory held before.
+    Where they are of fewer, pycocotools' bitmap ends in whatever the memory held before; where they
+    end in the middle of a number, it reads on behind them.
     """
+    # Six bits a character, of which the highest says that the number goes on.
+    digits = np.frombuffer(counts, np.uint8).astype(int) - ord("0")
+    if not len(digits) or digits.min() < 0 or digits.max() > 63 or digits[-1] > 31:
+        return False
     pixels = height * width
     return _fit_into(counts, pixels) and not _fit_into(counts, pixels - 1)
 
@@ -158,6 +163,11 @@ def _fit_into(counts: bytes, pixels: int) -> bool:
     except ValueError:
         return False
     return True
+
+
+def area(counts: bytes, height: int, width: int) -> int:
+    """Returns how many pixels a mask has."""
+    return int(pycocotools.mask.area(as_runs(counts, height, width)))
 
 
 def extent(counts: bytes, height: int, width: int) -> Float[np.ndarray, "4"]:

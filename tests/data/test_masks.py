@@ -206,7 +206,7 @@ def test_coco_keeps_all_masks_and_crowds_train_none(coco, tmp_path):
     other = open_dataset("coco_json", "val", data_dir=of_other, source=coco.root)
     assert other.fingerprint == dataset.fingerprint, "it is that of boxes"
     assert other.masks != dataset.masks
-    with pytest.raises(UserError, match="has changed since .*its annotation is another"):
+    with pytest.raises(UserError, match="has changed since .*its masks are others"):
         prepare_dataset("coco_json", **place)
 
 

@@ -21,6 +21,7 @@ from rpn_jax.errors import UserError, first_line
 
 _BORDER = 255  # of VOC: the pixels round objects belong to none
 _POINTS = 3  # of a polygon, at least
+_PNG_BITS = 24  # the place in the file of the number of bits of a sample
 
 
 class Mask(NamedTuple):
@@ -62,20 +63,20 @@ def _of_runs(value: dict, height: int, width: int) -> bytes:
     """Returns the counts of COCO's RLE, compressed or not."""
     if value.get("size") != [height, width]:
         raise FieldError(
-            f"size={shown(value.get('size'))} of its runs is not [height, width] of the "
-            f"{width}x{height} image"
+            f"size={shown(value.get('size'))} of its runs is not the image's height and width, "
+            f"{[height, width]}"
         )
     counts = value.get("counts")
     if isinstance(counts, str) and counts.isascii():
         given = counts.encode()
-        fits = "\0" not in counts and counts and masks.fills(given, height, width)
+        fits = masks.fills(given, height, width)
     elif isinstance(counts, list) and all(type(n) is int and n >= 0 for n in counts):
         fits = sum(counts) == height * width
         given = pycocotools.mask.frPyObjects(value, height, width)["counts"] if fits else b""
     else:
         raise FieldError(f"counts={shown(counts)} are no runs")
     if not fits:
-        raise FieldError(f"counts={shown(counts)} are not of {height * width} pixels")
+        raise FieldError(f"counts={shown(counts)} are no runs of {height * width} pixels")
     # Runs of no pixel go: of a mask that has only such, pycocotools' box is not empty.
     return masks.encode(masks.decode(given, height, width))
 
@@ -160,6 +161,8 @@ def read_png(
         raise UserError(f"{path}: not readable as a PNG ({first_line(error)})") from error
     if image.mode not in ("P", "L"):
         raise UserError(f"{path}: its pixels are {image.mode}, not the numbers of objects")
+    if image.mode == "L":  # Pillow stretches samples of 2 and 4 bits to 0 to 255
+        pixels = pixels // (255 // (2 ** data[_PNG_BITS] - 1))
     found = set(np.unique(pixels).tolist()) - {0, _BORDER}
     if found and max(found) > count:
         raise UserError(f"{path}: has an object {max(found)}, but the annotation only {count}")

@@ -167,6 +167,8 @@ def _difference(example: Example, record: Record, orientation: str | None) -> st
         np.array_equal(getattr(now, field), getattr(record, field))
         for field in ("boxes", "labels", "ignore", "areas")
     )
+    if not same:
+        return "its annotation is another"
     # Data of before have no masks, which `prepare --anew` adds.
-    same = same and (record.masks is None or list(record.masks) == list(now.masks or ()))
-    return None if same else "its annotation is another"
+    same = record.masks is None or list(record.masks) == list(now.masks or ())
+    return None if same else "its masks are others"

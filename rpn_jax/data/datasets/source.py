@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from rpn_jax.data.annotations.segmentations import Mask
 from rpn_jax.data.images import Header, decode_image, read_header
-from rpn_jax.data.masks import extent
+from rpn_jax.data.masks import area, extent
 from rpn_jax.errors import UserError
 
 _NEAR = 2.0  # pixels; sides of a mask and of its box that differ by less are the same
@@ -33,11 +33,12 @@ class Example(NamedTuple):
     """One image and what was annotated in it, as the source has it: nothing is checked yet.
 
     Boxes are x1, y1, x2, y2 in continuous pixels; one that could not be read is NaN. `areas` are
-    None where they are the boxes' own. `declared_hw` is the size that the annotation states.
-    `origins` name the entry that each box comes from, for messages; `original_id` is the image's
-    id in the source, where that is no number. `read_masks`, of the height and width of the boxes'
-    pixels, returns the mask of each box; it is None for a source without masks. `masks` are those,
-    checked, see `rpn_jax.data.masks`.
+    None where they are the boxes' own; one that is NaN is the mask's, or the box's without a mask.
+    `declared_hw` is the size that the annotation states. `origins` name the entry that each box
+    comes from, for messages; `original_id` is the image's id in the source, where that is no
+    number. `read_masks`, of the height and width of the boxes' pixels, returns the mask of each
+    box; it is None for a source without masks. `masks` are those, checked, see
+    `rpn_jax.data.masks`.
     """
 
     image: bytes
@@ -225,7 +226,7 @@ def check_boxes(
     inside = inside[keep].astype(np.float32)
     areas = np.prod(inside[:, 2:] - inside[:, :2], axis=1)
     if example.areas is not None:
-        given = np.asarray(example.areas, np.float32)[keep]
+        given = np.minimum(example.areas, np.finfo(np.float32).max)[keep]
         areas = np.where(np.isfinite(given), given, areas)
     kept = example._replace(
         boxes=inside,
@@ -253,7 +254,8 @@ def _with_masks(checked: CheckedExample, example: Example, kept: Sequence[int]) 
         example = checked.example._replace(masks=masks)
         return checked._replace(example=example, masks_left_out=[Finding.of(error)])
     masks, left_out, noted = [], [], []
-    for box, i in zip(checked.example.boxes, kept, strict=True):
+    areas = checked.example.areas.copy()
+    for place, (box, i) in enumerate(zip(checked.example.boxes, kept, strict=True)):
         mask = _beside_its_box(read[i], box, *hw)
         file, what = _origin(example, i)
         if mask.problem:
@@ -261,8 +263,12 @@ def _with_masks(checked: CheckedExample, example: Example, kept: Sequence[int]) 
         if mask.note:
             noted.append(Finding(file, f"{what} mask {mask.note}"))
         masks.append(mask.counts)
+        if mask.counts and example.areas is not None and not np.isfinite(example.areas[i]):
+            areas[place] = area(mask.counts, *hw)
     return checked._replace(
-        example=checked.example._replace(masks=masks), masks_left_out=left_out, noted=noted
+        example=checked.example._replace(masks=masks, areas=areas),
+        masks_left_out=left_out,
+        noted=noted,
     )
 
 

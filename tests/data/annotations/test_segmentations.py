@@ -52,14 +52,17 @@ def test_polygons_and_runs_are_the_same_mask():
         ("polygon", "is neither a list of polygons, [[x, y, x, y, …], …], nor runs"),
         (
             {"size": [30_000_000_000, 40], "counts": [1]},
-            "size=[30000000000, 40] of its runs is not [height, width] of the 40x30 image",
+            "size=[30000000000, 40] of its runs is not the image's height and width, [30, 40]",
         ),
-        ({"size": [30, 40], "counts": [1, 10**12]}, "are not of 1200 pixels"),
+        ({"size": [30, 40], "counts": [1, 10**12]}, "are no runs of 1200 pixels"),
         ({"size": [30, 40], "counts": [1200, -1, 1]}, "are no runs"),
-        ({"size": [30, 40], "counts": [600, 599]}, "are not of 1200 pixels"),
-        ({"size": [30, 40], "counts": "zzzz"}, "are not of 1200 pixels"),
-        ({"size": [30, 40], "counts": "5"}, "are not of 1200 pixels"),
-        ({"size": [30, 40], "counts": COUNTS.decode() + "\0"}, "are not of 1200 pixels"),
+        ({"size": [30, 40], "counts": [600, 599]}, "are no runs of 1200 pixels"),
+        ({"size": [30, 40], "counts": "zzzz"}, "are no runs of 1200 pixels"),
+        ({"size": [30, 40], "counts": "5"}, "are no runs of 1200 pixels"),
+        # pycocotools read on behind a number that goes on at the end, which ended the process.
+        ({"size": [30, 40], "counts": "1" * 63 + "P"}, "are no runs of 1200 pixels"),
+        ({"size": [30, 40], "counts": COUNTS.decode() + "P"}, "are no runs of 1200 pixels"),
+        ({"size": [30, 40], "counts": COUNTS.decode() + "\0"}, "are no runs of 1200 pixels"),
         ({"size": [30, 40]}, "counts=null are no runs"),
     ],
 )
@@ -87,6 +90,7 @@ def png(pixels, kind="PNG"):
 OBJECTS = np.zeros((30, 40), np.uint8)
 OBJECTS[5:20, 8:20], OBJECTS[5:20, 20:30], OBJECTS[4, 8:30] = 1, 2, 255
 HEADER = b"IHDR" + (2_000_000_000).to_bytes(4) * 2 + png(OBJECTS)[24:29]
+DAMAGED = png(OBJECTS)[:-40] + bytes([png(OBJECTS)[-40] ^ 1]) + png(OBJECTS)[-39:]
 BILLIONS = png(OBJECTS)[:12] + HEADER + zlib.crc32(HEADER).to_bytes(4) + png(OBJECTS)[33:]
 
 
@@ -98,6 +102,7 @@ BILLIONS = png(OBJECTS)[:12] + HEADER + zlib.crc32(HEADER).to_bytes(4) + png(OBJ
         (png(np.zeros((30, 40, 3), np.uint8)), 2, "its pixels are RGB, not the numbers of objects"),
         (png(OBJECTS.astype(np.uint16)), 2, "its pixels are I;16, not the numbers of objects"),
         (png(OBJECTS)[:-30], 2, "the PNG is truncated, or damaged"),
+        (DAMAGED, 2, "the PNG is truncated, or damaged"),
         (BILLIONS, 2, "the image has more than 178956970 pixels"),
         (b"", 2, "the image file is empty"),
         (b"no picture", 2, "not an image"),
@@ -119,6 +124,23 @@ def test_a_png_with_fewer_objects_leaves_those_without_a_mask(tmp_path):
     np.testing.assert_array_equal(decode(first.counts, 30, 40), OBJECTS == 1)
     np.testing.assert_array_equal(decode(second.counts, 30, 40), OBJECTS == 2)
     assert third == Mask(b"", "has no pixel in a.png")
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_grey_masks_of_few_bits_keep_their_numbers(bits, tmp_path):
+    rows = [f"{number:0{bits}b}" for row in OBJECTS for number in row]
+    lines = ["".join(rows[i : i + 40]) for i in range(0, len(rows), 40)]
+    packed = b"".join(b"\0" + int(line, 2).to_bytes(len(line) // 8) for line in lines)
+
+    def chunk(kind, content):
+        crc = zlib.crc32(kind + content).to_bytes(4)
+        return len(content).to_bytes(4) + kind + content + crc
+
+    header = (40).to_bytes(4) + (30).to_bytes(4) + bytes([bits, 0, 0, 0, 0])
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(packed)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+    for mask, number in zip(read_png(tmp_path / "a.png", (1, 2), 2, (30, 40)), (1, 2), strict=True):
+        np.testing.assert_array_equal(decode(mask.counts, 30, 40), number == OBJECTS)
 
 
 NUMBERS = st.integers() | st.floats() | st.integers(-9, 60) | st.none() | st.text(max_size=3)

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
+from rpn_jax.data.annotations.segmentations import Mask
 from rpn_jax.data.datasets.source import Example, check_boxes, read_checked
+from rpn_jax.data.masks import encode
 from rpn_jax.errors import UserError, list_some
 
 
@@ -75,6 +77,16 @@ def test_a_coordinate_that_is_no_number_is_an_error_or_drops_the_box(bad):
 def test_given_areas_are_kept_and_missing_ones_computed():
     given = example([[0, 0, 5, 5], [0, 0, 4, 2]], areas=np.array([7.5, np.nan]))
     np.testing.assert_array_equal(check_boxes(given, 30, 40).example.areas, [7.5, 8])
+
+
+def test_an_area_that_is_missing_is_the_masks():
+    triangle = np.tri(30, 40, dtype=bool)
+    masks = [Mask(encode(triangle)), Mask(encode(triangle)), Mask(b"")]
+    given = example(3 * [[0, 0, 30, 30]], areas=np.array([np.nan, 7, np.nan]))
+    checked = check_boxes(given._replace(read_masks=lambda *_: masks), 30, 40)
+    np.testing.assert_array_equal(checked.example.areas, [triangle.sum(), 7, 900])
+    huge = example([[0, 0, 4, 2]], areas=np.array([1e300]))
+    assert check_boxes(huge, 30, 40).example.areas > 1e38
 
 
 def test_no_boxes():
