@@ -11,6 +11,9 @@ the head of coco_rpn_resnet50_fpn.py.
 Expected time and score: not run in full. Run were 20 steps, as at the head of that file: the loss
 is 0.66 in the mean of the first five and 0.12 of the last five. detectron2 reaches an AR@1000 of
 51.6 % by the whole recipe.
+
+Compiled for v5e:4x4 with 16 images: 0.8 GiB a chip, 606 GFLOP an image, 3500 images/s at best, of
+which the memory is the bound.
 """
 
 from rpn_jax.configs import coco_rpn_resnet50_fpn
