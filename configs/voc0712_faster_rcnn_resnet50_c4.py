@@ -36,6 +36,7 @@ def get_config():
     config.model.input_convention = "torchvision"
     config.rpn.channels = 1024
     config.rpn.anchors.sizes = (32.0, 64.0, 128.0, 256.0, 512.0)
+    config.rpn.anchors.offset = 0.0
     config.rpn.targets.drop_straddling = False
     config.rpn.loss.normalizer = "sampled"
     config.rpn.loss.balance = 1.0

@@ -6,8 +6,8 @@
 Eight Faster R-CNNs, as reduced as those of `voc_lambda.py`, whose `FULL` makes this the paper's own
 study too. 3x1 is 3 sizes of 1 aspect ratio; the single size is 256, for images of 600 pixels.
 
-AP50 in per cent, two seeds: 25.5, 22.2, 21.8 and 18.7 in the order below, the paper's order reversed;
-the proposals' AR@300 is 32.2, 36.7, 36.3 and 39.1. 26 minutes on one core of an AMD EPYC.
+AP50 in per cent, two seeds: 25.5, 22.2, 21.8 and 18.7 in the order below, the paper's order
+reversed; the proposals' AR@300 is 32.2, 36.7, 36.3 and 39.1. 26 minutes on one core of an AMD EPYC.
 """
 
 from rpn_jax.configs.sweeps.voc_lambda import CONFIG, FULL, REDUCED, scaled

@@ -9,8 +9,8 @@ import os
 import pathlib
 import stat
 import struct
-import zlib
 import warnings
+import zlib
 from collections.abc import Collection
 from typing import NamedTuple
 

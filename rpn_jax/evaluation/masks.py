@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from rpn_jax.data.masks import encode_window
+from rpn_jax.errors import UserError
 from rpn_jax.typing import Array
 
 
@@ -160,7 +161,27 @@ def paste_masks(
     >>> paste_masks(masks, boxes, 2, 4)[0].astype(int)
     array([[0, 1, 1, 0],
            [0, 1, 1, 0]])
+
+    Raises:
+        UserError: there are not as many boxes as masks, they have other shapes or a coordinate that
+            is not finite, or an option is none of these.
     """
+    masks, boxes = np.asarray(masks), np.asarray(boxes)
+    if masks.ndim != 3 or boxes.shape != (len(masks), 4):
+        raise UserError(
+            f"masks, boxes: are {masks.shape} and {boxes.shape}; give (n, M, M) and (n, 4), of one "
+            "image at a time"
+        )
+    if not np.isfinite(boxes).all():
+        raise UserError("boxes: have a coordinate that is not finite; leave those boxes out")
+    for name, value in {"height": height, "width": width}.items():
+        if value != int(value) or value < 1:
+            raise UserError(f"{name}={value}: give a whole number of pixels, at least 1")
+    if pasting not in _PASTINGS:
+        raise UserError(f"pasting={pasting!r}: give one of {', '.join(_PASTINGS)}")
+    if not 0 <= threshold <= 1:
+        raise UserError(f"threshold={threshold}: give a probability, from 0 to 1")
+    height, width = int(height), int(width)
     pasted = np.zeros((len(boxes), height, width), bool)
     windows = _windows(masks, boxes, (height, width), pasting, threshold)
     for image, (inside, rows, columns) in zip(pasted, windows, strict=True):

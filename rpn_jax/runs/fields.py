@@ -751,10 +751,12 @@ def nearest_field(name: str) -> str | None:
         words = field.rpartition(".")[2].split("_")
         return "".join(word[0] for word in words) if len(words) > 1 else None
 
+    top = name.partition(".")[0]
+    in_turn = sorted(FIELDS, key=lambda field: not field.startswith(f"{top}."))
     found = (
         [field for field in FIELDS if field == name]
         + [field for field in siblings if initials(field) == last]
-        + [field for field in FIELDS if field.rpartition(".")[2] == last]
+        + [field for field in in_turn if field.rpartition(".")[2] == last]
         + [field for field in FIELDS if initials(field) == last]
         + difflib.get_close_matches(name.lstrip("-"), FIELDS, n=1, cutoff=0.5)
     )

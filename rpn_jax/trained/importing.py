@@ -11,6 +11,7 @@ from rpn_jax.runs.config import default_config
 from rpn_jax.runs.config_files import apply_overrides
 from rpn_jax.text import printable
 from rpn_jax.training.build import build_network
+from rpn_jax.weights.class_names import are_known
 from rpn_jax.weights.model_file import check_suffix, write_model
 from rpn_jax.weights.networks import WHOLE_NETWORKS, is_named, source_config
 from rpn_jax.weights.sources import Source, load_source, read_source
@@ -69,7 +70,13 @@ def import_weights(
     write_model(
         out, config, pretrained.collections, source=f"{source.layout.title}, {source.path.name}"
     )
-    return printable(f"{out}: {pretrained}")
+    names = config.box.class_names if "box" in config else ()
+    unnamed = (
+        f"; its {len(names)} classes have numbers for names, --config.box.class_names gives others"
+        if names and not are_known(names)
+        else ""
+    )
+    return printable(f"{out}: {pretrained}{unnamed}")
 
 
 def _network_config(name: str, source: Source, detector: str | None) -> ConfigDict | None:

@@ -123,6 +123,13 @@ def load_parts(
             "--model of import-weights"
         )
 
+    bad = [name for name, x in in_our_order.items() if not np.isfinite(x.astype(np.float32)).all()]
+    if bad:
+        raise UserError(
+            f"{path}: has a value that is not finite: {_some(bad)}; give the weights of an earlier "
+            "step, as the training went wrong"
+        )
+
     def value(leaf: Leaf) -> jnp.ndarray:
         bias = in_our_order[biases[leaf]] if leaf in biases else None
         array = in_our_order[names[leaf]]
@@ -253,12 +260,6 @@ def _problems(
             name for name, array in arrays.items() if not jnp.issubdtype(array.dtype, jnp.floating)
         ],
     }
-    if not any(kinds.values()):
-        kinds["not finite"] = [
-            name
-            for name, array in arrays.items()
-            if not np.isfinite(array.astype(np.float32)).all()
-        ]
     return ", ".join(f"{kind}: {_some(names)}" for kind, names in kinds.items() if names)
 
 

@@ -1,10 +1,18 @@
+import inspect
+
 import numpy as np
 import pytest
 import references
 from pycocotools import mask as coco_mask
 
 from rpn_jax.data.masks import encode, encode_window
-from rpn_jax.evaluation.masks import paste_all, paste_mask, paste_mask_as_torchvision
+from rpn_jax.errors import UserError
+from rpn_jax.evaluation.masks import (
+    paste_all,
+    paste_mask,
+    paste_mask_as_torchvision,
+    paste_masks,
+)
 
 HEIGHT, WIDTH = 12, 15
 RNG = np.random.default_rng(0)
@@ -89,3 +97,25 @@ def test_a_mask_is_encoded_as_pycocotools_has_it():
     assert found == {"size": [HEIGHT, WIDTH], "counts": expected["counts"].decode()}
     np.testing.assert_array_equal(coco_mask.decode(found), bitmap)
     assert encode(np.zeros((2, 3), bool)) == b"6"
+
+
+BOXES = np.float64([[1, 2, 20, 20], [5, 5, 39, 30]])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"boxes": BOXES[:1]}, r"masks, boxes: are \(2, 4, 4\) and \(1, 4\); give \(n, M, M\) and"),
+        ({"masks": np.ones((2, 1, 4, 4))}, r"masks, boxes: are \(2, 1, 4, 4\) and \(2, 4\)"),
+        ({"masks": np.ones(())}, r"masks, boxes: are \(\) and"),
+        ({"boxes": np.full((2, 4), np.nan)}, "boxes: have a coordinate that is not finite"),
+        ({"height": 30.5}, "height=30.5: give a whole number of pixels"),
+        ({"width": 0}, "width=0: give a whole number of pixels, at least 1"),
+        ({"pasting": "x"}, "pasting='x': give one of continuous, torchvision"),
+        ({"threshold": 5}, "threshold=5: give a probability"),
+    ],
+)
+def test_what_cannot_be_pasted_is_a_line(given, said):
+    arguments = {"masks": np.ones((2, 4, 4)), "boxes": BOXES, "height": 30, "width": 40}
+    with pytest.raises(UserError, match=said):
+        inspect.unwrap(paste_masks)(**arguments | given)  # as users have it, without type checks

@@ -141,6 +141,7 @@ def test_python_is_told_as_the_command_line_is(tmp_path):
         ("evaluation.bs", "evaluation.batch_size"),
         ("data.batch_size", "batch_size"),
         ("rpn.loss.balanc", "rpn.loss.balance"),
+        ("mask.size", "mask.pooling.size"),
         ("stepz", "steps"),
         ("zzzzzz", None),
     ],

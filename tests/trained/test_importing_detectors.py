@@ -80,6 +80,7 @@ def test_a_detector_becomes_a_model_file(name, tmp_path):
     detector, overrides = OVERRIDES[name]
     said = import_weights(path, name, out, overrides, bn_eps=1e-5)
     assert "not used" not in said
+    assert said.endswith("3 classes have numbers for names, --config.box.class_names gives others")
     model = read_model(out)
     assert model.config.detector == detector
     assert model.config.box.class_names == ("class 1", "class 2", "class 3")

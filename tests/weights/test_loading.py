@@ -493,4 +493,4 @@ def test_integers_are_refused():
 def test_values_that_are_not_finite_are_refused():
     arrays = vgg16_arrays()
     arrays["conv3_2_b"][7] = np.inf
-    assert "not finite: conv3_2_b" in refusal(arrays)
+    assert "has a value that is not finite: conv3_2_b; give the weights of" in refusal(arrays)

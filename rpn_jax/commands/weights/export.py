@@ -12,12 +12,16 @@ jax and its optional package flatbuffers read it:
   found = function.call(images, np.float32([[600, 800]]))  # each image's height and width there
   boxes, scores = (found[name][0][found["valid"][0]] for name in ("boxes", "scores"))
 
-Resize an image as for training (config.data.shorter_side and longer_side) before it goes on the
-canvas. Boxes are x1, y1, x2, y2 in pixels of the canvas, best score first. A detector of classes
-gives "labels" too, 1 for the first class, as FILE.classes.json names them, and 0 for an empty slot
+Resize an image as `detect` does before it goes on the canvas: to config.data.shorter_side and
+longer_side, by cv2.INTER_AREA where it shrinks, else by cv2.INTER_LINEAR. `detect` has a canvas of
+those that `info` lists; on one of another size the borders of the image are other to the network,
+and what it finds may differ.
+
+Boxes are x1, y1, x2, y2 in pixels of the canvas, best score first. A detector of classes gives
+"labels" too, 1 for the first class, as FILE.classes.json names them, and 0 for an empty slot
 (`detect --format=npz` and Model.detect, which have no empty slots, count from 0). One of masks
-gives "masks" too, of each box the probability in each of its 28 x 28 cells; rpn_jax.paste_masks, a
-function of NumPy, pastes them into the image, of any size to which the boxes are scaled before:
+gives "masks" too, of each box the probability in each of its cells; rpn_jax.paste_masks, a function
+of NumPy, pastes them into the image, of any size to which the boxes are scaled before:
 
   how = json.load(open("FILE.pasting.json"))  # as this network is used: pasting and threshold
   pasted = rpn_jax.paste_masks(masks, boxes, height, width, **how)  # (n, height, width) bool
