@@ -13,9 +13,10 @@ jax and its optional package flatbuffers read it:
   boxes, scores = (found[name][0][found["valid"][0]] for name in ("boxes", "scores"))
 
 Resize an image as `detect` does before it goes on the canvas: to config.data.shorter_side and
-longer_side, by cv2.INTER_AREA where it shrinks, else by cv2.INTER_LINEAR. `detect` has a canvas of
-those that `info` lists; on one of another size the borders of the image are other to the network,
-and what it finds may differ.
+longer_side, by cv2.INTER_AREA where it shrinks, else by cv2.INTER_LINEAR. Of the canvases of
+`detect`, one side is config.data.shorter_side, the other of four lengths, in equal steps up to
+longer_side, and both are rounded up to a multiple of 32. On another canvas the image's borders look
+other to the network, and it may find other boxes.
 
 Boxes are x1, y1, x2, y2 in pixels of the canvas, best score first. A detector of classes gives
 "labels" too, 1 for the first class, as FILE.classes.json names them, and 0 for an empty slot
