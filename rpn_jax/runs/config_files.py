@@ -127,16 +127,27 @@ def apply_overrides(
 ) -> ConfigDict:
     """Returns the config with each `--config.field=value` in it, locked; its fields are checked.
 
-    `None` clears a field whose default is None. `prefix` is what the flags begin with.
+    `None` clears a field whose default is None. `prefix` is what the flags begin with. Options of
+    one dataset mean nothing to another: where the flags name another, the config's are dropped.
 
     Raises:
         UserError: a field is unknown (the message has the nearest one), or its value is not
             allowed, see `fields.FIELDS`.
     """
+    dataset = f"{prefix}data.dataset="
+    for override in overrides:
+        if override.startswith(dataset):
+            name_dataset(config, override.removeprefix(dataset))
     for override in overrides:
         _apply_override(config, override, prefix)
     check_config(config)
     return config
+
+
+def name_dataset(config: ConfigDict, name: str) -> None:
+    """Sets `config.data.dataset`; the options of another dataset are dropped."""
+    if name != config.data.dataset:
+        config.data.dataset, config.data.options = name, ConfigDict()
 
 
 # Fields that determine the other fields.

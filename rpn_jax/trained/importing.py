@@ -82,9 +82,10 @@ def import_weights(
 def _network_config(name: str, source: Source, detector: str | None) -> ConfigDict | None:
     """Returns the config of a whole network, or of its first stages alone."""
     if source.config is None or not is_named(source.layout, source.config.detector, name):
+        kind = f"a {source.config.detector}" if source.config else "another network"
         raise UserError(
-            f"--model={name}: {source.path} holds something else, {source.layout.title}; "
-            "give the file of that model, or the model of that file"
+            f"--model={name}: {source.path} holds {kind} by its last layers, "
+            f"{source.layout.title}; give the file of that model, or the model of that file"
         )
     has, wanted = source.config.detector, detector or source.config.detector
     if wanted == has:

@@ -25,6 +25,7 @@ from rpn_jax.errors import UserError
 from rpn_jax.evaluation.figures import Figures
 from rpn_jax.files import check_out, user_path
 from rpn_jax.hub import local_file
+from rpn_jax.runs.config_files import name_dataset
 from rpn_jax.runs.fields import LEFT_OUT, check_config
 from rpn_jax.trained.export import pasting_of, write_function
 from rpn_jax.trained.load import (
@@ -302,7 +303,9 @@ class Model:
           UserError: the dataset is not prepared, or the split does not exist.
         """
         config = self._config.copy_and_resolve_references()
-        given = {"dataset": dataset, "source": source, "data_dir": data_dir}
+        if dataset is not None:
+            name_dataset(config, dataset)
+        given = {"source": source, "data_dir": data_dir}
         for name, value in given.items():
             if value is not None:
                 config.data[name] = os.fspath(value)

@@ -105,9 +105,11 @@ def open_split(
         )
     if needs_masks and "mask" in config and not dataset.has_masks:
         raise UserError(
-            f"{data.dataset}: split {split!r} has no masks, of which a mask_rcnn learns; name "
-            "a dataset that has some (one of an earlier version has "
-            "them after rpn-jax prepare --anew), or train a faster_rcnn"
+            f"{data.dataset}: split {split!r} has no masks that can be used, by which a mask_rcnn "
+            "learns and is validated; name another as config.data.train_split or "
+            "config.data.eval_split, mend those that the report of prepare lists, prepare data of "
+            "an earlier version with --anew, set config.evaluation.every to 0 if only the "
+            "validation lacks them, or train a faster_rcnn"
         )
     if "box" in config and config.box.class_names:
         return dataset.with_classes(config.box.class_names, to_train=needs_objects)

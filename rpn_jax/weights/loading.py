@@ -116,7 +116,10 @@ def load_parts(
     ]
     expected = {names[leaf]: shape for leaf, (_, shape) in shapes.items()}
     expected |= {bias: shapes[leaf][1] for leaf, bias in biases.items()}
-    if problems := _problems(in_our_order, expected, unused):
+    heads = {_head(name) for leaf, name in names.items() if leaf[0] in ("rpn", "box", "mask")}
+    others = {layout.array_name(leaf) for leaf in left_out}
+    left_over = [name for name in unused if _head(name) in heads - {""} and name not in others]
+    if problems := _problems(in_our_order, expected, unused, left_over):
         raise UserError(
             f"{path}: {layout.title} was read, but it does not fit config.model: {problems}; "
             "give the file of this network, or correct the network: the fields of config.model, or "
@@ -243,14 +246,17 @@ def _check_model(path, layout: Layout, network: RCNN, convention: str) -> None:
 
 
 def _problems(
-    arrays: dict[str, np.ndarray], expected: dict[str, tuple[int, ...]], unused: list[str]
+    arrays: dict[str, np.ndarray],
+    expected: dict[str, tuple[int, ...]],
+    unused: list[str],
+    left_over: list[str],
 ) -> str:
     """Says in what the arrays of a file differ from what is expected, "" if in nothing."""
     # A layer of which a part is left over is another layer: group norm has no place for a mean.
     layers = {_layer(name) for name in arrays} - {""}
     kinds = {
         "missing": [name for name in expected if name not in arrays],
-        "left over": [name for name in unused if _layer(name) in layers],
+        "left over": [name for name in unused if _layer(name) in layers or name in left_over],
         "of another shape": [
             f"{name} {array.shape} instead of {expected[name]}"
             for name, array in arrays.items()
@@ -261,6 +267,15 @@ def _problems(
         ],
     }
     return ", ".join(f"{kind}: {_some(names)}" for kind, names in kinds.items() if names)
+
+
+def _head(name: str) -> str:
+    """Returns the head that an array's name tells, such as "roi_heads.mask_head", "" if it doesn't.
+
+    A head has all the layers that it is read for; a backbone may end before its file's.
+    """
+    parts = name.split(".")
+    return ".".join(parts[:2]) if len(parts) > 3 else ""
 
 
 def _layer(name: str) -> str:

@@ -48,6 +48,16 @@ def test_none_takes_a_value_back():
         apply_overrides(config, ["--config.steps=None"])
 
 
+def test_another_dataset_has_no_options_of_the_one_before():
+    options = "--config.data.options.seed=1", "--config.data.options.image_size=64"
+    config = apply_overrides(default_config(), ["--config.data.dataset=shapes", *options])
+    assert config.data.options.to_dict() == {"seed": 1, "image_size": 64}
+    apply_overrides(config, ["--config.data.dataset=shapes", "--config.data.options.seed=2"])
+    assert config.data.options.to_dict() == {"seed": 2, "image_size": 64}
+    apply_overrides(config, ["--config.data.options.first_pixel=0", "--config.data.dataset=yolo"])
+    assert config.data.options.to_dict() == {"first_pixel": 0}
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -151,8 +151,13 @@ def test_two_of_three_stages_and_one_name_for_each_number(tmp_path):
     arrays = safetensors.numpy.load_file(path)
     kept = {name: array for name, array in arrays.items() if ".mask_" not in name}
     safetensors.numpy.save_file(kept, two_stages)
-    with pytest.raises(UserError, match=r"^--model=torchvision/maskrcnn.* holds something else"):
+    with pytest.raises(UserError, match=r"^--model=torchvision/maskrcnn.* holds a faster_rcnn by"):
         import_weights(two_stages, name, out, NARROW_FPN, bn_eps=1e-5)
+    more = tmp_path / "more.safetensors"
+    fifth = {"roi_heads.mask_head.4.0.weight": np.zeros((3, 3), np.float32)}
+    safetensors.numpy.save_file(arrays | fifth, more)
+    with pytest.raises(UserError, match=r"left over: roi_heads\.mask_head\.4\.0\.weight"):
+        import_weights(more, name, out, NARROW_FPN, bn_eps=1e-5)
     faster = name.replace("mask", "faster")
     with pytest.raises(UserError, match=r"^--detector=mask_rcnn: .* no third stage; give faster"):
         import_weights(two_stages, faster, out, NARROW_FPN, bn_eps=1e-5, detector="mask_rcnn")
