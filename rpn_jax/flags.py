@@ -211,7 +211,8 @@ def tell_written(failures: Sequence[str], paths: Sequence[pathlib.Path], out: pa
         others = len(paths) - len(failures)
         written = f"; {out} has what was found in the other {others}" if others else ""
         raise UserError(f"{len(failures)} of {len(paths)} {what}: {'; '.join(failures)}{written}")
-    print(printable(f"{out}: what was found in {f'{len(paths)} {what}' if paths else 'the split'}"))
+    of = f"{len(paths)} {what if len(paths) > 1 else what[:-1]}" if paths else "the split"
+    print(printable(f"{out}: what was found in {of}"))
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:
