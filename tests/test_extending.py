@@ -155,6 +155,7 @@ def test_an_object_has_an_import_path(at_home):
         ("model.backbone", "mypackage.typo:x", "(typo.py, line 1: SyntaxError: invalid syntax"),
         ("model.backbone", "mypackage.lost:x", "(lost.py, line 1: ModuleNotFoundError: No module"),
         ("model.backbone", "mypackage.wrong:Named", "has the stages ['s1']; name them c1, c2, …"),
+        ("model.backbone", "mypackage.wrong:Bare", "the subclass has no stage_strides(); correct"),
         ("model.backbone", "mypackage.wrong:Sized", "but stage_cells() says ((20, 29),); docs/ext"),
         ("model.neck", "mypackage.nets:Small", "cannot be called with (channels, dtype, norm)"),
         ("model.neck", "mypackage.wrong:Sizes", "but grid_hw() says ((1, 1), (1, 1)); docs/ext"),
@@ -202,6 +203,8 @@ def test_a_part_that_does_not_fit_is_one_line_before_anything_is_compiled(
         "def pair(learning_rate, steps): return lambda step: (step, step)\n"
         "def fails(schedule, momentum, weight_decay):\n    return momentum / 0\n"
         "class Fails(Small):\n    def __call__(self, images, train=False): return {}['c9']\n"
+        "from rpn_jax.models.backbones.base import Backbone\n"
+        "class Bare(Backbone): pass\n"
     )
     capsys.readouterr()
     COMPILED.clear()

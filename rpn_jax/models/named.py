@@ -87,7 +87,8 @@ def _own_backbone(path: str) -> Callable[..., Backbone]:
         raise wrong_part(
             _BACKBONE, path, f"makes no models.backbones.base.Backbone, but {_kind_of(backbone)}"
         )
-    stages = list(backbone.stage_strides())
+    with running(_BACKBONE, path):
+        stages = list(backbone.stage_strides())
     if stages != [f"c{number}" for number in range(1, len(stages) + 1)]:
         raise wrong_part(_BACKBONE, path, f"has the stages {stages}; name them c1, c2, …, in order")
     return make

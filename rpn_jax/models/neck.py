@@ -29,11 +29,11 @@ class Neck(nn.Module):
 
     def strides(self, strides: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the levels' strides, given those of the stages."""
-        raise NotImplementedError
+        raise NotImplementedError("the subclass has no strides()")
 
     def grid_hw(self, grids: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
         """Returns the levels' rows and columns, given those of the stages."""
-        raise NotImplementedError
+        raise NotImplementedError("the subclass has no grid_hw()")
 
     def pooled(self, strides: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the strides of the levels that a second stage pools, the first of all levels."""
@@ -43,4 +43,4 @@ class Neck(nn.Module):
         self, features: tuple[Float[Array, "B _ _ _"], ...]
     ) -> tuple[Float[Array, "B _ _ C"], ...]:
         """Returns the levels, finest first, of the stages' features, finest first."""
-        raise NotImplementedError
+        raise NotImplementedError("the subclass has no __call__()")

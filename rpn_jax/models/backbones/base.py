@@ -31,15 +31,15 @@ class Backbone(nn.Module):
 
     def stages(self) -> Mapping[str, Callable]:
         """Returns the stages in order: modules of that name, which map `(x, train)` to features."""
-        raise NotImplementedError
+        raise NotImplementedError("the subclass has no stages()")
 
     def stage_strides(self) -> dict[str, int]:
         """Returns the input pixels from one cell to the next, for each stage."""
-        raise NotImplementedError
+        raise NotImplementedError("the subclass has no stage_strides()")
 
     def stage_cells(self, size: int) -> dict[str, int]:
         """Returns the cells along a side of `size` input pixels, for each stage."""
-        raise NotImplementedError
+        raise NotImplementedError("the subclass has no stage_cells()")
 
     @property
     def strides(self) -> tuple[int, ...]:
