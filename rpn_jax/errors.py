@@ -28,7 +28,7 @@ class StoppedError(Exception):
         self.interrupted = interrupted
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Returns the first line of what an error says, or its name where it says nothing."""
     return printable((str(error).strip().splitlines() or [type(error).__name__])[0])
 

@@ -186,15 +186,17 @@ class _LoggerThread(threading.Thread):
         self.start()
 
     def run(self) -> None:
+        is_last = False
         try:
             logger = self._make()
             while row := self.rows.get():
                 logger.log(*row)
+            is_last = True
             logger.close()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             problem = f"{type(error).__name__}: {first_line(error)}"
             self.warn(f"{problem}; the training goes on without it")
-            while self.rows.get():  # so that the rest takes no memory
+            while not is_last and self.rows.get():  # so that the rest takes no memory
                 pass
 
     def warn(self, problem: str) -> None:

@@ -45,7 +45,7 @@ def import_part(field: str, path: str) -> Any:
     module, _, name = path.partition(":")
     try:
         part = importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{where}: {_why_not_imported(module, error)}") from error
     for attribute in name.split("."):
         if not hasattr(part, attribute):
@@ -56,7 +56,7 @@ def import_part(field: str, path: str) -> Any:
     return part
 
 
-def _why_not_imported(module: str, error: Exception) -> str:
+def _why_not_imported(module: str, error: BaseException) -> str:
     missing = getattr(error, "name", None)
     if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{missing}."):
         return (
@@ -66,7 +66,7 @@ def _why_not_imported(module: str, error: Exception) -> str:
     return f"{module} cannot be imported ({_raised(error)}); correct it"
 
 
-def _raised(error: Exception, file: str | None = None) -> str:
+def _raised(error: BaseException, file: str | None = None) -> str:
     """Returns the place of an error, the last in `file` if it went through it, and what it says."""
     lines = traceback.extract_tb(error.__traceback__)
     line = [*lines, *(line for line in lines if line.filename == file)][-1]
@@ -77,16 +77,18 @@ def _raised(error: Exception, file: str | None = None) -> str:
 
 
 @contextlib.contextmanager
-def running(field: str, path: str) -> Iterator[None]:
+def running(field: str, path: str, *, reads_files: bool = False) -> Iterator[None]:
     """While a part runs: what it raises becomes a `UserError` of one line.
 
-    A file that cannot be read, and a `UserError`, stay what they are.
+    A `UserError` stays what it is, and of a part that `reads_files`, a file that cannot be read.
     """
     try:
         yield
-    except (OSError, UserError):
+    except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        if reads_files and isinstance(error, OSError):
+            raise
         file = getattr(sys.modules.get(path.partition(":")[0]), "__file__", None)
         raise UserError(f"{field}={path}: {_raised(error, file)}; correct it") from error
 

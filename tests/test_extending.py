@@ -182,6 +182,7 @@ def test_an_object_has_an_import_path(at_home):
             "wrong.py, line 13: ZeroDivisionError: float",
         ),
         ("optimizer.schedule", "optax:adam", "makes no schedule, a function of the step"),
+        ("optimizer.schedule", "mypackage.wrong:lost", "line 19: KeyError: 'rates'; correct it"),
         ("optimizer.schedule", "mypackage.wrong:pair", "gives no number for a step, but ("),
     ],
 )
@@ -205,6 +206,8 @@ def test_a_part_that_does_not_fit_is_one_line_before_anything_is_compiled(
         "class Fails(Small):\n    def __call__(self, images, train=False): return {}['c9']\n"
         "from rpn_jax.models.backbones.base import Backbone\n"
         "class Bare(Backbone): pass\n"
+        "def lost(learning_rate, steps):\n"
+        "    return lambda step: {}['rates']\n"
     )
     capsys.readouterr()
     COMPILED.clear()
@@ -232,6 +235,11 @@ WRONG = {
     "classes": "returns a Sample whose labels are not from 0 to 1, the places of the dataset's",
     "masks": "returns a Sample whose masks are new; keep them as they are given",
     "alone": "cannot be called with (sample, rng) (too many positional arguments)",
+    "turned": "returns a Sample whose boxes are not x1, y1, x2, y2: some end before they begin",
+    "words": "returns a Sample whose boxes are no numbers, but ",
+    "ignored": "returns a Sample whose ignore is no array of bools, but float64",
+    "exits": "wrong_augment.py, line 18: SystemExit: 0; correct it",
+    "reads": "wrong_augment.py, line 20: FileNotFoundError: [Errno 2]",
     "size": "cannot be called with (sample, rng) (3 is not a callable object)",
     "gone": "mypackage.wrong_augment has no gone; it has np, nothing, raises, floats, empty, boxes",
 }
@@ -253,6 +261,13 @@ def test_a_wrong_augmentation_is_one_line_before_anything_is_compiled(at_home, r
         "def classes(sample, rng): return sample._replace(labels=sample.labels + 9)\n"
         "def masks(sample, rng): return sample._replace(masks=sample.image[None, ..., 0] > 0)\n"
         "def alone(sample): return sample\n"
+        "def turned(sample, rng): return sample._replace(boxes=sample.boxes[:, [2, 3, 0, 1]])\n"
+        "def words(sample, rng): return sample._replace(boxes=sample.boxes.astype(str))\n"
+        "def ignored(sample, rng): return sample._replace(ignore=sample.labels / 1)\n"
+        "def exits(sample, rng):\n"
+        "    raise SystemExit(0)\n"
+        "def reads(sample, rng):\n"
+        "    open('nowhere.csv')\n"
         "size = 3\n"
     )
     capsys.readouterr()

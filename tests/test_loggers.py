@@ -3,6 +3,7 @@
 import json
 import sys
 import threading
+import time
 
 import pytest
 from training.small import small_config
@@ -35,6 +36,13 @@ class Hanging(Lines):
     def close(self):
         import threading
         threading.Event().wait()
+
+class Open:
+    def __init__(self, workdir, config): pass
+    def log(self, step, values): pass
+
+class Exits(Open):
+    def log(self, step, values): raise SystemExit
 
 NUMBER = 3
 def short(workdir): return None
@@ -72,6 +80,15 @@ def test_a_failure_is_one_line_and_the_others_go_on(tmp_path, capsys):
         "warning: config.loggers=ownlog:Broken: ConnectionError: no route; the training goes on "
         "without it; metrics.jsonl has all metrics"
     )
+
+
+@pytest.mark.parametrize(("name", "problem"), [("Open", "AttributeError"), ("Exits", "SystemExit")])
+def test_a_failure_at_the_end_or_an_exit_is_one_line_at_once(tmp_path, capsys, name, problem):
+    begun = time.monotonic()
+    run(tmp_path, f"ownlog:{name}")
+    assert time.monotonic() - begun < 5
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: config.loggers=ownlog:{name}: {problem}")
 
 
 def test_the_end_does_not_wait_for_ever(tmp_path, capsys, monkeypatch):

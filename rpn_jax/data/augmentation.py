@@ -335,13 +335,20 @@ def _wrong(found: Sample, given: Sample, num_classes: int) -> str | None:
         values, count = getattr(found, boxes), arrays[boxes][:1]
         if arrays[boxes] != (*count, 4):
             return f"{boxes} are no array (n, 4), but {_kind(values)}"
+        values = np.asarray(values)
+        if not np.issubdtype(values.dtype, np.number):
+            return f"{boxes} are no numbers, but {_kind(values)}"
         if not np.isfinite(values).all():
             return f"{boxes} are not finite"
+        if (values[:, 2:] < values[:, :2]).any():
+            return f"{boxes} are not x1, y1, x2, y2: some end before they begin"
         for other in others:
             if arrays[other] != count:
                 return f"{other} have the shape {arrays[other]}, for {count[0]} {boxes}"
     if not np.isin(found.labels, np.arange(num_classes)).all():
         return f"labels are not from 0 to {num_classes - 1}, the places of the dataset's classes"
+    if np.size(found.ignore) and np.asarray(found.ignore).dtype != bool:
+        return f"ignore is no array of bools, but {_kind(np.asarray(found.ignore))}"
     if len(found.proposals) > len(given.proposals):
         return f"proposals are {len(found.proposals)}, of {len(given.proposals)} given"
     if (found.masks is None) != (given.masks is None):

@@ -106,6 +106,12 @@ def _part_losses(
     a: dict[tuple[int, int], float], b: dict[tuple[int, int], float]
 ) -> dict[str, Any]:
     ends = {last for _, last in a} & {last for _, last in b}
+    # A fork has no rows of what came before it: both are compared from where both have begun a row.
+    bounds = [{step for steps in rows for step in steps} for rows in (a, b)]
+    begun = max(min(steps, default=0) for steps in bounds)
+    first = min((step for step in bounds[0] & bounds[1] if step >= begun), default=0)
+    a, b = ({steps: x for steps, x in rows.items() if steps[0] >= first} for rows in (a, b))
+    ends = {last for last in ends if last > first}
     rows, merged = [], 0
     for (step, ours, is_ours), (_, theirs, is_theirs) in zip(
         _means(a, ends), _means(b, ends), strict=True

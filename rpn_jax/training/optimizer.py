@@ -201,11 +201,11 @@ def _own_schedule(path: str, learning_rate: float, steps: int) -> optax.Schedule
     check_call(_SCHEDULE, path, make, "learning_rate", "steps")
     with running(_SCHEDULE, path):
         schedule = make(learning_rate, steps)
-    try:
-        rate = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
-        what = f"gives no number for a step, but {rate}"
-    except TypeError as error:
-        rate, what = None, f"makes no schedule, a function of the step ({first_line(error)})"
+        try:
+            rate = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
+            what = f"gives no number for a step, but {rate}"
+        except TypeError as error:
+            rate, what = None, f"makes no schedule, a function of the step ({first_line(error)})"
     if getattr(rate, "shape", None) != ():
         raise wrong_part(_SCHEDULE, path, what)
     return schedule

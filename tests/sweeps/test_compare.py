@@ -199,6 +199,17 @@ def test_runs_that_were_logged_every_step_and_every_fifth(run):
     assert compare_runs(a, c)["losses"]["first"][0]["step"] == 15
 
 
+def test_a_fork_is_compared_from_where_it_began(run):
+    a = run("a", losses={10: 9.0, 20: 2.0, 30: 1.0})
+    fork = small_config()
+    fork.fork.run, fork.fork.step = "a", 10
+    losses = compare_runs(a, run("b", fork, losses={20: 2.0, 30: 1.0}))["losses"]
+    assert (losses["rows"], losses["last_step"], losses["first"][0]["step"]) == (2, 30, None)
+    fork.fork.step = 15  # within a row of A
+    losses = compare_runs(a, run("c", fork, losses={20: 5.0, 30: 1.0}))["losses"]
+    assert (losses["rows"], losses["last_step"], losses["first"][0]["step"]) == (1, 30, None)
+
+
 def test_the_last_validation_of_both(run):
     a = run("a", validations={20: FIGURES, 40: FIGURES, 60: FIGURES})
     b = run("b", validations={20: FIGURES, 40: FIGURES | {"AR@10": 0.375}})

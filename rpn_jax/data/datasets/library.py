@@ -190,7 +190,7 @@ def _source_config(
     if is_own:
         check_call(_FIELD, name, kind.read, **given)
     try:
-        with running(_FIELD, name) if is_own else contextlib.nullcontext():
+        with running(_FIELD, name, reads_files=True) if is_own else contextlib.nullcontext():
             read = kind.read(**given)
     except OSError as error:
         raise UserError(f"{error.filename or origin}: cannot be read ({error.strerror})") from error

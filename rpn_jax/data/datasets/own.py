@@ -50,7 +50,7 @@ def _is_list_of(kind: type, values: Any) -> bool:
 
 def _read(field: str, path: str, source: Source, reader: Callable[[], Example]) -> Example:
     """Returns what a reader reads, with arrays of the types and lengths that an example has."""
-    with running(field, path):
+    with running(field, path, reads_files=True):
         example = reader()
     if not isinstance(example, Example):
         raise wrong_part(field, path, f"reads no Example, but {type(example).__name__}")
@@ -83,7 +83,7 @@ def _read(field: str, path: str, source: Source, reader: Callable[[], Example]) 
         wrong("read_masks", f"must be {kind}, as Source.has_masks is {source.has_masks}")
 
     def read_masks(height: int, width: int) -> Sequence[Mask]:
-        with running(field, path):
+        with running(field, path, reads_files=True):
             masks = example.read_masks(height, width)
         if not _is_list_of(Mask, masks) or len(masks) != len(boxes):
             wrong("read_masks", f"must return a Mask for each of the {len(boxes)} boxes")
