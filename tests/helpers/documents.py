@@ -27,9 +27,14 @@ def blocks(document: pathlib.Path, *languages: str) -> list[Block]:
 def command_lines(document: pathlib.Path) -> Iterator[list[str]]:
     """Yields the words of each line of the shell blocks."""
     for block in blocks(document, "bash"):
-        for line in block.text.replace("\\\n", " ").splitlines():
-            if words := shlex.split(line):
-                yield words
+        yield from command_words(block.text)
+
+
+def command_words(text: str) -> Iterator[list[str]]:
+    """Yields the words of each line of a shell block."""
+    for line in text.replace("\\\n", " ").splitlines():
+        if words := shlex.split(line):
+            yield words
 
 
 def tree_files(text: str) -> list[str]:
