@@ -10,13 +10,15 @@ says what it begins from, what it freezes and which proposals it reads:
     WORKDIR/detector.safetensors   those features, the RPN of 3_rpn, the head of 4_fast_rcnn
 
 A step that is done has its network in `trained.safetensors`. Whatever is written is there whole or
-not at all, and what is missing follows from what is there: a run that was killed goes on.
+not at all, and what is missing follows from what is there: a run that was killed goes on. The
+`runs.jsonl` of a step has the hashes of the files that it was made from, which must be those there.
 """
 
 import contextlib
+import hashlib
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +32,7 @@ from rpn_jax.models.rcnn import variable_shapes
 from rpn_jax.runs.config import of_kind
 from rpn_jax.runs.config_files import apply_overrides
 from rpn_jax.runs.fields import check_config
+from rpn_jax.runs.history import read_run
 from rpn_jax.runs.processes import StopRequest, check_alone
 from rpn_jax.runs.workdir import claim_workdir, load_workdir_config, lock_workdir
 from rpn_jax.text import printable
@@ -117,10 +120,8 @@ def alternate(
         config = with_known_classes(with_classes_of_run(config, workdir / "2_fast_rcnn"))
         configs = step_configs(config, workdir, overrides or {})
         for step, own in configs.items():
-            try:
-                _check(step, own)
-            except UserError as error:
-                raise UserError(f"step {step.folder}: {error}") from error
+            with _of_step(step):
+                _check(step, own, config)
         lock_workdir(workdir, held)
         for step, own in configs.items():
             if (workdir / step.folder / "config.json").exists():
@@ -130,6 +131,14 @@ def alternate(
         for done in (*(workdir / step.folder / TRAINED for step in STEPS), detector):
             if done.exists():
                 _check_whole(done)
+        for step in STEPS:
+            if (workdir / step.folder / TRAINED).exists():
+                _check_made_of(step, workdir)
+            elif detector.exists():
+                raise UserError(
+                    f"{detector}: is there, but {step.folder} is not done; delete {DETECTOR} and "
+                    "what was made from that step, to do them again, or give another --workdir"
+                )
         if not detector.exists():
             for step in STEPS:
                 _train(step, configs, workdir)
@@ -158,7 +167,10 @@ def step_configs(
             fields.train_top_n = config.rpn.proposals.train.post_nms_top_n
             fields.eval_top_n = config.rpn.proposals.test.post_nms_top_n
         for name in (step.kind, step.folder):
-            own = apply_overrides(own, overrides.get(name, ()), f"--{name}.")
+            flags = overrides.get(name, ())
+            _check_untied(step, name, flags)
+            with _of_step(step):
+                own = apply_overrides(own, flags, f"--{name}.")
         if own.deterministic != config.deterministic:
             raise UserError(
                 f"--{step.folder}.deterministic: is of the whole process; give "
@@ -175,12 +187,48 @@ def _proposals(folder: pathlib.Path, role: str) -> pathlib.Path:
     return folder / "proposals" / role / "proposals.npz"
 
 
-def _check(step: Step, config: ConfigDict) -> None:
+@contextlib.contextmanager
+def _of_step(step: Step) -> Iterator[None]:
+    """Says of a `UserError` within the block that it is of this step."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"step {step.folder}: {error}") from error
+
+
+def _check_untied(step: Step, name: str, flags: Sequence[str]) -> None:
+    """Raises a `UserError` if flags `--name.FIELD` set what ties a step to those before it."""
+    tied: dict[str, str] = {}
+    if step.features_of:
+        why = f"{step.folder} begins from {step.features_of}, whose features it keeps"
+        fields = ("pretrained", "pretrained_head", "frozen_stages", "frozen_neck")
+        tied |= {f"model.{field}": why for field in fields}
+    if step.proposals_of:
+        why = f"{step.folder} has the proposals of {step.proposals_of}"
+        tied |= {f"data.proposals.{role}": why for role in ("train", "eval")}
+    first = next(other.folder for other in STEPS if other.kind == step.kind)
+    for flag in flags:
+        field = flag.removeprefix(f"--{name}.").partition("=")[0]
+        if field in tied:
+            alone = f", or give it to {first} alone" if first != step.folder else ""
+            raise UserError(f"--{name}.{field}: {tied[field]}; leave it out{alone}")
+
+
+def _check(step: Step, config: ConfigDict, whole: ConfigDict) -> None:
     """Raises the `UserError` of a step's config before the first step begins."""
     check_validates(config)
     check_batch_size("config.batch_size", config.batch_size, config.accumulation)
     build_detector(config)
     network = build_network(config)
+    if step.features_of or step.proposals_of:  # its network becomes a part of the whole
+        shapes = dict(flat_names(variable_shapes(build_network(whole))))
+        for name, leaf in flat_names(variable_shapes(network)):
+            if name not in shapes or shapes[name].shape != leaf.shape:
+                there = shapes[name].shape if name in shapes else "none"
+                raise UserError(
+                    f"its {name} has the shape {leaf.shape}, that of --config {there}, but the "
+                    "steps make one network; give the field that does this as --config.FIELD"
+                )
     if config.model.pretrained and not step.features_of:
         load_source(config, network, read_source(config.model.pretrained))
     build_optimizer(config)
@@ -217,6 +265,36 @@ def _check_whole(file: pathlib.Path) -> None:
         raise UserError(f"{error}, or delete it: the same command writes it again") from error
 
 
+def _check_made_of(step: Step, workdir: pathlib.Path) -> None:
+    """Raises a `UserError` if a step that is done was made from other files than lie there now."""
+    folder = workdir / step.folder
+    if not (folder / "config.json").exists():
+        raise UserError(
+            f"{folder}: has a {TRAINED}, but no config.json; put that back, or delete the folder: "
+            "the same command does the step again"
+        )
+    start = next(iter(read_run(folder).starts), {})
+    made_of = {}
+    if step.features_of:
+        sha256 = (start.get("weights") or {}).get("sha256")
+        made_of[workdir / step.features_of / TRAINED] = sha256
+    if step.proposals_of:
+        sha256 = start.get("data", {}).get("train", {}).get("proposals")
+        made_of[_proposals(workdir / step.proposals_of, "train")] = sha256
+    for file, sha256 in made_of.items():
+        if sha256 and file.exists() and _sha256(file) != sha256:
+            later = " ".join(other.folder for other in STEPS[STEPS.index(step) :])
+            raise UserError(
+                f"{folder}: was made from another {file}; delete that file if it is damaged, or "
+                f"{later} and {DETECTOR} to do them again from it; then give the same command"
+            )
+
+
+def _sha256(file: pathlib.Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def _check_proposals(file: pathlib.Path) -> None:
     try:
         rows_of_npz(file, file.read_bytes())
@@ -230,6 +308,7 @@ def _train(step: Step, configs: Mapping[Step, ConfigDict], workdir: pathlib.Path
     """Does what is missing of a step: the proposals that it reads, its run, its network's file."""
     folder, config = workdir / step.folder, configs[step]
     if (folder / TRAINED).exists():
+        _check_made_of(step, workdir)  # one before it may have been done again
         return
     if step.proposals_of:
         (before,) = (other for other in STEPS if other.folder == step.proposals_of)

@@ -17,9 +17,11 @@ class UserError(Exception):
         super().__init__(printable(message))
 
 
-class StoppedError(Exception):
+class StoppedError(BaseException):
     """A run was asked to stop, has saved, and goes on when its command is given again.
 
+    No `Exception`, as `KeyboardInterrupt` is none: a signal may come where a file is read, and what
+    catches all that a damaged file may raise must not take it for that.
     `interrupted` says that it was asked by Ctrl-C, so that nobody should start it again.
     """
 

@@ -19,12 +19,16 @@ takes it. A single step, or both of a kind, has other fields by --NAME.FIELD=VAL
   --4_fast_rcnn.model.pretrained_last=False   (py-faster-rcnn draws the last layers anew there)
 
 The same command, given again after any end, goes on from where it was, and ends with the same
-detector. It stops as `train` does. It has one process, which uses all devices of its machine.
+detector. To do a step again, delete its folder, those of the steps after it and the detector. DIR
+must stay where it is, since the configs name its files. It stops as `train` does. It has one
+process, which uses all devices of its machine.
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 
+from rpn_jax.errors import UserError
 from rpn_jax.files import user_path
 from rpn_jax.flags import CONFIG_HELP
 
@@ -43,6 +47,12 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from rpn_jax.runs.config_files import load_config
     from rpn_jax.runs.determinism import apply_determinism
 
+    for flag in overrides:
+        name = re.match(r"--(\w+)\.", flag)
+        if name and name[1] not in ("config", *NAMES):
+            raise UserError(f"--{name[1]}: there is no such step; there are {', '.join(NAMES)}")
+        if name and "=" not in flag:
+            raise UserError(f"{flag}: write {flag}=VALUE")
     of_steps = {
         name: [flag for flag in overrides if flag.startswith(f"--{name}.")] for name in NAMES
     }

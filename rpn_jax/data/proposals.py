@@ -177,11 +177,15 @@ def rows_of_npz(path: pathlib.Path, content: bytes) -> _Rows:
             boxes = file["boxes"].astype(np.float64).reshape(-1, 4)
             scores = file["scores"].astype(np.float64).reshape(len(boxes))
             image = np.repeat(np.arange(len(ids)), counts)
-            finite = np.isfinite(boxes).all() and (np.abs(scores) <= _LARGEST).all()
-            if len(image) != len(boxes) or not finite:
+            finite = np.isfinite(boxes).all(axis=1) & (np.abs(scores) <= _LARGEST)
+            if len(image) != len(boxes):
                 raise FieldError("its arrays do not fit each other")
-            if (boxes[:, 2:] < boxes[:, :2]).any():
-                raise FieldError("it has boxes of a negative width or height")
+            for wrong, what in (
+                (~finite, "that is no number, or has a score that is none"),
+                ((boxes[:, 2:] < boxes[:, :2]).any(axis=1), "of a negative width or height"),
+            ):
+                if wrong.any():
+                    raise FieldError(f"image {ids[image[wrong.argmax()]]} has a box {what}")
             named = dict(enumerate(map(str, file["file_names"].tolist())))
             pixels = str(file["pixels"]) if "pixels" in file else ""
     except Exception as error:  # damaged archives may raise anything

@@ -36,8 +36,8 @@ def _claim(workdir: pathlib.Path, config: ConfigDict, held: contextlib.ExitStack
             if differing:
                 raise UserError(
                     f"--workdir={workdir}: was begun with another config ({'; '.join(differing)}); "
-                    "give the same config or another folder, to which --from takes along what this "
-                    "run has learnt"
+                    "give the same config or another folder, to which train --from takes along "
+                    "what this run has learnt"
                 )
         elif any((workdir / "checkpoints").glob("*")):
             raise UserError(

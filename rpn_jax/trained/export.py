@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import safetensors.numpy
 from jax import export
 from ml_collections import ConfigDict
 
@@ -22,6 +21,7 @@ from rpn_jax.weights.exporting import (
     torchvision_layout,
     torchvision_model,
 )
+from rpn_jax.weights.files import safetensors_bytes
 from rpn_jax.weights.model_file import SUFFIX, write_model
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -53,7 +53,7 @@ def export_weights(
     variables = jax.device_get(variables)
     if layout:
         arrays = torchvision_arrays(variables, layout, config.rpn.anchors.aspect_ratios)
-        write_bytes(out, safetensors.numpy.save(arrays, {"format": "pt", "source": str(place)}))
+        write_bytes(out, safetensors_bytes(arrays, {"format": "pt", "source": str(place)}))
         kind = f"for torchvision's {torchvision_model(config)}"
     else:
         write_model(out, config, variables, source=str(place), step=step)

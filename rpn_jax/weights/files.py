@@ -1,12 +1,17 @@
-"""Reading the arrays of weight files of several formats; no file can make this run its own code."""
+"""Reading the arrays of weight files of several formats; no file can make this run its own code.
+
+What this project writes itself is a `.safetensors`.
+"""
 
 import errno
+import json
 import os
 import pathlib
 import pickle
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 import safetensors
@@ -17,6 +22,20 @@ from rpn_jax.weights.bounds import Budget, check_regular
 from rpn_jax.weights.hdf5 import read_hdf5
 from rpn_jax.weights.pickles import ForbiddenError, read_numpy_pickle
 from rpn_jax.weights.torch_files import read_torch
+
+
+def safetensors_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """Returns a `.safetensors` file: the same bytes for the same arrays and metadata.
+
+    The library alone writes the metadata in another order each time.
+    """
+    content = safetensors.numpy.save(dict(arrays), dict(metadata))
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)  # the arrays begin at a multiple of 8 bytes
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(content)[end:]))
 
 
 def read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 from flax import traverse_util
 from ml_collections import ConfigDict
 
@@ -21,7 +20,7 @@ from rpn_jax.files import write_bytes
 from rpn_jax.models.rcnn import current_path
 from rpn_jax.runs.config_files import from_json, to_json
 from rpn_jax.weights.bounds import check_regular
-from rpn_jax.weights.files import read_arrays
+from rpn_jax.weights.files import read_arrays, safetensors_bytes
 
 SUFFIX = ".safetensors"
 _PACKAGE = "rpn_jax"
@@ -69,7 +68,7 @@ def write_model(
     }
     if step is not None:
         metadata["step"] = str(step)
-    write_bytes(path, safetensors.numpy.save(arrays, metadata))
+    write_bytes(path, safetensors_bytes(arrays, metadata))
 
 
 def check_suffix(path: pathlib.Path) -> None:

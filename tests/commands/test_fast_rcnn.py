@@ -253,7 +253,23 @@ def test_what_is_missing_is_done_again_with_the_same_bits(flags, four, monkeypat
         ("--config.joint.box_gradient=true", "config.joint.box_gradient: is of joint training"),
         ("--rpn.stepz=9", "--rpn.stepz: there is no such field; did you mean --rpn.steps"),
         ("--3_rpn.deterministic=true", "--3_rpn.deterministic: is of the whole process"),
-        ("--5_rpn.steps=9", "--5_rpn.steps: there is no such field; did you mean"),
+        ("--5_rpn.steps=9", "--5_rpn: there is no such step; there are rpn, fast_rcnn, 1_rpn, 2_"),
+        ("--rpn.steps", "--rpn.steps: write --rpn.steps=VALUE"),
+        ("--rpn.steps=0", "step 1_rpn: config.steps=0: give a whole number"),
+        (
+            "--rpn.model.pretrained=vgg16.npz",
+            "--rpn.model.pretrained: 3_rpn begins from 2_fast_rcnn, whose features it keeps; leave "
+            "it out, or give it to 1_rpn alone",
+        ),
+        ("--3_rpn.model.frozen_stages=0", "--3_rpn.model.frozen_stages: 3_rpn begins from 2_fast"),
+        (
+            "--4_fast_rcnn.data.proposals.train=x.npz",
+            "--4_fast_rcnn.data.proposals.train: 4_fast_rcnn has the proposals of 3_rpn; leave it",
+        ),
+        (
+            "--4_fast_rcnn.box.channels=8",
+            ", but the steps make one network; give the field that does this as --config.FIELD",
+        ),
         ("--rpn.box.channels=9", "box.channels: this detector has no such field"),
         ("--3_rpn.data.max_objects=1", "step 3_rpn: config.data.max_objects=1: "),
     ],
@@ -279,6 +295,39 @@ def test_alternate_names_a_damaged_file(name, flags, four, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {four / name}: is damaged")
     assert line.endswith("or delete it: the same command writes it again")
+
+
+def test_alternate_notices_steps_that_were_made_from_others(flags, four, tmp_path, capsys):
+    folder = tmp_path / "four"
+    shutil.copytree(four, folder, symlinks=True)
+    command = ["alternate", *flags[0], f"--workdir={four}"]
+
+    def refused(said):
+        capsys.readouterr()
+        assert main(command) == 1
+        assert said in capsys.readouterr().err
+
+    def put_back(name):
+        shutil.copy(folder / name, four / name)
+
+    trained = four / "2_fast_rcnn" / "trained.safetensors"
+    content = bytearray(trained.read_bytes())
+    content[-1] ^= 1
+    trained.write_bytes(content)
+    refused(
+        f"{four / '3_rpn'}: was made from another {trained}; delete that file if it is damaged, or "
+        "3_rpn 4_fast_rcnn and detector.safetensors to do them again from it"
+    )
+    put_back("2_fast_rcnn/trained.safetensors")
+    (four / "3_rpn" / "config.json").unlink()
+    refused(f"{four / '3_rpn'}: has a trained.safetensors, but no config.json; put that back")
+    put_back("3_rpn/config.json")
+    (four / "3_rpn" / "trained.safetensors").unlink()
+    refused("detector.safetensors: is there, but 3_rpn is not done; delete detector.safetensors")
+    (four / "detector.safetensors").unlink()
+    assert main(command) == 0  # is written again with the same bits, or step 4 would be refused
+    for name in ("3_rpn/trained.safetensors", "detector.safetensors"):
+        assert (four / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_alternate_says_how_to_mend_damaged_proposals(four, tmp_path):

@@ -102,6 +102,17 @@ def arrays(**changed):
     }
 
 
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [([np.nan, 1, 4, 4], "that is no number"), ([4, 1, 1, 4], "of a negative width or height")],
+)
+def test_a_bad_box_of_an_npz_is_named_by_its_image(box, said, tmp_path):
+    file = tmp_path / "proposals.npz"
+    np.savez(file, **arrays(boxes=np.float32([[0, 0, 5, 6], box, [2, 2, 3, 3]])))
+    with pytest.raises(UserError, match=f"image 50 has a box {said}"):
+        read_proposals(file, IMAGES, 10)
+
+
 def test_an_npz_can_say_that_an_image_has_none(tmp_path):
     file = tmp_path / "proposals.npz"
     np.savez(file, **arrays())

@@ -151,6 +151,17 @@ def test_before_the_first_step_and_in_a_validation_a_run_stops_at_once(number):
             signal.raise_signal(number)
 
 
+def test_a_signal_is_no_fault_of_the_file_that_is_being_read():
+    def read():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Exception as error:  # as where damaged files may raise anything
+            raise UserError(f"is damaged: {error}") from error
+
+    with processes.StopRequest(), pytest.raises(StoppedError, match="before the first step"):
+        read()
+
+
 def test_a_validation_that_is_stopped_saves_and_is_made_up_for(data_dir, tmp_path, monkeypatch):
     config = shapes_config(data_dir, "checkpoint.every=100", "evaluation.every=4")
 

@@ -55,6 +55,13 @@ def test_what_is_written_is_read(path):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+def test_the_same_content_has_the_same_bytes(path):
+    content = path.read_bytes()
+    for _ in range(5):
+        write_model(path, some_config(), some_collections(), source="a test", step=7)
+        assert path.read_bytes() == content
+
+
 def test_the_names_are_those_of_the_leaves(path):
     assert sorted(safetensors.numpy.load_file(path)) == [
         "batch_stats/backbone/c1/norm/var",
