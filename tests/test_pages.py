@@ -4,6 +4,8 @@ What a reader has to bring lies in the folder: `FOLDER` and `PHOTOS` are as the 
 """
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 from documents import ROOT, blocks, command_words
@@ -29,7 +31,7 @@ SMALL = (
     "--config.model.norm=sync_batch_norm",
     "--config.batch_size=8",
     "--config.optimizer.warmup_steps=0",
-    "--config.evaluation.every=2",
+    "--config.evaluation.every=0",
     "--config.checkpoint.every=1",
 )
 SMALL_SHAPES = (
@@ -47,10 +49,13 @@ SHORTER = {
 
 
 # What a page takes for granted, from those before it.
-_TRAINED = ["train", "--config=shapes", "--workdir=runs/mine"]
+_VALIDATED = ["--config.evaluation.every=2", "--config.checkpoint.keep_best=True"]
+_TRAINED = ["train", "--config=shapes", "--workdir=runs/mine", *_VALIDATED]
+_EVALUATED = ["evaluate", "--workdir=runs/mine"]
 _PREPARED = ["prepare", "--config=bccd", "--config.data.source=FOLDER"]
 OF_BEFORE = {
     "evaluation": [_TRAINED],
+    "sweeps": [_TRAINED, _EVALUATED],
     "training": [_TRAINED, _PREPARED],
     "weights": [_TRAINED],
 }
@@ -79,8 +84,7 @@ def shrunk(words: list[str]) -> list[str]:
         stages = of_fast_rcnn(stages)
     shapes = SMALL_SHAPES if config.data.dataset == "shapes" else ()
     steps = () if words[0] == "sweep" else ("--config.steps=2",)
-    best = ("--config.checkpoint.keep_best=True",) if words[0] == "train" else ()
-    fields = (*stages, *SMALL, *shapes, *steps, *best)
+    fields = (*stages, *SMALL, *shapes, *steps)
     own = [word.partition("=")[0] for word in words]
     return [*words, *(field for field in fields if field.partition("=")[0] not in own)]
 
@@ -108,6 +112,8 @@ def test_the_commands_of_a_page_run(page, folder, capsys):
     document = ROOT / "docs" / f"{page}.md"
     for words in OF_BEFORE.get(page, ()):
         assert main(shrunk(words)) == 0, (words, capsys.readouterr().err)
+    for name in ("first", "second") if page == "sweeps" else ():
+        shutil.copytree("runs/mine", f"runs/{name}")
     run = 0
     for block in blocks(document, "bash", "python"):
         if block.language == "python":
@@ -117,6 +123,11 @@ def test_the_commands_of_a_page_run(page, folder, capsys):
         for words in command_words(block.text):
             if words[0] != "rpn-jax" or any(part in " ".join(words) for part in ELSEWHERE):
                 continue
-            assert main(shrunk(words[1:])) == 0, (words, capsys.readouterr().err)
+            if words[1] == "sweep":  # what it starts takes the streams of this process for its own
+                command = [sys.executable, "-m", "rpn_jax", *shrunk(words[1:])]
+                done = subprocess.run(command, capture_output=True, text=True)
+                assert done.returncode == 0, done.stderr
+            else:
+                assert main(shrunk(words[1:])) == 0, (words, capsys.readouterr().err)
             run += 1
     assert run >= 2
