@@ -20,9 +20,9 @@ ratios, at most 9450 an image. The RPN has the same anchors. `FULL` of `voc_lamb
 The published figures are of ZF; the 53.9 of one stage are of features of an image pyramid of five
 scales, which is not built here.
 
-Reduced, AP50 in %, two seeds: 28.4 ± 1.6 with proposals, 12.7 ± 1.2 with windows; the paper's order.
-On one core of an AMD EPYC beside other work the RPN, its proposals and the windows took ten
-minutes and the sweep 25, most of them the 9450 regions of each test image.
+Reduced, AP50 in %, two seeds: 28.4 ± 1.6 with proposals, 12.7 ± 1.2 with windows; the order is the
+paper's. On one core of an AMD EPYC beside other work the RPN, its proposals and the windows took
+ten minutes and the sweep 25, most of them the 9450 regions of each test image.
 """
 
 from rpn_jax.configs import voc07_faster_rcnn_vgg16, voc_folder_faster_rcnn_vgg16
