@@ -119,9 +119,10 @@ def alternate(
         check_config(config)
         config = with_known_classes(with_classes_of_run(config, workdir / "2_fast_rcnn"))
         configs = step_configs(config, workdir, overrides or {})
+        shapes = dict(flat_names(variable_shapes(build_network(config))))
         for step, own in configs.items():
             with _of_step(step):
-                _check(step, own, config)
+                _check(step, own, shapes)
         lock_workdir(workdir, held)
         for step, own in configs.items():
             if (workdir / step.folder / "config.json").exists():
@@ -214,14 +215,16 @@ def _check_untied(step: Step, name: str, flags: Sequence[str]) -> None:
             raise UserError(f"--{name}.{field}: {tied[field]}; leave it out{alone}")
 
 
-def _check(step: Step, config: ConfigDict, whole: ConfigDict) -> None:
-    """Raises the `UserError` of a step's config before the first step begins."""
+def _check(step: Step, config: ConfigDict, shapes: Mapping[str, Any]) -> None:
+    """Raises the `UserError` of a step's config before the first step begins.
+
+    `shapes` has the arrays of the whole detector, of which a step after the first makes a part.
+    """
     check_validates(config)
     check_batch_size("config.batch_size", config.batch_size, config.accumulation)
     build_detector(config)
     network = build_network(config)
-    if step.features_of or step.proposals_of:  # its network becomes a part of the whole
-        shapes = dict(flat_names(variable_shapes(build_network(whole))))
+    if step != STEPS[0]:
         for name, leaf in flat_names(variable_shapes(network)):
             if name not in shapes or shapes[name].shape != leaf.shape:
                 there = shapes[name].shape if name in shapes else "none"
